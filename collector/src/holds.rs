@@ -127,6 +127,7 @@ pub fn is_candidate(file: &crate::OpenFile) -> bool {
                 | b"anon_inode:[timerfd]"
                 | b"anon_inode:inotify"
                 | b"anon_inode:[fanotify]"
+                | b"anon_inode:[io_uring]"
         )
         || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
 }

@@ -23,7 +23,8 @@ use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
     Action, AioContext, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process,
-    ProcessFiles, ProcessState, SemaphoreUndo, Tables, Thread, VmFlags, mapping_kind, settings,
+    ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring, SemaphoreUndo, Tables,
+    Thread, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -331,6 +332,28 @@ impl Collector {
     pub fn semaphore_undo(&mut self, pid: HostPid) -> Result<Option<Vec<SemaphoreUndo>>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(Some(source.semaphore_undo(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// The io_urings that a process has as descriptors, as they are now. `None` where the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If they cannot be read or understood.
+    pub fn rings(&mut self, process: &Process) -> Result<Option<Vec<Ring>>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(Some(source.rings(process)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// What the threads of a process have in flight with io_urings, now. `None` where the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
+    pub fn requests(&mut self, pid: HostPid) -> Result<Option<Vec<Requests>>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(Some(source.requests(pid)?)),
             Sources::Proc(_) => Ok(None),
         }
     }

@@ -129,6 +129,7 @@ impl ProcSource {
             if let Some(thread) = present(dir.thread(tid))?
                 && let Some(stat) = present(Stat::read_with(&thread, &mut self.text))?
                 && !stat.is_dead()
+                && !stat.is_worker()
             {
                 return Ok(Some(thread));
             }
@@ -145,6 +146,9 @@ impl ProcSource {
             let tid = self.tids[index];
             let Some(thread) = present(dir.thread(tid))? else { continue };
             let Some(stat) = present(Stat::read_with(&thread, &mut self.text))? else { continue };
+            if stat.is_worker() {
+                continue;
+            }
             let Some(status) = present(Status::read_with(&thread, &mut self.text))? else {
                 continue;
             };

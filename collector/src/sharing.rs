@@ -38,6 +38,8 @@ pub enum Kind {
     Timerfd,
     /// An inotify instance or fanotify group.
     Watches,
+    /// An io_uring.
+    Ring,
     /// A deleted file that somebody may write, or a memfd.
     DeletedFile,
     /// Anonymous memory.
@@ -270,6 +272,7 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
             b"anon_inode:[eventpoll]" => Some(Kind::Epoll),
             b"anon_inode:[timerfd]" => Some(Kind::Timerfd),
             b"anon_inode:inotify" | b"anon_inode:[fanotify]" => Some(Kind::Watches),
+            b"anon_inode:[io_uring]" => Some(Kind::Ring),
             // A signalfd gives each reader his own signals; others are refused for what they are.
             _ => None,
         },

@@ -35,6 +35,7 @@ use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::is_zombie;
+use crate::rings;
 use crate::segment::Key;
 use crate::semaphore_undo;
 use crate::sharing;
@@ -168,6 +169,7 @@ fn read(
     let collector = &mut plan.collector;
     collector.limit(clock.frozen_until());
     aio::settle(collector, &plan.inventory, clock)?;
+    rings::settle(collector, &plan.inventory, clock)?;
     let mut take = |earlier: &mut Inventory| {
         let taken = look::inventory(collector, options.pid, earlier, Look::Now);
         clock.account.inventory = laps.so_far();
@@ -190,7 +192,11 @@ fn read(
     plan.files.receive(&inventory, &is_late).map_err(|error| Error::of_files(root, error))?;
     let sent: Vec<_> = plan.files.in_flight().cloned().collect();
     let collector = &mut plan.collector;
-    found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, &sent)?);
+    let (rings, refused) = rings::look(collector, &inventory, aio::Tree::StandsStill)?;
+    found.extend(refused);
+    let held = (&sent[..], &rings);
+    found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, held)?);
+    plan.files.know_rings(rings);
     let known = (&inventory, &plan.numbers);
     found.extend(entered::look(options, known, &plan.around, &plan.entered)?.1);
     let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;

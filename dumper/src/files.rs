@@ -28,6 +28,7 @@ mod in_flight;
 mod in_networks;
 mod inet_sockets;
 mod inotify;
+mod io_uring;
 mod link_remaps;
 mod locks;
 mod memfd;
@@ -71,7 +72,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collector::sharing::Hidden;
-use collector::{Inventory, OpenFile};
+use collector::{Inventory, OpenFile, Ring};
 use ids::HostPid;
 use images::id_map::IdMap;
 use images::messages::{FdinfoEntry, FileEntry};
@@ -94,6 +95,9 @@ pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
 pub use watched::Search;
 
+/// What the kernel keeps of io_urings, by process and descriptor.
+pub(crate) type Rings = BTreeMap<(HostPid, i32), Ring>;
+
 /// What the rest of the dump tells the files part.
 #[derive(Clone, Debug, Default)]
 pub struct PlanContext {
@@ -111,6 +115,8 @@ pub struct PlanContext {
     pub root: Option<PathBuf>,
     /// The largest deleted file, in allocated bytes, whose contents go into the images.
     pub ghost_limit: u64,
+    /// What the kernel keeps of io_urings, by their holders.
+    pub rings: BTreeMap<(HostPid, i32), Ring>,
     /// Whether locks and leases are carried, or refused.
     pub file_locks: bool,
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
@@ -225,6 +231,11 @@ impl Plan {
         self.connections = connections;
         self.in_flight = InFlight::default();
         Ok(refusals)
+    }
+
+    /// Takes what the kernel keeps of the io_urings of a frozen target.
+    pub(crate) fn know_rings(&mut self, rings: Rings) {
+        self.context.rings = rings;
     }
 
     /// Looks for files that are on their way in messages to a frozen target, and reads those messages, once.

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::plan::Planned;
 use crate::processes::is_zombie;
 use crate::rights;
+use crate::rings;
 
 /// The second step: the target stands still. Dropped, it runs on.
 pub(crate) struct Frozen<'d> {
@@ -42,7 +43,10 @@ impl<'d> Frozen<'d> {
         }
         let (date, before) = (SystemTime::now(), Instant::now());
         let (within, limit) = (options.stop_within, options.max_freeze);
-        let tree = freezer::stop(options.pid, within, limit, group.as_ref()).map_err(failed)?;
+        let inventory = &planned.plan.inventory;
+        let has_workers = |pid| inventory.processes.get(&pid).is_none_or(rings::has_rings);
+        let tree = freezer::stop(options.pid, within, limit, group.as_ref(), &has_workers);
+        let tree = tree.map_err(failed)?;
         dump.clock.freeze(tree.since, options.max_freeze);
         let at = date + tree.since.duration_since(before);
         let frozen = Self { tree, urgent, at, planned };

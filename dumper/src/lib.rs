@@ -43,6 +43,7 @@ mod pre_dump;
 mod processes;
 pub mod ps;
 mod rights;
+mod rings;
 mod room;
 mod seccomp;
 mod segment;

@@ -26,6 +26,7 @@ use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
 use crate::processes::has_ended;
+use crate::rings;
 use crate::room;
 use crate::sharing;
 use crate::sysv;
@@ -85,6 +86,7 @@ impl<'a> Looker<'a> {
                 file_locks: options.file_locks,
                 joined: BTreeMap::new(),
                 hidden: BTreeMap::new(),
+                rings: BTreeMap::new(),
                 search: options.search.clone(),
                 connections: options.connections,
                 skip_in_flight: options.skip_in_flight,
@@ -173,6 +175,8 @@ impl<'a> Looker<'a> {
         let (kept_locks, refused) = mapped_locks::find(&inventory);
         found.extend(refused);
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
+        let (rings, refused) = rings::look(collector, &inventory, aio::Tree::Runs)?;
+        found.extend(refused);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let foreign = |process: &Process| {
@@ -202,6 +206,7 @@ impl<'a> Looker<'a> {
         let context = files::PlanContext {
             joined,
             hidden,
+            rings,
             views: Arc::clone(&views),
             ..self.context.clone()
         };

@@ -43,6 +43,7 @@ pub(crate) fn encode(mapping: &Mapping, object: u64, huge: Option<u32>) -> Optio
             | MappingKind::HugePages { shared: true }
             | MappingKind::SystemV
             | MappingKind::AioRing
+            | MappingKind::IoUringRing
     );
     // A ring of asynchronous I/O is of a file that the kernel makes with it.
     let is_ring = kind == MappingKind::AioRing;

@@ -19,6 +19,8 @@ use support::{Refusal, Unsupported};
 
 use crate::error::Error;
 use crate::files::FileReference;
+use crate::files::Rings;
+use crate::rings;
 
 /// What was found out while the tree ran.
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ pub(crate) fn look_again(
     collector: &mut Collector,
     root: HostPid,
     frozen: &Inventory,
-    sent: &[OpenFile],
+    (sent, rings): (&[OpenFile], &Rings),
 ) -> Result<Vec<Unsupported>, Error> {
     let is_in_doubt = known.is_in_doubt || !sent.is_empty();
     if !is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
@@ -90,7 +92,9 @@ pub(crate) fn look_again(
         found = collector.sharing(frozen, sent).map_err(failed)?;
     }
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
-    let refusals = shared.chain(&found.unaccounted).filter(|shared| !is_sealed(shared));
+    // What is registered with a ring is held by that.
+    let unaccounted = found.unaccounted.iter().filter(|shared| !rings::hold(rings, frozen, shared));
+    let refusals = shared.chain(unaccounted).filter(|shared| !is_sealed(shared));
     Ok(refusals.map(|shared| unsupported(root, shared)).collect())
 }
 
@@ -188,6 +192,7 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
         Kind::Pipe => Thing::Pipe,
         Kind::Socket => Thing::Socket,
         Kind::Eventfd | Kind::Epoll | Kind::Timerfd | Kind::Watches => Thing::Events,
+        Kind::Ring => Thing::Ring,
         Kind::DeletedFile => Thing::DeletedFile,
         Kind::SharedMemory => Thing::Memory,
     };

@@ -67,8 +67,8 @@ extern "C" fn task_vma_held(context: *mut VmaContext) -> i32 {
     let mode: u16 = load(inode, o::INODE_MODE);
     let names: u32 = load(inode, o::INODE_NLINK);
     let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
-    // The rings of a packet socket are mapped from the socket.
-    if magic != SOCKET_FS && (mode & S_IFMT != S_IFREG || names != 0) {
+    // The rings of a packet socket are mapped from the socket, those of an io_uring from that.
+    if magic != SOCKET_FS && magic != ANON_INODE_FS && (mode & S_IFMT != S_IFREG || names != 0) {
         return 0;
     }
     let mut record = describe(file, magic, mode);

@@ -22,7 +22,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
     let io: u64 = field(task, o::TASK_IO_CONTEXT);
     if io != 0 {
         settings.io_priority = u32::from(field::<u16>(io, o::IO_PRIORITY));
-        if field::<u32>(io, o::IO_SHARERS) > 1 {
+        if field::<u32>(io, o::IO_SHARERS) > 1 + workers(task) {
             settings.unusual |= unusual::SHARED_IO;
         }
     }
@@ -38,6 +38,24 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
         settings.execute_only_key = field(memory, o::MM_EXECUTE_ONLY_KEY);
     }
     emit(seq, &settings);
+}
+
+/// The kernel's own threads that work for the rings of a task, with its I/O context.
+#[inline(always)]
+fn workers(task: u64) -> u32 {
+    let of: u64 = field(field(task, o::TASK_IO_URING), o::REQUESTS_WORKERS);
+    let lacks = |index| offset(index) == ABSENT;
+    if of == 0
+        || lacks(o::WORKERS_OF_KIND)
+        || lacks(o::WORKERS_KIND_BYTES)
+        || lacks(o::WORKERS_COUNT)
+    {
+        return 0;
+    }
+    // Those of bounded work, and behind them those of unbounded work.
+    let first = of + u64::from(offset(o::WORKERS_OF_KIND));
+    let second = first + u64::from(offset(o::WORKERS_KIND_BYTES));
+    field::<u32>(first, o::WORKERS_COUNT) + field::<u32>(second, o::WORKERS_COUNT)
 }
 
 #[inline(always)]
@@ -83,7 +101,7 @@ fn of_task(task: u64) -> u32 {
 
 /// Whether the list in a structure has a member.
 #[inline(always)]
-fn holds(base: u64, list: usize) -> bool {
+pub(crate) fn holds(base: u64, list: usize) -> bool {
     if base == 0 || offset(list) == ABSENT {
         return false;
     }

@@ -323,7 +323,7 @@ fn has_timers(signal: u64) -> bool {
 
 /// A field of one bit.
 #[inline(always)]
-fn bit(base: u64, index: usize) -> u32 {
+pub(crate) fn bit(base: u64, index: usize) -> u32 {
     let bits = offset(index);
     let byte: u8 = at(base + u64::from(bits / 8));
     u32::from(byte >> (bits % 8)) & 1

@@ -75,7 +75,7 @@ fn hold(root: HostPid, within: Duration, report: &StopReply, released: &Receiver
 
 /// Stops every thread of a tree, and looks until there is none that was missed.
 fn stop_whole(root: HostPid, within: Duration) -> Result<Frozen, stop::Error> {
-    let mut frozen = stop(root, within, Some(within), None)?;
+    let mut frozen = stop(root, within, Some(within), None, &|_| true)?;
     loop {
         let missed = running(root, &frozen)?;
         if missed.is_empty() {
@@ -94,7 +94,7 @@ fn running(root: HostPid, frozen: &Frozen) -> Result<Vec<(HostPid, HostPid)>, pr
         let others = threads.into_iter().filter(|&tid| !frozen.has(pid, tid));
         let lives = |tid: &HostPid| {
             let stat = dir.thread(*tid).and_then(|thread| Stat::read(&thread));
-            stat.is_ok_and(|stat| !stat.is_dead())
+            stat.is_ok_and(|stat| !stat.is_dead() && !stat.is_worker())
         };
         running.extend(others.filter(lives).map(|tid| (pid, tid)));
     }

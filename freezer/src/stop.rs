@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ids::HostPid;
 use kernel::process::own_thread;
-use kernel::procfs::{self, Dir, ProcFile, Status};
+use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
 use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
 use crate::frozen::{Frozen, FrozenThread, Processes, detach};
@@ -45,7 +45,8 @@ const OPTIONS: Options =
 /// Stops every process of the tree below `root` and all their threads. A task that does not stop, as
 /// in an exec that is under way, is tried again until `within` is over, with growing patience; no try
 /// holds the others for longer than `limit`. Between the tries all run on, so that what it waits for
-/// can happen. A control group that has the tree (`by`) makes all of them begin to stop at once.
+/// can happen. A control group that has the tree (`by`) makes all of them begin to stop at once. The kernel's
+/// own threads among those of a process that `has_workers` run on, with what the process has asked them to do.
 ///
 /// # Errors
 /// If it cannot be stopped; it runs on.
@@ -54,6 +55,7 @@ pub fn stop(
     within: Duration,
     limit: Option<Duration>,
     by: Option<&FreezeGroup>,
+    has_workers: &dyn Fn(HostPid) -> bool,
 ) -> Result<Frozen, Error> {
     let started = Instant::now();
     let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
@@ -61,7 +63,7 @@ pub fn stop(
     let mut tries = 1;
     loop {
         let group = by.map(FreezeGroup::prepare).transpose().map_err(of_group)?;
-        match (Attempt { group, ..Attempt::new(root, patience) }).run() {
+        match (Attempt { group, has_workers, ..Attempt::new(root, patience) }).run() {
             Err((Error::DidNotStop { tid, why, .. }, late)) => {
                 let after = started.elapsed();
                 if after >= within {
@@ -101,8 +103,10 @@ fn let_run(mut late: Vec<Running>, until: Instant) {
     }
 }
 
-struct Attempt {
+struct Attempt<'a> {
     root: HostPid,
+    /// Whether the kernel may work for a process by threads of its own.
+    has_workers: &'a dyn Fn(HostPid) -> bool,
     running: BTreeMap<HostPid, Running>,
     /// Processes of the threads that were found in /proc.
     process_of: BTreeMap<HostPid, HostPid>,
@@ -118,10 +122,11 @@ struct Attempt {
     group: Option<StoppedGroup>,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     fn new(root: HostPid, patience: Duration) -> Self {
         Self {
             root,
+            has_workers: &|_| true,
             patience,
             running: BTreeMap::new(),
             process_of: BTreeMap::new(),
@@ -178,15 +183,21 @@ impl Attempt {
             let Ok(dir) = Dir::open(pid) else { continue };
             let Ok(threads) = dir.threads() else { continue };
             for tid in threads {
-                any |= self.seize(&dir, tid)?;
+                any |= self.seize(&dir, pid, tid)?;
                 self.process_of.insert(tid, pid);
             }
         }
         Ok(any)
     }
 
-    fn seize(&mut self, dir: &Dir, tid: HostPid) -> Result<bool, Error> {
-        if self.running.contains_key(&tid) {
+    /// Whether a thread is one of the kernel's own, which could be stopped as any other one.
+    fn is_worker(&self, dir: &Dir, pid: HostPid, tid: HostPid) -> bool {
+        let stat = || dir.thread(tid).and_then(|thread| Stat::read(&thread));
+        (self.has_workers)(pid) && stat().is_ok_and(|stat| stat.is_worker())
+    }
+
+    fn seize(&mut self, dir: &Dir, pid: HostPid, tid: HostPid) -> Result<bool, Error> {
+        if self.running.contains_key(&tid) || tid != pid && self.is_worker(dir, pid, tid) {
             return Ok(false);
         }
         let error = match Running::seize(tid, OPTIONS) {
@@ -390,7 +401,7 @@ impl Frozen {
         let mut attempt = Attempt::new(pid, PATIENCE);
         for &(pid, tid) in missed {
             let Ok(dir) = Dir::open(pid) else { continue };
-            attempt.seize(&dir, tid)?;
+            attempt.seize(&dir, pid, tid)?;
             attempt.process_of.insert(tid, pid);
         }
         for (pid, mut threads) in attempt.stop().map_err(|(error, _)| error)?.sort()? {

@@ -64,7 +64,8 @@ pub enum MappingKind {
 impl MappingKind {
     /// What an entry is of.
     pub fn of(vma: &VmaEntry) -> Self {
-        const SPECIAL: [(u32, MappingKind); 8] = [
+        const SPECIAL: [(u32, MappingKind); 9] = [
+            (vma_status::IO_URING, MappingKind::IoUringRing),
             (vma_status::VSYSCALL, MappingKind::Vsyscall),
             (vma_status::GUARD, MappingKind::Guard),
             (vma_status::SYSVIPC, MappingKind::SystemV),
@@ -115,6 +116,7 @@ impl MappingKind {
             Self::File { shared: true } => REGULAR | FILE_SHARED,
             Self::File { shared: false } => REGULAR | FILE_PRIVATE,
             Self::PacketRing { .. } => REGULAR | vma_status::SOCKET,
+            Self::IoUringRing => REGULAR | vma_status::IO_URING,
             Self::Vdso => REGULAR | VDSO | ANON_PRIVATE,
             Self::Vvar => REGULAR | VVAR | ANON_PRIVATE,
             Self::Vsyscall => VSYSCALL | ANON_PRIVATE,
@@ -124,7 +126,6 @@ impl MappingKind {
             | Self::PrivateOfSharedAnonymous
             | Self::Secret
             | Self::ShadowStack
-            | Self::IoUringRing
             | Self::PerfRing
             | Self::Pathless
             | Self::Unknown => return None,
@@ -136,9 +137,9 @@ impl MappingKind {
         matches!(self, Self::Anonymous | Self::Heap | Self::Stack)
     }
 
-    /// Whether it is one of a file in the images: one that has a path, a memfd, a packet socket.
+    /// Whether it is one of a file in the images: one that has a path, a memfd, a packet socket, an io_uring.
     pub fn is_of_file(self) -> bool {
-        matches!(self, Self::File { .. } | Self::PacketRing { .. })
+        matches!(self, Self::File { .. } | Self::PacketRing { .. } | Self::IoUringRing)
     }
 
     /// Whether a task makes such mappings, and not the kernel by itself.
@@ -180,6 +181,7 @@ mod tests {
             MappingKind::File { shared: false },
             MappingKind::PacketRing { shared: false },
             MappingKind::AioRing,
+            MappingKind::IoUringRing,
             MappingKind::Vdso,
             MappingKind::Vvar,
             MappingKind::Vsyscall,

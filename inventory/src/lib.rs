@@ -3,6 +3,7 @@
 
 mod aio;
 mod mapping_kind;
+mod rings;
 mod semaphore_undo;
 pub mod settings;
 pub mod terminals;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 pub use aio::AioContext;
 pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
+pub use rings::{Registered, RegisteredFile, Requests, Ring};
 pub use semaphore_undo::SemaphoreUndo;
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;
@@ -364,6 +366,12 @@ impl OpenFile {
     pub fn lowest_holder(&self) -> Option<(HostPid, i32)> {
         let pid = HostPid::try_from((self.description >> 32) as u32).ok()?;
         Some((pid, (self.description as u32).cast_signed()))
+    }
+
+    /// Whether it is an io_uring.
+    #[must_use]
+    pub fn is_ring(&self) -> bool {
+        self.target == "anon_inode:[io_uring]"
     }
 }
 

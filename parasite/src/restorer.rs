@@ -114,6 +114,10 @@ pub struct Mapping {
     pub locked: u32,
     /// 1 if nothing about it may be changed any more in the end (`mseal`).
     pub sealed: u32,
+    /// 1 if it is of an io_uring's rings, which the kernel maps nowhere but where it would itself.
+    pub ring: u32,
+    /// Nothing.
+    pub pad: u32,
 }
 
 /// [`Mapping::locked`]: all of it.
@@ -591,7 +595,7 @@ pub struct Arguments {
 
 // No padding: the sizes are the sums of the fields'.
 const _: () = {
-    assert!(size_of::<Mapping>() == 4 * 8 + 6 * 4);
+    assert!(size_of::<Mapping>() == 4 * 8 + 8 * 4);
     assert!(size_of::<Read>() == 24);
     assert!(size_of::<Action>() == 40);
     assert!(size_of::<PosixTimer>() == 4 * 4 + 8 + 8 + 32);

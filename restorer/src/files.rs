@@ -24,6 +24,7 @@ mod inet_sockets;
 mod inherited;
 mod inotify;
 mod install;
+mod io_uring;
 mod keep;
 mod keepers;
 mod leases;

@@ -106,8 +106,7 @@ pub fn process_behind(path: &[u8]) -> Option<HostPid> {
 fn anonymous(name: &[u8]) -> Option<String> {
     let text = match name {
         b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" | b"inotify"
-        | b"[fanotify]" => return None,
-        b"[io_uring]" => "an io_uring",
+        | b"[fanotify]" | b"[io_uring]" => return None,
         b"[perf_event]" => "a performance counter",
         b"[userfaultfd]" => "a userfaultfd",
         b"bpf-map" => "a BPF map",

@@ -15,6 +15,7 @@
 //! | [`settings`] | what few tasks have set for themselves |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
+//! | [`rings`] | io_urings |
 //! | [`mounts`] | mounts of other namespaces |
 //! | [`paths`] | files by their names |
 //! | [`sockets`] | sockets |
@@ -49,6 +50,7 @@ pub mod paths;
 pub mod peculiar;
 pub mod pids;
 pub mod rights;
+pub mod rings;
 pub mod room;
 pub mod settings;
 pub mod sharing;

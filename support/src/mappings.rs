@@ -56,12 +56,6 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
             return Some(UPROBES);
         }
         MappingKind::Secret => return Some(SECRET),
-        MappingKind::IoUringRing => {
-            return Some(Refusal::fixed(
-                "the rings of an io_uring",
-                "have the program unmap them (munmap; io_uring_queue_exit does) and close the io_uring before the dump",
-            ));
-        }
         MappingKind::PerfRing => {
             return Some(Refusal::fixed(
                 "the ring of a performance counter",
@@ -70,8 +64,8 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
         }
         _ => {}
     }
-    // The rings of a packet socket are pages of the kernel's own, as those of some devices.
-    let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. });
+    // The rings of a packet socket and of an io_uring are pages of the kernel's own, as those of some devices.
+    let is_ring = matches!(mapping.kind, MappingKind::PacketRing { .. } | MappingKind::IoUringRing);
     let is_huge = match mapping.kind {
         MappingKind::HugePages { .. } | MappingKind::SystemV => true,
         MappingKind::File { .. } => mapping.name.as_encoded_bytes().starts_with(b"/memfd:"),

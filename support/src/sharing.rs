@@ -17,6 +17,8 @@ pub enum Thing {
     DeletedFile,
     /// Shared anonymous memory.
     Memory,
+    /// An io_uring.
+    Ring,
 }
 
 impl Thing {
@@ -26,6 +28,7 @@ impl Thing {
             Self::Pipe => "what is sent through it would not arrive",
             Self::Socket => "it would be another socket",
             Self::Events => "events would not arrive",
+            Self::Ring => "each would have requests of its own",
             Self::DeletedFile => "neither would see what the other writes",
             Self::Memory => "neither would see what the other writes into it",
         }

@@ -327,6 +327,65 @@ mod aio {
     }
 }
 
+/// What the kernel keeps of an io_uring, and what is in flight, is seen by programs alone.
+mod io_uring {
+    use super::*;
+
+    #[test]
+    fn natively() {
+        super::natively("io_uring");
+        super::natively("io_uring_shared");
+    }
+
+    #[test]
+    fn carried_by_programs() {
+        carried_with("io_uring", Engine::Stasis, Engine::Stasis, true);
+    }
+
+    #[test]
+    fn running_on_by_programs() {
+        running_on("io_uring", true);
+    }
+
+    #[test]
+    fn shared_by_processes_carried_by_programs() {
+        carried_with("io_uring_shared", Engine::Stasis, Engine::Stasis, true);
+        running_on("io_uring_shared", true);
+    }
+
+    /// Requests are in flight nearly all the while, and each is waited for.
+    #[test]
+    fn carried_in_the_middle() {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let workload = Workload::start("io_uring", scratch.path("work"));
+        for round in 0..ROUNDS {
+            let images = scratch.path(&format!("images-{round}"));
+            let collector = Collector::start(&scratch.path(&format!("collector-{round}")));
+            let how = Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING };
+            Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+            drop(collector);
+            machine.await_no_children();
+            Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+            assert!(workload.program().is_alive(), "round {round}: {}", workload.log());
+        }
+        if let Err(what) = workload.check() {
+            panic!("it is not what it was: {what}");
+        }
+    }
+
+    #[test]
+    fn refused_without_programs() {
+        let _machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let workload = Workload::start("io_uring_shared", scratch.path("work"));
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), Dump::ENDING);
+        let said = "only eBPF programs see what the kernel keeps of an io_uring";
+        assert!(!outcome.success && outcome.stderr.contains(said), "{}", outcome.stderr);
+        workload.check().expect("the program's own check");
+    }
+}
+
 #[test]
 fn unnamed_natively() {
     natively("unnamed");

@@ -408,8 +408,19 @@ fn rings_of_asynchronous_io_that_are_written_over() {
 }
 
 #[test]
-fn io_uring() {
-    refused("unsupported-io_uring", &["io_uring"]);
+fn io_urings_with_what_is_not_carried() {
+    for (family, words) in [
+        ("waiting", &["anon_inode:[io_uring]", "ioring_op_poll_add", "io_uring_prep_cancel"]),
+        ("accepting", &["anon_inode:[io_uring]", "ioring_op_accept", "io_uring_prep_cancel"]),
+        ("timeout", &["anon_inode:[io_uring]", "ioring_op_timeout", "timeout_remove"]),
+        ("overflow", &["anon_inode:[io_uring]", "no room", "take its completions"]),
+        ("buffers", &["anon_inode:[io_uring]", "buffers", "io_uring_unregister_buffers"]),
+        ("polled", &["anon_inode:[io_uring]", "ioring_setup_sqpoll", "io_uring_queue_exit"]),
+        ("numbered", &["io_urings of thread", "register_ring_fds", "unregister_ring_fd"]),
+        ("closed_file", &["anon_inode:[io_uring]", "place 0", "register_files_update"]),
+    ] {
+        refused_by_programs(&format!("unsupported-io_uring_{family}"), words);
+    }
 }
 
 #[test]

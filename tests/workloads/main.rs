@@ -32,6 +32,7 @@ mod in_flight;
 mod inet;
 mod init;
 mod inotify;
+mod io_uring;
 mod jail;
 mod link_remaps;
 mod locks;
@@ -97,6 +98,8 @@ type Family = fn(&Stage) -> Outcome;
 const FAMILIES: &[(&str, Family)] = &[
     ("aio", aio::run),
     ("aio_plain", aio::plain),
+    ("io_uring", io_uring::run),
+    ("io_uring_shared", io_uring::shared),
     ("beyond_criu", beyond_criu::run),
     ("busy", busy::run),
     ("changing_files", changing_files::run),
@@ -287,7 +290,14 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-dnotify", unsupported::dnotify),
     ("unsupported-flow_label", unsupported::flow_label),
     ("unsupported-inotify", unsupported::inotify),
-    ("unsupported-io_uring", unsupported::io_uring),
+    ("unsupported-io_uring_waiting", io_uring::waiting),
+    ("unsupported-io_uring_accepting", io_uring::accepting),
+    ("unsupported-io_uring_timeout", io_uring::timeout),
+    ("unsupported-io_uring_overflow", io_uring::overflow),
+    ("unsupported-io_uring_buffers", io_uring::buffers),
+    ("unsupported-io_uring_polled", io_uring::polled),
+    ("unsupported-io_uring_numbered", io_uring::numbered),
+    ("unsupported-io_uring_closed_file", io_uring::closed_file),
     ("unsupported-lost_name", unsupported::lost_name),
     ("unsupported-keyring", unsupported::keyring),
     ("unsupported-landlock", unsupported::landlock),

@@ -30,13 +30,6 @@ pub(crate) fn inotify(stage: &Stage) -> Outcome {
     holding(stage, instance.into(), "inotify")
 }
 
-pub(crate) fn io_uring(stage: &Stage) -> Outcome {
-    let mut parameters = [0_u8; 120];
-    // SAFETY: the parameters are a zeroed struct io_uring_params of 120 bytes.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, parameters.as_mut_ptr()) };
-    holding(stage, fd, "io_uring")
-}
-
 pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
     // SAFETY: takes an integer.
     holding(stage, unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }, "userfaultfd")

@@ -191,12 +191,15 @@ impl GeneralRegs {
     /// Whether the call is one of those, and can be made again.
     const fn is_made_again(&self) -> bool {
         const FALLOC_FL_KEEP_SIZE: u64 = 1;
+        const IORING_ENTER_EXT_ARG: u64 = 1 << 3;
         match self.orig_ax as usize {
             nr::EPOLL_WAIT | nr::EPOLL_PWAIT => (self.r10 as i32) < 0,
             nr::EPOLL_PWAIT2 | nr::SEMTIMEDOP => self.r10 == 0,
             nr::RT_SIGTIMEDWAIT => self.dx == 0,
             nr::IO_GETEVENTS => self.r8 == 0,
             nr::SEMOP => true,
+            // One that has submitted anything says how much. A time limit would be in memory.
+            nr::IO_URING_ENTER => self.r10 & IORING_ENTER_EXT_ARG == 0,
             // In memory files it stops for any signal, with all undone.
             nr::FALLOCATE => self.si as u32 as u64 & !FALLOC_FL_KEEP_SIZE == 0,
             _ => false,
@@ -365,6 +368,7 @@ mod tests {
             (220, none),
             (208, endless),
             (285, endless),
+            (426, none),
         ] {
             let unbroken = call(number, regs).unbroken().unwrap();
             assert_eq!(unbroken, GeneralRegs { ax: -514i64 as u64, ..call(number, regs) });
@@ -372,7 +376,8 @@ mod tests {
             // What has an answer keeps it.
             assert_eq!(GeneralRegs { ax: 0, ..call(number, regs) }.unbroken(), None);
         }
-        for number in [232, 281, 441, 128, 220, 208, 285, 0] {
+        let limited = GeneralRegs { r10: 104, ..limited };
+        for number in [232, 281, 441, 128, 220, 208, 285, 426, 0] {
             assert_eq!(call(number, limited).unbroken(), None, "{number}");
         }
         // A finished call's EINTR is the program's.

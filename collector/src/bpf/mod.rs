@@ -19,6 +19,7 @@ mod programs;
 mod reading;
 mod ready;
 mod records;
+mod rings;
 mod source;
 mod tables;
 mod terminal_source;

@@ -278,7 +278,7 @@ fn process(
 ) -> Option<FoundProcess> {
     let leader = *leader(pid, tasks)?;
     let kernel_thread = is_kernel_thread(&leader);
-    let all = tasks.threads.iter();
+    let all = tasks.threads.iter().filter(|task| !records::is_worker(task));
     let speaker = all.clone().find(|task| !kernel_thread && task.places.memory != 0).copied();
     let threads = all.filter_map(|task| {
         let tid = HostPid::new(task.ids.tid)?;

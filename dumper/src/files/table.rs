@@ -12,6 +12,7 @@ use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
+use super::io_uring::IoUring;
 use super::memfd::Memfd;
 use super::mqueue::MessageQueue;
 use super::netlink_sockets::NetlinkSocket;
@@ -36,6 +37,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Fanotify,
     &Namespace,
     &Pidfd,
+    &IoUring,
     &Memfd,
     &MessageQueue,
     &UnixSocket,
@@ -122,6 +124,7 @@ mod tests {
             ("net:[4026531840]", libc::S_IFREG, 0, "Namespace"),
             ("anon_inode:[fanotify]", 0, 0, "Fanotify"),
             ("anon_inode:[pidfd]", 0, 0, "Pidfd"),
+            ("anon_inode:[io_uring]", 0, 0, "IoUring"),
             ("pidfd:[77]", libc::S_IFREG, 0, "Pidfd"),
             ("/memfd:x (deleted)", libc::S_IFREG, 0, "Memfd"),
             ("/memfd:x (deleted)", libc::S_IFREG, handle, "Memfd"),

@@ -8,10 +8,12 @@
 
 pub mod asked;
 pub mod offsets;
+mod rings;
 mod terminals;
 pub mod track;
 mod undo;
 
+pub use rings::{REGISTERED_FILES, RegisteredFile, RequestsRecord, RingRecord, ring};
 pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
 pub use undo::{UNDO_SEMAPHORES, UndoHead, UndoRecord};
 
@@ -55,6 +57,10 @@ pub const KIND_QUEUE: u32 = 11;
 
 /// An [`AioRecord`].
 pub const KIND_AIO: u32 = 12;
+/// A [`RingRecord`], then its [`RegisteredFile`]s.
+pub const KIND_RING: u32 = 13;
+/// A [`RequestsRecord`].
+pub const KIND_REQUESTS: u32 = 14;
 
 /// An [`UndoRecord`].
 pub const KIND_UNDO: u32 = 13;

@@ -213,6 +213,7 @@ impl FileEntry {
             fd_type::BPFMAP => self.bpf.as_ref().map(|file| file.id),
             fd_type::PIDFD => self.pidfd.as_ref().map(|file| file.id),
             fd_type::MQUEUE => self.mq.as_ref().map(|file| file.id),
+            fd_type::IO_URING => self.uring.as_ref().map(|file| file.id),
             _ => None,
         }
     }

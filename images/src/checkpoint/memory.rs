@@ -99,12 +99,13 @@ fn check_backing(checkpoint: &Checkpoint, name: &str, mapping: &Mapping) -> Resu
     if !mapping.kind.is_of_file() {
         return Ok(());
     }
+    let is_ring = mapping.kind == MappingKind::IoUringRing;
     let mapping = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
     let id = u32::try_from(vma.shmid)
         .map_err(|_| Error::invalid(name, format!("{mapping} is of file {}", vma.shmid)))?;
     let file = checkpoint.files.require(id, name, &mapping)?;
     let memfd = vma.status & vma_status::MEMFD != 0;
-    if memfd != (file.r#type == fd_type::MEMFD) {
+    if memfd != (file.r#type == fd_type::MEMFD) || is_ring != (file.r#type == fd_type::IO_URING) {
         let what = format!("{mapping} is of file {id}, which is of another kind");
         return Err(Error::invalid(name, what));
     }

@@ -8,6 +8,7 @@ use super::events::{
     TimerfdEntry,
 };
 use super::ghosts::AttributeEntry;
+use super::io_uring::IoUringFileEntry;
 use super::networks::TunLinkEntry;
 use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
 use super::parts::{FileIdentity, FownEntry};
@@ -61,6 +62,8 @@ pub mod fd_type {
     pub const PIDFD: u32 = 20;
     /// A POSIX message queue (ours: CRIU has none).
     pub const MQUEUE: u32 = 1000;
+    /// An io_uring (ours: CRIU has none).
+    pub const IO_URING: u32 = 1001;
 
     /// A kind in a word or two.
     #[must_use]
@@ -87,6 +90,7 @@ pub mod fd_type {
             BPFMAP => "bpf map",
             PIDFD => "pidfd",
             MQUEUE => "message queue",
+            IO_URING => "io_uring",
             _ => "file of an unknown kind",
         }
     }
@@ -185,6 +189,9 @@ pub struct FileEntry {
     /// Of kind `MQUEUE`.
     #[prost(message, optional, tag = "1001")]
     pub mq: Option<MqueueFileEntry>,
+    /// Of kind `IO_URING`.
+    #[prost(message, optional, boxed, tag = "1002")]
+    pub uring: Option<Box<IoUringFileEntry>>,
 }
 
 impl FileEntry {
@@ -196,7 +203,7 @@ impl FileEntry {
                 None$(.or_else(|| self.$kind.as_ref().map(|it| (&it.fown, it.flags))))*
             };
         }
-        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq)
+        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq uring)
     }
 
     /// Who is signalled, to be changed.
@@ -208,7 +215,7 @@ impl FileEntry {
                 })*
             };
         }
-        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq);
+        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq uring);
         None
     }
 }

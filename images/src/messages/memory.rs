@@ -38,6 +38,8 @@ pub mod vma_status {
     pub const GUARD: u32 = 1 << 16;
     /// The kernel's `[uprobes]` page.
     pub const UPROBES: u32 = 1 << 17;
+    /// The rings of an io_uring (ours: CRIU has none).
+    pub const IO_URING: u32 = 1 << 29;
 }
 
 /// Bits of [`PagemapEntry::flags`]: where the pages of a run are.

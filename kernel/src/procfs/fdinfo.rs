@@ -64,7 +64,10 @@ pub enum Detail {
     /// `pidfd`.
     Pidfd(PidfdTarget),
     /// `io_uring`.
-    IoUring,
+    IoUring {
+        /// The operations of requests that wait for something to happen.
+        waiting: Vec<u32>,
+    },
     /// `userfaultfd`.
     Userfaultfd,
     /// A map, program or link of BPF.
@@ -241,6 +244,13 @@ impl FdInfo {
         if line.starts_with(b"fanotify ") {
             return self.fanotify(line);
         }
+        if let (Detail::IoUring { waiting }, Some(request)) =
+            (&mut self.detail, line.trim_ascii().strip_prefix(b"op="))
+        {
+            let number = request.split(|byte| *byte == b',').next()?;
+            waiting.push(dec(number)?);
+            return Some(());
+        }
         let Some((key, value)) = key_value(line) else { return Some(()) };
         match key {
             b"pos" => self.position = dec::<i64>(value)?.cast_unsigned(),
@@ -259,7 +269,7 @@ impl FdInfo {
                 self.timerfd(key, value)?;
             }
             b"Pid" => self.detail = Detail::Pidfd(pidfd_target(value)?),
-            b"SqMask" => self.detail = Detail::IoUring,
+            b"SqMask" => self.detail = Detail::IoUring { waiting: Vec::new() },
             b"API" => self.detail = Detail::Userfaultfd,
             b"map_type" | b"prog_type" | b"link_type" => self.detail = Detail::Bpf,
             _ => {}

@@ -76,7 +76,8 @@ fn other_kinds() {
     assert_eq!(info.detail, Detail::Pidfd(task));
     assert_eq!(parse("Pid:\t0\nNSpid:\t0\n").detail, Detail::Pidfd(PidfdTarget::Elsewhere));
     assert_eq!(parse("Pid:\t-1\nNSpid:\t-1\n").detail, Detail::Pidfd(PidfdTarget::Ended));
-    assert_eq!(parse("SqMask:\t0x7\nSqHead:\t0\nPollList:\n").detail, Detail::IoUring);
+    let ring = "SqMask:\t0x7\nSqHead:\t0\nPollList:\n  op=6, task_works=0\n  op=13, task_works=1\nCqOverflowList:\n";
+    assert_eq!(parse(ring).detail, Detail::IoUring { waiting: vec![6, 13] });
     let info = parse("pending:\t0\ntotal:\t0\nAPI:\taa:0:80000000000001ff\n");
     assert_eq!(info.detail, Detail::Userfaultfd);
     assert_eq!(parse("tty-index:\t3\n").tty_index, Some(3));

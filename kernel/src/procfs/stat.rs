@@ -74,6 +74,13 @@ impl Stat {
         self.flags & 0x0020_0000 != 0
     }
 
+    /// `PF_IO_WORKER`, `PF_USER_WORKER`: a thread of the kernel's own that works for a process as one of its threads. It runs
+    /// no code of the program, and nobody can stop it.
+    #[must_use]
+    pub const fn is_worker(&self) -> bool {
+        self.flags & (0x10 | 0x4000) != 0
+    }
+
     /// Whether the task has exited.
     #[must_use]
     pub const fn is_dead(&self) -> bool {

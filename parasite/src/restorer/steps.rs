@@ -109,4 +109,6 @@ steps! {
     AioFill = 41, "bring back the events of the asynchronous I/O context at";
     /// Its ring gets its place.
     AioMove = 42, "move the ring of the asynchronous I/O context to";
+    /// The rings of an io_uring get their place.
+    RingMap = 43, "map the rings of the io_uring at";
 }

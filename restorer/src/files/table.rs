@@ -7,6 +7,7 @@ use super::fifos::Fifo;
 use super::file_kind::FileKind;
 use super::inet_sockets::InetSocket;
 use super::inotify::Inotify;
+use super::io_uring::IoUring;
 use super::memfd::Memfd;
 use super::mqueue::MessageQueue;
 use super::netlink_sockets::NetlinkSocket;
@@ -41,6 +42,7 @@ static KINDS: &[&dyn FileKind] = &[
     &NetlinkSocket,
     &PacketSocket,
     &Tun,
+    &IoUring,
     // Last, because they leave names in file systems, which no error must leave behind.
     &UnixSocket,
 ];

@@ -240,6 +240,7 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         | MappingKind::File { .. }
         | MappingKind::PacketRing { .. }
         | MappingKind::AioRing
+        | MappingKind::IoUringRing
         | MappingKind::Vdso
         | MappingKind::Vvar
         | MappingKind::Vsyscall
@@ -249,7 +250,6 @@ fn refusal(kind: MappingKind) -> Option<Refusal> {
         // No image says these.
         MappingKind::PrivateOfSharedAnonymous
         | MappingKind::Secret
-        | MappingKind::IoUringRing
         | MappingKind::PerfRing
         | MappingKind::Pathless
         | MappingKind::Unknown => images::UNKNOWN_MAPPING,
@@ -293,6 +293,7 @@ pub(super) fn private_runs(
                 MappingKind::File { shared: false } => kept.push(run),
                 MappingKind::File { shared: true }
                 | MappingKind::PacketRing { .. }
+                | MappingKind::IoUringRing
                 | MappingKind::SharedAnonymous
                 | MappingKind::HugePages { shared: true }
                 | MappingKind::SystemV => {

@@ -152,6 +152,11 @@ fn mapping(
             let fd = *descriptors.mapped.get(&(id, open_flags(mapped))).ok_or_else(lost)?;
             (fd, if shared { MAP_SHARED } else { MAP_PRIVATE }, vma.pgoff)
         }
+        MappingKind::IoUringRing => {
+            let id = u32::try_from(vma.shmid).map_err(|_| lost())?;
+            let fd = *descriptors.mapped.get(&(id, open_flags(mapped))).ok_or_else(lost)?;
+            (fd, MAP_SHARED, vma.pgoff)
+        }
         // Each segment is a file by now.
         kind if kind.is_shared_anonymous() => {
             (*descriptors.segments.get(&vma.shmid).ok_or_else(lost)?, MAP_SHARED, vma.pgoff)
@@ -180,6 +185,8 @@ fn mapping(
         protection,
         locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),
+        ring: (mapped.kind == MappingKind::IoUringRing).into(),
+        pad: 0,
     })
 }
 
@@ -200,6 +207,8 @@ fn attached(vma: &VmaEntry) -> Mapping {
         protection: without_key(vma),
         locked: locked(vma),
         sealed: vma.sealed.unwrap_or_default().into(),
+        ring: 0,
+        pad: 0,
     }
 }
 

@@ -24,6 +24,7 @@ mod context;
 mod memory;
 mod pages;
 mod process;
+mod rings;
 mod thread;
 
 use context::Context;

@@ -8,7 +8,7 @@ use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
 
 use crate::context::Context;
 use crate::thread::NODES;
-use crate::{aio, pages, thread};
+use crate::{aio, pages, rings, thread};
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
@@ -33,6 +33,7 @@ pub fn restore(context: &Context) {
     keys(context);
     map(context);
     attach(context);
+    rings::map(context);
     place(context);
     pages::fill(context);
     aio::make(context);
@@ -146,7 +147,7 @@ fn give_keys(context: &Context) {
 fn map(context: &Context) {
     let arguments = context.arguments();
     let mappings = context.entries(arguments.mappings).iter();
-    for mapping in mappings.filter(|mapping| mapping.flags != 0) {
+    for mapping in mappings.filter(|mapping| mapping.flags != 0 && mapping.ring == 0) {
         if mapping.spare != 0 {
             relocate(context, Step::MoveBuilt, mapping.spare, mapping.start, mapping.bytes);
             continue;

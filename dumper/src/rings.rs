@@ -1,0 +1,152 @@
+//! io_urings: what the kernel keeps of them, and what is in flight.
+//!
+//! As with asynchronous I/O ([`crate::aio`]) what is in flight is in nothing that could be carried: a tree that stands
+//! still is waited for, and what waits for something to happen is refused. The kind of file
+//! ([`crate::files`]) reads the rings themselves.
+
+use std::time::{Duration, Instant};
+
+use collector::sharing::{Hold, Kind, Shared};
+use collector::{Collector, Inventory, Mapping, Process, RegisteredFile, Requests};
+use ids::HostPid;
+use images::MappingKind;
+use kernel::io_uring::place;
+use kernel::procfs::{Detail, Dir, FdInfo};
+use support::mappings::object_of;
+use support::rings::{MAPPED_IN_PARTS, REGISTERED_RINGS, UNKNOWN, UNSEEN, in_flight, of_ring};
+use support::{Refusal, Unsupported};
+
+use crate::aio::Tree;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::files::Rings;
+use crate::processes::is_zombie;
+
+/// For so long a tree that stands still is waited for, each time that its dump is tried.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Between two looks at it.
+const NAP: Duration = Duration::from_micros(100);
+
+/// Finds the rings of a tree, and what stands in their way.
+pub(crate) fn look(
+    collector: &mut Collector,
+    inventory: &Inventory,
+    tree: Tree,
+) -> Result<(Rings, Vec<Unsupported>), Error> {
+    let (mut rings, mut found) = (Rings::new(), Vec::new());
+    for process in inventory.processes.values().filter(|process| has_rings(process)) {
+        let pid = process.pid;
+        let failed = |source| Error::Inventory { pid, source };
+        let known = collector.rings(process).map_err(failed)?;
+        let requests = collector.requests(pid).map_err(failed)?;
+        let (Some(known), Some(requests)) = (known, requests) else {
+            let files = process.files.iter().filter(|file| file.is_ring());
+            found.extend(files.map(|file| UNSEEN.of(pid, object(file.fd))));
+            continue;
+        };
+        for ring in known {
+            if let Some(refusal) = of_ring(ring.flags, ring.has, ring.buffers) {
+                found.push(refusal.of(pid, object(ring.fd)));
+            }
+            rings.insert((pid, ring.fd), ring);
+        }
+        found.extend(requests.iter().filter_map(|thread| {
+            let refusal = of_thread(thread, tree)?;
+            Some(refusal.of(pid, format!("io_urings of thread {}", thread.tid)))
+        }));
+        found.extend(
+            mappings(process)
+                .filter(|mapping| !is_whole(mapping))
+                .map(|mapping| MAPPED_IN_PARTS.of(pid, object_of(mapping))),
+        );
+    }
+    Ok((rings, found))
+}
+
+fn of_thread(thread: &Requests, tree: Tree) -> Option<Refusal> {
+    match thread.in_flight {
+        _ if thread.registered > 0 => Some(REGISTERED_RINGS),
+        None => Some(UNKNOWN),
+        Some(requests) if requests > 0 && tree == Tree::StandsStill => Some(in_flight(requests)),
+        Some(_) => None,
+    }
+}
+
+fn object(fd: i32) -> String {
+    format!("descriptor {fd} (anon_inode:[io_uring])")
+}
+
+/// Waits until nothing is in flight of a tree that has just been stopped, or for as long as that may take.
+pub(crate) fn settle(
+    collector: &mut Collector,
+    inventory: &Inventory,
+    clock: &Clock,
+) -> Result<(), Error> {
+    let until = Instant::now() + PATIENCE;
+    for process in inventory.processes.values().filter(|process| has_rings(process)) {
+        let (pid, since) = (process.pid, Instant::now());
+        let mut most = 0;
+        loop {
+            let threads = collector.requests(pid);
+            let threads = threads.map_err(|source| Error::Inventory { pid, source })?;
+            let threads = threads.unwrap_or_default();
+            let requests = threads.iter().filter_map(|thread| thread.in_flight).sum::<u32>();
+            most = most.max(requests);
+            if requests == 0 || Instant::now() >= until {
+                break;
+            }
+            clock.check("wait for requests of io_urings")?;
+            std::thread::sleep(NAP);
+        }
+        if most > 0 {
+            let took = since.elapsed();
+            tracing::debug!(%pid, requests = most, ?took, "requests of io_urings were in flight");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process has io_urings, by descriptors or mappings.
+pub(crate) fn has_rings(process: &Process) -> bool {
+    let has = process.files.iter().any(collector::OpenFile::is_ring)
+        || mappings(process).next().is_some();
+    has && !is_zombie(process)
+}
+
+fn mappings(process: &Process) -> impl Iterator<Item = &Mapping> {
+    process.mappings.iter().filter(|mapping| mapping.kind == MappingKind::IoUringRing)
+}
+
+/// Whether one of these rings holds something that a process has open: as a registered file, or as the eventfd that is told of
+/// completions.
+pub(crate) fn hold(rings: &Rings, inventory: &Inventory, thing: &Shared) -> bool {
+    let Hold::Descriptor(fd) = thing.hold else { return false };
+    let file = |pid: HostPid, fd: i32| {
+        let files = &inventory.processes.get(&pid)?.files;
+        files.iter().find(|file| file.fd == fd)
+    };
+    let Some(wanted) = file(thing.pid, fd) else { return false };
+    let number = || {
+        let info = Dir::open(thing.pid).and_then(|dir| FdInfo::read(&dir, fd)).ok()?;
+        match info.detail {
+            Detail::Eventfd { id, .. } => id,
+            _ => None,
+        }
+    };
+    let is_told = rings.values().any(|ring| ring.eventfd.is_some()) && thing.kind == Kind::Eventfd;
+    let number = is_told.then(number).flatten();
+    rings.iter().any(|((pid, _), ring)| {
+        let registered = ring.files.iter().any(|one| match one.file {
+            RegisteredFile::Descriptor(fd) => {
+                file(*pid, fd).is_some_and(|file| file.description == wanted.description)
+            }
+            _ => false,
+        });
+        registered || number.is_some() && ring.eventfd == number
+    })
+}
+
+/// Whether a mapping begins where a part of a ring does.
+fn is_whole(mapping: &Mapping) -> bool {
+    [place::QUEUES, place::COMPLETIONS, place::SUBMISSIONS].contains(&mapping.offset)
+}
