@@ -55,9 +55,7 @@ extern "C" fn task_requests(context: *mut TaskContext) -> i32 {
 #[inline(always)]
 fn in_flight(rings: u64) -> u32 {
     let lacks = |index| offset(index) == ABSENT;
-    if lacks(o::REQUESTS_CACHED)
-        || lacks(o::REQUESTS_IN_FLIGHT)
-        || lacks(o::REQUESTS_OF_PROCESSORS)
+    if lacks(o::REQUESTS_CACHED) || lacks(o::REQUESTS_IN_FLIGHT) || lacks(o::REQUESTS_OF_PROCESSORS)
     {
         return AIO_UNKNOWN;
     }

@@ -27,6 +27,9 @@ extern "C" fn task_undo(context: *mut TaskContext) -> i32 {
     let seq = unsafe { (*meta).seq };
     let end = list + u64::from(offset(o::SEM_UNDO_LIST));
     let mut node: u64 = at(end);
+    // Once, and not for each set: the verifier goes through it each time.
+    let tid = numbers::of(field(task, o::TASK_THREAD_PID));
+    let users: u32 = field(list, o::SEM_UNDO_USERS);
     for place in 1..=SETS {
         // (Not as comparisons of pointers: the verifier has them for numbers.)
         if node == 0 || node ^ end == 0 {
@@ -34,7 +37,12 @@ extern "C" fn task_undo(context: *mut TaskContext) -> i32 {
         }
         let next: u64 = at(node);
         let more = u32::from(place == SETS && next ^ end != 0);
-        emit_set(seq, task, node - u64::from(offset(o::SEM_UNDO_NEXT)), more);
+        let undo = node - u64::from(offset(o::SEM_UNDO_NEXT));
+        let set = field(undo, o::SEM_UNDO_SET);
+        let bytes = size_of::<UndoRecord>() as u32;
+        let header = Header { kind: KIND_UNDO, bytes };
+        emit(seq, &UndoHead { header, list, users, tid, set, more });
+        emit_adjustments(seq, adjustments(undo));
         node = next;
     }
     0
@@ -42,18 +50,8 @@ extern "C" fn task_undo(context: *mut TaskContext) -> i32 {
 
 // A function of its own, with a stack frame of its own.
 #[inline(never)]
-fn emit_set(seq: *mut seq_file, task: u64, undo: u64, more: u32) {
-    let list: u64 = field(task, o::TASK_SEM_UNDO);
-    let head = UndoHead {
-        header: Header { kind: KIND_UNDO, bytes: size_of::<UndoRecord>() as u32 },
-        list,
-        users: field(list, o::SEM_UNDO_USERS),
-        tid: numbers::of(field(task, o::TASK_THREAD_PID)),
-        set: field(undo, o::SEM_UNDO_SET),
-        more,
-    };
-    emit(seq, &head);
-    emit(seq, &many_at::<[i16; UNDO_SEMAPHORES]>(adjustments(undo)));
+fn emit_adjustments(seq: *mut seq_file, place: u64) {
+    emit(seq, &many_at::<[i16; UNDO_SEMAPHORES]>(place));
 }
 
 /// Where the adjustments are: in the structure behind the set's number, or, before Linux 5.16, where it points to.

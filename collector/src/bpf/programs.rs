@@ -45,7 +45,7 @@ pub(super) const PROGRAMS: [Program; 14] = [
 
 /// Their places, by how long the verifier takes for them.
 pub(super) const LONGEST_FIRST: [usize; PROGRAMS.len()] =
-    [0, 2, 1, 4, 8, 5, 10, 3, 7, 9, 6, 11, 13, 12];
+    [2, 1, 0, 4, 8, 7, 5, 10, 3, 9, 6, 11, 13, 12];
 
 /// The maps that the reader of the programs uses, too.
 pub(super) const MAPS: [&str; 5] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED"];
