@@ -38,6 +38,7 @@ use crate::processes::is_zombie;
 use crate::rings;
 use crate::segment::Key;
 use crate::semaphore_undo;
+use crate::settle;
 use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
@@ -166,10 +167,10 @@ fn read(
     let Dump { options, pre_copy, clock, network, .. } = dump;
     clock.account.stop = frozen.since.elapsed().saturating_sub(clock.account.hooks);
     let mut laps = Laps(Instant::now());
+    plan.collector.limit(clock.frozen_until());
+    settle::settle(plan, frozen, clock)?;
     let collector = &mut plan.collector;
-    collector.limit(clock.frozen_until());
     aio::settle(collector, &plan.inventory, clock)?;
-    rings::settle(collector, &plan.inventory, clock)?;
     let mut take = |earlier: &mut Inventory| {
         let taken = look::inventory(collector, options.pid, earlier, Look::Now);
         clock.account.inventory = laps.so_far();

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use collector::{Inventory, Process};
 use ids::HostPid;
+use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::ptrace::Running;
 
 use crate::error::Error;
-use crate::inject::{Asking, Gadgets, Infection, Request, Room, ask_threads};
+use crate::inject::{self, Asking, Gadgets, Infection, Original, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::denies_parasites;
@@ -16,7 +17,7 @@ use crate::seccomp::{Seccomp, refuse_to_ask};
 use crate::tasks::TaskCapture;
 use freezer::Frozen;
 
-fn inject_error(pid: HostPid) -> impl Fn(crate::inject::Error) -> Error {
+fn inject_error(pid: HostPid) -> impl Fn(inject::Error) -> Error {
     move |source| Error::Inject { pid, source }
 }
 
@@ -65,7 +66,7 @@ fn request(plan: &mut Plan, process: &Process, task: &TaskCapture) -> Result<Req
     let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
     let bytes = Request::region_bytes(timers.len());
     let region = mappings::free_range(&process.mappings, bytes)
-        .ok_or_else(|| inject_error(pid)(crate::inject::Error::NoRoom { tid: pid }))?;
+        .ok_or_else(|| inject_error(pid)(inject::Error::NoRoom { tid: pid }))?;
     let leader = process.threads.get(&pid);
     Ok(Request { pid, gadgets, region, bell: leader.map_or(0, bell), timers, uffd_handover: false })
 }
@@ -96,7 +97,7 @@ fn bell(leader: &collector::Thread) -> i32 {
 /// Takes one step of every infection: each goes on while the others are seen to.
 fn step(
     infected: Infected,
-    step: impl Fn(&mut Infection, Running) -> Result<Running, crate::inject::Error>,
+    step: impl Fn(&mut Infection, Running) -> Result<Running, inject::Error>,
 ) -> Result<Infected, Error> {
     let mut stepped = Vec::with_capacity(infected.len());
     for (pid, mut infection, running) in infected {
@@ -144,6 +145,71 @@ pub(crate) fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error>
         }
     }
     Ok(())
+}
+
+/// Has threads of a tree pass through the kernel once ([`inject::pass_through_kernel`]), where they may make calls.
+pub(crate) fn pass_through_kernel(
+    plan: &mut Plan,
+    frozen: &mut Frozen,
+    threads: &[(HostPid, HostPid)],
+) -> Result<(), Error> {
+    let inventory = std::mem::take(&mut plan.inventory);
+    let done = pass_all(plan, &inventory, frozen, threads);
+    plan.inventory = inventory;
+    done
+}
+
+fn pass_all(
+    plan: &mut Plan,
+    inventory: &Inventory,
+    frozen: &mut Frozen,
+    threads: &[(HostPid, HostPid)],
+) -> Result<(), Error> {
+    let mut passing = Vec::new();
+    let mut buffer = Vec::new();
+    for (slot, &(pid, tid)) in threads.iter().enumerate() {
+        let Some(process) = inventory.processes.get(&pid) else { continue };
+        let Ok(gadgets) = gadgets(plan, process) else { continue };
+        let thread = frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&tid));
+        let Some(stopped) =
+            thread.and_then(|thread| thread.stopped.take_if(|_| may_call(pid, tid)))
+        else {
+            continue;
+        };
+        let original = stopped
+            .rseq()
+            .map_err(inject::Error::from)
+            .and_then(|rseq| Original::of(&stopped, &rseq, &mut buffer));
+        passing.push((
+            stopped,
+            pid,
+            original.map_err(inject_error(pid))?,
+            gadgets,
+            (process, slot as u64),
+        ));
+    }
+    let Some(first) = passing.first().map(|(_, pid, ..)| *pid) else { return Ok(()) };
+    frozen.let_code_run().map_err(Error::Undo)?;
+    let layout = &plan.layout;
+    let passing = passing.into_iter().map(|(stopped, pid, original, gadgets, (process, slot))| {
+        let room = Room::of(layout, process, stopped.tid(), slot);
+        Asking { stopped, pid, original, gadgets, room }
+    });
+    let passed = inject::pass_through_kernel(passing.collect(), &mut frozen.postponed);
+    for stopped in passed.map_err(inject_error(first))? {
+        let tid = stopped.tid();
+        let threads = frozen.processes.values_mut();
+        if let Some(thread) = threads.filter_map(|threads| threads.get_mut(&tid)).next() {
+            thread.stopped = Some(stopped);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a thread is free to make calls: none with a filter is, which might end it for one.
+fn may_call(pid: HostPid, tid: HostPid) -> bool {
+    let status = Dir::open(pid).and_then(|dir| Status::read(&dir.thread(tid)?));
+    status.is_ok_and(|status| status.seccomp == 0)
 }
 
 /// Per-thread state of the threads that the parasite did not run in: from the inventory, or from

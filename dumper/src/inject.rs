@@ -29,7 +29,7 @@ mod return_frame;
 mod uffd_handover;
 
 pub(crate) use bits::Bits;
-pub(crate) use calls::{Asking, ThreadState, ask_threads};
+pub(crate) use calls::{Asking, ThreadState, ask_threads, pass_through_kernel};
 pub(crate) use frame_space::Room;
 pub(crate) use gadgets::{GadgetFinder, Gadgets};
 pub(crate) use parasite::{Infection, ParasiteReport, Request};

@@ -48,6 +48,7 @@ mod room;
 mod seccomp;
 mod segment;
 mod semaphore_undo;
+mod settle;
 mod sharing;
 mod sysv;
 mod task_state;

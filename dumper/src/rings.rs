@@ -1,10 +1,8 @@
 //! io_urings: what the kernel keeps of them, and what is in flight.
 //!
 //! As with asynchronous I/O ([`crate::aio`]) what is in flight is in nothing that could be carried: a tree that stands
-//! still is waited for, and what waits for something to happen is refused. The kind of file
+//! still is waited for ([`crate::settle`]), and what waits for something to happen is refused. The kind of file
 //! ([`crate::files`]) reads the rings themselves.
-
-use std::time::{Duration, Instant};
 
 use collector::sharing::{Hold, Kind, Shared};
 use collector::{Collector, Inventory, Mapping, Process, RegisteredFile, Requests};
@@ -17,15 +15,9 @@ use support::rings::{MAPPED_IN_PARTS, REGISTERED_RINGS, UNKNOWN, UNSEEN, in_flig
 use support::{Refusal, Unsupported};
 
 use crate::aio::Tree;
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::files::Rings;
 use crate::processes::is_zombie;
-
-/// For so long a tree that stands still is waited for, each time that its dump is tried.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Between two looks at it.
-const NAP: Duration = Duration::from_micros(100);
 
 /// Finds the rings of a tree, and what stands in their way.
 pub(crate) fn look(
@@ -76,34 +68,20 @@ fn object(fd: i32) -> String {
     format!("descriptor {fd} (anon_inode:[io_uring])")
 }
 
-/// Waits until nothing is in flight of a tree that has just been stopped, or for as long as that may take.
-pub(crate) fn settle(
+/// The threads of a process that have requests in flight, with how many; none where the kernel does not tell.
+pub(crate) fn busy(
     collector: &mut Collector,
-    inventory: &Inventory,
-    clock: &Clock,
-) -> Result<(), Error> {
-    let until = Instant::now() + PATIENCE;
-    for process in inventory.processes.values().filter(|process| has_rings(process)) {
-        let (pid, since) = (process.pid, Instant::now());
-        let mut most = 0;
-        loop {
-            let threads = collector.requests(pid);
-            let threads = threads.map_err(|source| Error::Inventory { pid, source })?;
-            let threads = threads.unwrap_or_default();
-            let requests = threads.iter().filter_map(|thread| thread.in_flight).sum::<u32>();
-            most = most.max(requests);
-            if requests == 0 || Instant::now() >= until {
-                break;
-            }
-            clock.check("wait for requests of io_urings")?;
-            std::thread::sleep(NAP);
-        }
-        if most > 0 {
-            let took = since.elapsed();
-            tracing::debug!(%pid, requests = most, ?took, "requests of io_urings were in flight");
-        }
+    process: &Process,
+) -> Result<Vec<(HostPid, u32)>, Error> {
+    if !has_rings(process) {
+        return Ok(Vec::new());
     }
-    Ok(())
+    let pid = process.pid;
+    let threads = collector.requests(pid).map_err(|source| Error::Inventory { pid, source })?;
+    let busy = threads.unwrap_or_default().into_iter().filter_map(|thread| {
+        Some((thread.tid, thread.in_flight.filter(|requests| *requests > 0)?))
+    });
+    Ok(busy.collect())
 }
 
 /// Whether a process has io_urings, by descriptors or mappings.

@@ -164,20 +164,52 @@ pub(crate) fn ask_threads(
     for (asked, stopped) in asked.iter().zip(&stopped_threads) {
         answers.push(asked.answers(stopped.tid())?);
     }
-    // Back into the signal path, from where an interrupted call is restarted.
-    let mut running = Vec::with_capacity(stopped_threads.len());
-    for stopped in stopped_threads {
+    let cured = give_back(&asked, stopped_threads, postponed)?;
+    Ok(cured.into_iter().zip(answers).collect())
+}
+
+/// Has threads make a call that changes nothing: on the way out of it they do what the kernel has left to them, as
+/// completing requests of io_urings. They are stopped and as they were afterwards. One with no room for that is left
+/// alone.
+pub(crate) fn pass_through_kernel(
+    threads: Vec<Asking<'_>>,
+    postponed: &mut Vec<(HostPid, i32)>,
+) -> Result<Vec<Stopped>, Error> {
+    let (mut asked, mut stopped_threads, mut left) = (Vec::new(), Vec::new(), Vec::new());
+    for Asking { stopped, pid, original, gadgets, room } in threads {
+        match ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None) {
+            Ok(return_frame) => {
+                let identification_faults = false;
+                asked.push(Asked { original, return_frame, pid, gadgets, identification_faults });
+                stopped_threads.push(stopped);
+            }
+            Err(_) => left.push(stopped),
+        }
+    }
+    let stopped_threads = wave(&mut asked, stopped_threads, postponed, 0)?;
+    left.extend(give_back(&asked, stopped_threads, postponed)?);
+    Ok(left)
+}
+
+/// Makes threads what they were, back in the signal path, from where an interrupted call is restarted.
+fn give_back(
+    asked: &[Asked],
+    stopped: Vec<Stopped>,
+    postponed: &mut Vec<(HostPid, i32)>,
+) -> Result<Vec<Stopped>, Error> {
+    let mut running = Vec::with_capacity(stopped.len());
+    for stopped in stopped {
         stopped.interrupt_again()?;
         running.push(stopped.resume(0)?);
     }
     let mut cured = Vec::with_capacity(running.len());
-    for ((asked, thread), answer) in asked.iter().zip(running).zip(answers) {
+    for (asked, thread) in asked.iter().zip(running) {
         let stopped = wait(asked, thread, postponed, |stop| {
             matches!(stop, Stop::Interrupted | Stop::Group(_))
         })?;
         asked.original.give_back(&stopped)?;
         asked.return_frame.uncover()?;
-        cured.push((stopped, answer));
+        cured.push(stopped);
     }
     Ok(cured)
 }
