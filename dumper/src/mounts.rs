@@ -198,9 +198,12 @@ impl Views {
     /// Copies the mounts of file systems that live in memory. Their contents are read through the copies, in which nothing is mounted.
     fn copy_memory(&mut self, refused: &mut Vec<Unsupported>) -> Result<(), Error> {
         let mut wanted: BTreeMap<u64, Vec<(u64, &Mount)>> = BTreeMap::new();
+        // What is in the dumper's namespace as well is refused.
+        let is_apart = |mount: &Mount| self.own.0.iter().all(|own| own.device != mount.device);
         for view in self.views.values() {
             for (mount, origin) in view.mounts.0.iter().zip(&view.origins) {
-                if *origin == Some(Origin::Made) && mount.kind() == "tmpfs" && mount.root == "/" {
+                let is_whole = mount.kind() == "tmpfs" && mount.root == "/";
+                if *origin == Some(Origin::Made) && is_whole && is_apart(mount) {
                     wanted.entry(mount.device).or_default().push((view.id, mount));
                 }
             }
@@ -317,7 +320,7 @@ impl View {
         let maps = Maps::of(self.member)?;
         let first = |ranges: &[Range]| ranges.iter().map(|range| range.0).min().unwrap_or(0);
         let ids = (first(&maps.users), first(&maps.groups));
-        let inside = Inside { user: owner.as_fd(), ids, before: &[] };
+        let inside = Inside { user: owner.as_fd(), ids, before: &[], is_exposed: true };
         match inside.during(|| kernel::uncovered::copy(namespace, mount)) {
             // What root of that namespace may not look for is hidden from us as well.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use collector::{Inventory, Process};
 use ids::HostPid;
-use images::id_map::IdMap;
+use images::id_map::{Id, IdMap};
 use images::messages::{CredsEntry, UidGidExtent, UsernsEntry};
 use kernel::namespaces::{id, of_process};
+use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::user_namespaces::{Maps, Range, owner_of, owner_uid, parent_of};
 use support::tree::Surroundings;
 use support::{Refusal, Unsupported, users};
@@ -22,7 +23,7 @@ use crate::mounts::{Origin, Views, shown};
 use crate::processes::is_zombie;
 
 /// Kinds of namespaces that may belong to one.
-const OWNED: [&str; 3] = ["net", "uts", "mnt"];
+const OWNED: [&str; 4] = ["net", "uts", "mnt", "pid"];
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +75,55 @@ impl NestedUsers {
                 refused.push(users::OF_NESTED.of(*member, format!("{name} namespace")));
             }
         }
+        refused.extend(found.unsupported_pids(root, inventory));
         Ok((found, refused))
+    }
+
+    /// What stands in the way of a dump of pid namespaces that belong to them. The first process of one comes back in the user
+    /// namespace, where nobody chooses numbers of around: what it would make its own parent makes.
+    fn unsupported_pids(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
+        let of = |process: &Process, name| process.namespaces.get(name).copied();
+        let of_root = inventory.processes.get(&root).and_then(|root| of(root, "pid"));
+        let living = || inventory.processes.values().filter(|process| !is_zombie(process));
+        let owner = |process: &Process| {
+            let id = of(process, "pid")?;
+            self.owners.get(&("pid", id)).map(|(owner, _)| *owner)
+        };
+        let mut refused = Vec::new();
+        for process in living() {
+            let Some(user) = owner(process) else { continue };
+            let Ok(status) = Dir::open(process.pid).and_then(|dir| Status::read(&dir)) else {
+                continue;
+            };
+            if status.ns_pid.last().is_none_or(|number| number.get() != 1) {
+                continue;
+            }
+            let mut refuse =
+                |refusal: Refusal| refused.push(refusal.of(process.pid, "pid namespace"));
+            let parent = process.ppid.and_then(|parent| inventory.processes.get(&parent));
+            if parent.and_then(|parent| of(parent, "pid")) != of_root {
+                refuse(users::PIDS_DEEPER);
+            }
+            if of(process, "user") != Some(user) {
+                refuse(users::FIRST_ELSEWHERE);
+            }
+            let led = |other: &&Process| other.pid != process.pid && other.sid == Some(process.pid);
+            if let Some(other) = living().find(led) {
+                refused.push(users::SESSION_OF_FIRST.of(other.pid, "session"));
+            }
+            let ids = self.entries.get(&user).map(IdMap::of);
+            match ids {
+                Some(Ok(ids)) => {
+                    let denied = self.entries.get(&user).and_then(|it| it.setgroups_denied);
+                    let groups = if denied == Some(true) { &[][..] } else { &status.groups[..] };
+                    if let Some(what) = unmapped(&ids, &status, groups) {
+                        refused.push(users::unmapped(&what).of(process.pid, "pid namespace"));
+                    }
+                }
+                _ => refused.push(users::WITHOUT_IDS.of(process.pid, "user namespace")),
+            }
+        }
+        refused
     }
 
     fn look_at(
@@ -102,8 +151,10 @@ impl NestedUsers {
                 true => other(of_process(pid, name).and_then(owner_of))?,
                 false => own.copied(),
             };
+            // That of children is one that others are in, if anybody is.
+            let name = if is_told && kind == "pid" { kind } else { *name };
             if let Some(owner) = owner {
-                self.owners.insert((*name, *number), (owner, pid));
+                self.owners.insert((name, *number), (owner, pid));
             }
         }
         let Some(&user) = process.namespaces.get("user").filter(|user| **user != ours) else {
@@ -212,6 +263,19 @@ impl NestedUsers {
             set.fill(0);
         }
     }
+}
+
+/// Which id of a process has no number in a user namespace.
+fn unmapped(ids: &IdMap, status: &Status, groups: &[u32]) -> Option<String> {
+    let (uid, gid) = (&status.uid, &status.gid);
+    let lacks = |id, number: &&u32| ids.inside(id, **number) == images::id_map::NOBODY;
+    let users = [uid.real, uid.effective, uid.saved, uid.fs];
+    let own = [gid.real, gid.effective, gid.saved, gid.fs];
+    let user = users.iter().find(|it| lacks(Id::User, it)).map(|it| format!("user {it}"));
+    user.or_else(|| {
+        let mut groups = own.iter().chain(groups);
+        groups.find(|it| lacks(Id::Group, it)).map(|it| format!("group {it}"))
+    })
 }
 
 /// Whether a process shares its descriptors or directories with another one.

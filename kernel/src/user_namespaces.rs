@@ -174,6 +174,10 @@ pub struct Inside<'a> {
     pub ids: (u32, u32),
     /// Namespaces that belong to another, which are entered before.
     pub before: &'a [(&'static str, BorrowedFd<'a>)],
+    /// Somebody else than the caller owns it, or is in it, who has all rights over processes in there. So such a process must not be
+    /// dumpable: then it takes rights in the user namespace that its memory is of, the caller's, to look into it (ptrace(2)). It has no
+    /// use of files in `/proc` that are its own.
+    pub is_exposed: bool,
 }
 
 impl Inside<'_> {
@@ -205,7 +209,7 @@ impl Inside<'_> {
             done(libc::syscall(libc::SYS_setresuid, user, effective_user, saved_user))?;
         }
         // Of who has changed its ids the files in /proc are the machine's root's, whom nobody is there.
-        nix::sys::prctl::set_dumpable(true)?;
+        nix::sys::prctl::set_dumpable(!self.is_exposed)?;
         Ok(())
     }
 
@@ -299,7 +303,7 @@ mod tests {
         let maps =
             Maps { users: ranges.clone(), groups: ranges, no_groups: true, ..Default::default() };
         let user = new_user(&maps).unwrap();
-        let there = Inside { user: user.as_fd(), ids: (0, 0), before: &[] };
+        let there = Inside { user: user.as_fd(), ids: (0, 0), before: &[], is_exposed: false };
         let uts = there.during(|| new("uts", || Ok(nix::unistd::sethostname("inside")?))).unwrap();
         let number = |namespace: io::Result<OwnedFd>| id(namespace.unwrap()).unwrap();
         assert_eq!(number(owner_of(&uts)), number(user.try_clone()));

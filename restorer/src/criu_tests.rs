@@ -109,6 +109,7 @@ fn every_process_gets_a_region_of_its_own() {
         for (process, body) in checkpoint.living() {
             let mut descriptors = Descriptors {
                 user_namespace: None,
+                born_in: None,
                 turns: None,
                 late: (Vec::new(), -1),
                 exe: 900,

@@ -533,8 +533,36 @@ impl<'s> Made<'s> {
         nested.map(Some).or_else(|| (pid == self.root_process).then_some(None))
     }
 
+    /// In a process that passes, from which the first one of a pid namespace is born: enters the namespaces of that one, and then its
+    /// user namespace, with the supplementary groups `groups`, as they are called around it.
+    pub(crate) fn enter_before(
+        &self,
+        pid: ImagePid,
+        user: u32,
+        groups: &[u32],
+    ) -> Result<(), Error> {
+        self.enter_all(pid)?;
+        let entered = self.sets.nested_users.enter_for_good(user, groups);
+        entered.map_err(Error::kernel(format!("enter user namespace {user}")))
+    }
+
+    /// In a new task that was born in all of its namespaces: makes what was left to it.
+    pub(crate) fn settle(&self, pid: ImagePid) -> Result<(), Error> {
+        self.place_late(pid)?;
+        let of = self.sets.number(pid, mnt::KIND.name);
+        match of.and_then(|number| self.namespace(mnt::KIND.name, number)) {
+            Some(mounts) => enter_mounts(mounts).map_err(Error::kernel("enter a mount namespace")),
+            None => Ok(()),
+        }
+    }
+
     /// In a new task: enters the namespaces of process `pid`; the first one of the tree, or of a pid namespace, makes what was left to it.
     pub(crate) fn enter(&self, pid: ImagePid) -> Result<(), Error> {
+        self.place_late(pid)?;
+        self.enter_all(pid)
+    }
+
+    fn place_late(&self, pid: ImagePid) -> Result<(), Error> {
         if let Some(pids) = self.first_of(pid) {
             let failed = || Error::kernel("enter a mount namespace");
             self.late.place(pids, |number| {
@@ -544,6 +572,10 @@ impl<'s> Made<'s> {
                 enter_mounts(namespace).map_err(failed())
             })?;
         }
+        Ok(())
+    }
+
+    fn enter_all(&self, pid: ImagePid) -> Result<(), Error> {
         let set = self.sets.of.get(&pid);
         // One that has ended is told no namespaces, and stays in those of its parent.
         if self.has_users() && set.is_none() {

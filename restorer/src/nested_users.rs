@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use ids::ImagePid;
-use images::messages::UsernsEntry;
+use images::id_map::IdMap;
+use images::messages::{UidGidExtent, UsernsEntry};
 use images::{Checkpoint, names};
 use kernel::descriptors::duplicate_from;
 use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
@@ -86,10 +87,38 @@ impl NestedUsers {
     pub(crate) fn inside(&self, owned: u32) -> Option<Inside<'_>> {
         let number = self.owned.get(&owned)?;
         let (maps, _) = self.described.get(number)?;
+        Some(Self::place(maps, self.made.get(number)?))
+    }
+
+    fn place<'a>(maps: &Maps, user: &'a OwnedFd) -> Inside<'a> {
         // The maker takes the first id that is mapped; where none is, it keeps its own.
         let first = |ranges: &[Range]| ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX);
-        let user = self.made.get(number)?.as_fd();
-        Some(Inside { user, ids: (first(&maps.users), first(&maps.groups)), before: &[] })
+        let ids = (first(&maps.users), first(&maps.groups));
+        Inside { user: user.as_fd(), ids, before: &[], is_exposed: true }
+    }
+
+    /// What ids are called in the one with this number, and whether nobody may choose groups in there.
+    pub(crate) fn ids(&self, number: u32) -> Option<(IdMap, bool)> {
+        let (maps, _) = self.described.get(&number)?;
+        let extents = |ranges: &[Range]| {
+            let extent = |&(first, lower_first, count)| UidGidExtent { first, lower_first, count };
+            ranges.iter().map(extent).collect()
+        };
+        let (uid_map, gid_map) = (extents(&maps.users), extents(&maps.groups));
+        let entry = UsernsEntry { uid_map, gid_map, ..UsernsEntry::default() };
+        Some((IdMap::of(&entry).ok()?, maps.no_groups))
+    }
+
+    /// The number of the one that a process is in, if that is such a one.
+    pub(crate) fn number(&self, pid: ImagePid) -> Option<u32> {
+        self.of.get(&pid).copied()
+    }
+
+    /// In a process that passes: moves into the one with this number for good, with `groups` if nobody may choose any in there.
+    pub(crate) fn enter_for_good(&self, number: u32, groups: &[u32]) -> io::Result<()> {
+        let there = self.described.get(&number).zip(self.made.get(&number));
+        let ((maps, _), user) = there.ok_or(io::ErrorKind::NotFound)?;
+        Self::place(maps, user).enter(if maps.no_groups { groups } else { &[] })
     }
 
     /// Moves the calling process into the user namespace that process `pid` was in, if it is one of these.

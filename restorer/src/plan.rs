@@ -61,6 +61,8 @@ pub(crate) struct Task {
     pub(crate) forks: Vec<ForkStep>,
     /// It gets the orphans that are made below it.
     pub(crate) adopts: bool,
+    /// The user namespace that it is born in, as the first process of a pid namespace that belongs to that.
+    pub(crate) born_in: Option<u32>,
     /// How it comes into its pid namespace.
     pub(crate) birth: Birth,
     /// Its group.
@@ -132,6 +134,8 @@ pub(crate) enum ForkStep {
     Sibling(usize),
     /// Have this task forked by a process that ends at once, so that the next above that adopts orphans gets it.
     Orphan(usize),
+    /// Have this task forked by a process that ends at once, in the pid namespace whose first process gets it.
+    Given(usize),
     /// Take a copy of a table, for itself alone.
     Own(Table),
     /// Join this process group, for who is to be born into it.
@@ -144,7 +148,9 @@ impl ForkStep {
     /// The task that is forked.
     pub(crate) const fn made(self) -> Option<usize> {
         match self {
-            Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) => Some(made),
+            Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) | Self::Given(made) => {
+                Some(made)
+            }
             Self::Session | Self::Own(_) | Self::Group(_) | Self::Children(_) => None,
         }
     }
@@ -227,6 +233,7 @@ impl Plan {
             stopped: process.state == State::Stopped,
         });
         let mut plan = build(members.collect(), caller, &checkpoint.levels)?;
+        plan.hand_over(&checkpoint.levels, checkpoint.namespaces.nested_users())?;
         for dead in checkpoint.files.dead() {
             plan.have_for_a_moment(dead);
         }
@@ -260,6 +267,7 @@ fn build(mut members: Vec<Member>, caller: Caller, levels: &Levels) -> Result<Pl
             process: Some(index),
             forks: Vec::new(),
             adopts: false,
+            born_in: None,
             birth: Birth::Plain,
             group: Group::Given,
             in_group: member.pgid,
@@ -374,6 +382,7 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         process: None,
         forks,
         adopts: false,
+        born_in: None,
         birth: Birth::Plain,
         group,
         in_group: None,

@@ -14,6 +14,7 @@ use std::os::fd::RawFd;
 
 use arch::memory::{END_OF_SPACE, PAGE_SIZE};
 use ids::ImagePid;
+use images::id_map::IdMap;
 use parasite::RESTORER;
 use parasite::plain::bytes_of;
 use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, ThreadProgress};
@@ -58,6 +59,8 @@ pub(crate) struct Descriptors {
     pub(crate) turns: Option<(RawFd, u32)>,
     /// The user namespace below that of the tree that it enters.
     pub(crate) user_namespace: Option<RawFd>,
+    /// What ids are called in the one that it is born in, and whether nobody may choose groups in there.
+    pub(crate) born_in: Option<(IdMap, bool)>,
 }
 
 /// A process's region, ready to be copied.
@@ -149,7 +152,11 @@ pub(crate) fn region(
     let stack_of = |thread: usize| (code_bytes + (thread + 1) * STACK) as u64;
     arguments.threads = threads::lay_out(
         body,
-        (host, descriptors.user_namespace.is_some()),
+        threads::Place {
+            host,
+            is_nested: descriptors.user_namespace.is_some() || descriptors.born_in.is_some(),
+            born_in: descriptors.born_in.as_ref(),
+        },
         stack_of,
         &mut tables,
     )?;

@@ -12,6 +12,11 @@ pub(crate) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// What can only be set through `/proc`, and only if it differs: setting it may take rights that
 /// leaving it alone does not.
 pub(crate) fn set(process: &Process, ids: &IdMap) -> Result<(), Error> {
+    set_alone(process, ids)?;
+    set_of_session(process)
+}
+
+fn set_alone(process: &Process, ids: &IdMap) -> Result<(), Error> {
     let core = &process.core;
     if let Some(adjustment) = core.oom_score_adj {
         write_if_other(OOM_SCORE, &adjustment.to_string())?;
@@ -25,9 +30,19 @@ pub(crate) fn set(process: &Process, ids: &IdMap) -> Result<(), Error> {
         std::fs::write(path, format!("{filter:#x}"))
             .map_err(Error::kernel(format!("write {filter:#x} to {path}")))?;
     }
+    Ok(())
+}
+
+/// Sets, in a process that passes, what the one has that it makes in a user namespace, where nobody may set it.
+pub(crate) fn pass_on(process: &Process) -> Result<(), Error> {
+    set_alone(process, &IdMap::default())
+}
+
+/// What a process sets as the leader of its session.
+pub(crate) fn set_of_session(process: &Process) -> Result<(), Error> {
     // The leader of a session has begun a new scheduling group with it; that of a session outside
     // the tree is not ours.
-    match core.autogroup_nice {
+    match process.core.autogroup_nice {
         Some(nice) if process.sid == Some(process.pid) => autogroup(nice),
         _ => Ok(()),
     }

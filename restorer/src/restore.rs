@@ -133,7 +133,7 @@ pub fn restore(
     let (forked, spare_memory) = prepared::forked(of, &host);
     let machine = (&host, &forked);
     let nested_users = sets.nested_users().keep(base)?;
-    let with = (&turns, &nested_users);
+    let with = (&turns, &nested_users, &sets);
     let prepared = prepared::all(of, machine, with, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
@@ -143,7 +143,11 @@ pub fn restore(
     let own_network = sets.has_own_of(root, "net");
     let mut spare = numbers::spare(&plan)
         .filter(|number| !helpers.values().any(|helper| helper.get() == number.get()));
-    let adopted = if plan.tasks.iter().any(|task| task.adopts) { ATTEMPTS } else { 0 };
+    let adopted = if plan.tasks.iter().any(|task| task.adopts || task.born_in.is_some()) {
+        ATTEMPTS
+    } else {
+        0
+    };
     let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
     let work = Work {
         checkpoint: &checkpoint,

@@ -7,7 +7,7 @@ use images::messages::CredsEntry;
 use kernel::credentials::Credentials;
 
 use crate::files::Holders;
-use crate::load::{Body, Checkpoint, Thread, capability_set};
+use crate::load::{Body, Checkpoint, Process, Thread, capability_set};
 
 /// Everybody's files, by the images; `ids` are those of the user namespace.
 pub(crate) fn holders(checkpoint: &Checkpoint, ids: &IdMap) -> Holders {
@@ -37,6 +37,13 @@ pub(crate) fn groups_of_first(checkpoint: &Checkpoint, ids: &IdMap) -> Vec<u32> 
     let first = checkpoint.living().next().and_then(|(_, body)| body.threads.first());
     let credentials = first.and_then(|thread| of_thread(thread, ids));
     credentials.map(|credentials| credentials.supplementary).unwrap_or_default()
+}
+
+/// The supplementary groups of a process whose ids are those of outside.
+pub(crate) fn groups_around(process: &Process) -> Vec<u32> {
+    let leader = process.body.as_ref().and_then(|body| body.threads.first());
+    let creds = leader.and_then(|leader| leader.core.creds.as_ref());
+    creds.map(|creds| creds.groups.clone()).unwrap_or_default()
 }
 
 fn credentials(creds: &CredsEntry) -> Credentials {

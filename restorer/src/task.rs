@@ -13,9 +13,11 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::mem::offset_of;
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid, ImagePids};
@@ -101,7 +103,10 @@ impl BuildContext<'_> {
         let task = &self.plan.tasks[index];
         if let Some(process) = task.process {
             self.groups.enter(process)?;
-            self.namespaces.enter(task.pid)?;
+            match task.born_in {
+                Some(_) => self.namespaces.settle(task.pid)?,
+                None => self.namespaces.enter(task.pid)?,
+            }
             // Before its children are there, who are born with it.
             if let (Some(spare), Some(place)) = (self.spare_memory, &self.prepared[process]) {
                 place.memory.build(spare)?;
@@ -218,7 +223,11 @@ impl BuildContext<'_> {
             ForkStep::Child(child) => (child, false),
             ForkStep::Sibling(child) => (child, true),
             ForkStep::Orphan(child) => return self.orphan(task, child, rseq),
+            ForkStep::Given(child) => return self.give(task, child, rseq),
         };
+        if let Some(user) = self.plan.tasks[child].born_in {
+            return self.make_in_users(task, (child, user), rseq);
+        }
         self.make(task, (child, sibling), rseq)
     }
 
@@ -245,7 +254,8 @@ impl BuildContext<'_> {
     /// Has a task made by a process that ends at once.
     fn orphan(&self, task: &Task, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
         let failed = || Error::kernel("create a process that leaves an orphan");
-        match self.fork_spare(task).map_err(failed())? {
+        let depth = self.checkpoint.levels.depth(task.pid);
+        match self.fork_spare(depth).map_err(failed())? {
             Some(passing) => match wait_status(passing).map_err(failed())? {
                 0 => Ok(()),
                 status => Err(failed()(std::io::Error::other(format!("wait status {status:#x}")))),
@@ -257,9 +267,118 @@ impl BuildContext<'_> {
         }
     }
 
-    /// Forks a process with a number that nobody of the tree wants, in any of its pid namespaces.
-    fn fork_spare(&self, task: &Task) -> std::io::Result<Option<HostPid>> {
+    /// Has a task made by a process that ends at once in the pid namespace of that: it falls to the first one there.
+    fn give(&self, task: &Task, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
+        let failed = || Error::kernel("create a process that passes in another pid namespace");
+        let made = &self.plan.tasks[child];
+        let Birth::Into(first) = made.birth else {
+            return Err(Error::image(format!("process {}", made.pid), "it is in no pid namespace"));
+        };
+        self.have_children_elsewhere(task, Some(first))?;
+        let passing = self.fork_spare(self.checkpoint.levels.depth(made.pid)).map_err(failed())?;
+        let Some(passing) = passing else {
+            self.pass_slack(child)?;
+            let forked = fork_as(&self.checkpoint.levels.all(made.pid), false, shared(made));
+            if forked.as_ref().is_ok_and(Option::is_none) {
+                self.run(child, rseq);
+            }
+            forked.map_err(Error::kernel(format!("create process {}", made.pid)))?;
+            exit_now(0)
+        };
+        let status = wait_status(passing).map_err(failed())?;
+        self.come_back(task)?;
+        match status {
+            0 => self.first.tell(made.pid),
+            status => Err(failed()(std::io::Error::other(format!("wait status {status:#x}")))),
+        }
+    }
+
+    /// Has children born into the own pid namespace again.
+    fn come_back(&self, task: &Task) -> Result<(), Error> {
+        let own = self.local(task, task.pid)?;
+        enter_pids_of(own).map_err(Error::kernel("come back to the own pid namespace"))
+    }
+
+    /// Makes the first process of a pid namespace that belongs to a user namespace below the root's. It is born in that, by a process
+    /// that passes there, and nobody in there may choose the number that it has around. So the kernel is told which
+    /// number it is to give out next, and asked again if somebody else has got that meanwhile.
+    fn make_in_users(
+        &self,
+        task: &Task,
+        (child, user): (usize, u32),
+        rseq: &RseqConfiguration,
+    ) -> Result<(), Error> {
+        const TRIES: usize = 500;
+        let wanted = self.plan.tasks[child].pid;
+        let failed = || Error::kernel(format!("create process {wanted} in user namespace {user}"));
+        self.pass_slack(child)?;
         let depth = self.checkpoint.levels.depth(task.pid);
+        for _ in 0..TRIES {
+            let (mut ours, theirs) = UnixStream::pair().map_err(failed())?;
+            let Some(passing) = self.fork_spare(depth).map_err(failed())? else {
+                drop(ours);
+                if let Err(error) = self.pass_into(child, user, theirs) {
+                    let mut pipe = self.complaints;
+                    drop(pipe.write_all(&Failure::complaint(wanted.get(), &error)));
+                    exit_now(1);
+                }
+                self.run(child, rseq)
+            };
+            drop(theirs);
+            let mut number = [0; 4];
+            let made = ours.read_exact(&mut number[..1]).and_then(|()| {
+                let next = NextNumber::set(wanted)?;
+                let made = ours.write_all(&[0]).and_then(|()| ours.read_exact(&mut number));
+                made.and(next.put_back())
+            });
+            wait_status(passing).map_err(failed())?;
+            made.map_err(failed())?;
+            let number = ImagePid::new(i32::from_ne_bytes(number))
+                .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
+            let is_wanted = number == wanted;
+            ours.write_all(&[u8::from(is_wanted)]).map_err(failed())?;
+            if is_wanted {
+                return self.first.tell(wanted);
+            }
+            wait_ended(number, false).map_err(failed())?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Err(failed()(std::io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// In the process that passes: enters the namespaces of a task, and has it made as a child of the own parent. Returns in that task.
+    fn pass_into(&self, child: usize, user: u32, mut tie: UnixStream) -> Result<(), Error> {
+        let made = &self.plan.tasks[child];
+        let failed = || Error::kernel(format!("create process {}", made.pid));
+        let process = made.process.map(|number| &self.checkpoint.processes[number]);
+        if let Some(process) = process {
+            proc_values::pass_on(process)?;
+        }
+        let groups = process.map(crate::rights::groups_around).unwrap_or_default();
+        self.namespaces.enter_before(made.pid, user, &groups)?;
+        unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed()(errno.into()))?;
+        let mut go = [0];
+        tie.write_all(&go).and_then(|()| tie.read_exact(&mut go)).map_err(failed())?;
+        let first = ImagePids::single(self.checkpoint.levels.all(made.pid).innermost());
+        match fork_as(&first, true, CloneFlags::empty()).map_err(failed())? {
+            None => {
+                let mut is_wanted = [0];
+                tie.read_exact(&mut is_wanted).map_err(failed())?;
+                if is_wanted == [0] {
+                    exit_now(NOT_WANTED);
+                }
+                Ok(())
+            }
+            Some(number) => {
+                tie.write_all(&number.get().to_ne_bytes()).map_err(failed())?;
+                exit_now(0)
+            }
+        }
+    }
+
+    /// Forks a process with a number that nobody of the tree wants, in any of its pid namespaces as far as `depth` below that of the
+    /// root.
+    fn fork_spare(&self, depth: usize) -> std::io::Result<Option<HostPid>> {
         for spare in self.spare.iter().filter_map(|spare| ImagePid::new(spare.get())) {
             let Some(numbers) = ImagePids::from_outermost(vec![spare; depth + 1]) else { continue };
             match fork_as(&numbers, false, CloneFlags::empty()) {
@@ -292,8 +411,7 @@ impl BuildContext<'_> {
             self.run(child, rseq);
         }
         if let Birth::Into(_) = made.birth {
-            let own = self.local(task, task.pid)?;
-            enter_pids_of(own).map_err(Error::kernel("come back to the own pid namespace"))?;
+            self.come_back(task)?;
         }
         forked.map_err(Error::kernel(format!("create process {pid}")))?;
         self.first.tell(pid)
@@ -325,7 +443,11 @@ impl BuildContext<'_> {
     ) -> Result<Infallible, Error> {
         kept_locks::take(process.pid, &place.kept_locks)?;
         self.descriptors(task, process, body)?;
-        proc_values::set(process, &self.namespaces.ids())?;
+        match task.born_in {
+            // It has the others from who passed on the way there.
+            Some(_) => proc_values::set_of_session(process)?,
+            None => proc_values::set(process, &self.namespaces.ids())?,
+        }
         // Paths lead somewhere else afterwards, for all who share them.
         match (task.directories.part, self.turns.at(Table::Directories, body)) {
             (Part::Other, Some(turns)) => turns.done.tell(1)?,
@@ -353,6 +475,33 @@ impl BuildContext<'_> {
             _ => self.files.install(&install)?,
         }
         Ok(())
+    }
+}
+
+/// The exit code of a process that has not got the number that it was to have, but perhaps that of another task.
+pub(crate) const NOT_WANTED: i32 = 93;
+
+/// The number that the kernel gives out next, in the pid namespace of who writes it.
+struct NextNumber {
+    file: File,
+    before: String,
+}
+
+impl NextNumber {
+    /// Sets it, which nobody else of the tree does meanwhile.
+    fn set(wanted: ImagePid) -> std::io::Result<Self> {
+        const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+        let mut file = File::options().read(true).write(true).open(LAST)?;
+        file.lock()?;
+        let mut before = String::new();
+        file.read_to_string(&mut before)?;
+        file.write_all_at((wanted.get() - 1).to_string().as_bytes(), 0)?;
+        Ok(Self { file, before })
+    }
+
+    /// Puts it back: the numbers that come after are those of others of the tree, which nobody else is to get.
+    fn put_back(self) -> std::io::Result<()> {
+        self.file.write_all_at(self.before.trim().as_bytes(), 0)
     }
 }
 

@@ -14,6 +14,7 @@ use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any}
 
 use crate::error::Error;
 use crate::pids::Pids;
+use crate::task::NOT_WANTED;
 
 /// What the tracer asks for: every task made by a traced one is traced, and dies with the tracer.
 const OPTIONS: Options = Options::SYSCALL_GOOD
@@ -108,6 +109,9 @@ impl Tracer {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);
+                    if !may_end && status == NOT_WANTED << 8 {
+                        continue;
+                    }
                     if self.is_ours(tid) && !(may_end && self.is_dying(tid)) {
                         return Err(Loss::Ended { tid, status });
                     }

@@ -83,6 +83,7 @@ impl Users {
     ) -> Result<Inside<'a>, Error> {
         let missing = || Error::kernel("enter the user namespace")(io::ErrorKind::NotFound.into());
         let user = self.made.as_ref().ok_or_else(missing)?.as_fd();
-        Ok(Inside { user, ids: (self.ids.maker(Id::User), self.ids.maker(Id::Group)), before })
+        let ids = (self.ids.maker(Id::User), self.ids.maker(Id::Group));
+        Ok(Inside { user, ids, before, is_exposed: false })
     }
 }

@@ -13,9 +13,29 @@ pub const NESTED: Refusal = Refusal::fixed(
 /// A namespace that belongs to a user namespace below that of the root of the tree.
 pub const OF_NESTED: Refusal = Refusal::fixed(
     "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet \
-     but for those of networks, names and mounts",
+     but for those of networks, names, mounts and processes",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
+);
+
+/// A pid namespace that belongs to a user namespace below that of the root, of a process that is in one itself.
+pub const PIDS_DEEPER: Refusal = Refusal::fixed(
+    "it belongs to a user namespace below that of the tree's root, and the parent of its first process is not in the pid \
+     namespace of the root, so that nobody can choose the numbers that it has around",
+    "dump the tree of that first process by itself (`stasis ps` lists them)",
+);
+
+/// A pid namespace that belongs to a user namespace that its first process is not in any more.
+pub const FIRST_ELSEWHERE: Refusal = Refusal::fixed(
+    "it belongs to another user namespace than its first process is in",
+    "dump the tree of that first process by itself (`stasis ps` lists them)",
+);
+
+/// A process in the session of the first process of such a pid namespace.
+pub const SESSION_OF_FIRST: Refusal = Refusal::fixed(
+    "it is led by the first process of a pid namespace that belongs to a user namespace below that of the tree's root, from \
+     which no process with a chosen number can be born",
+    "dump the tree of that first process by itself (`stasis ps` lists them)",
 );
 
 /// Mount namespaces of a tree that belong to several user namespaces.

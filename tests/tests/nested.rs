@@ -39,6 +39,13 @@ impl Tree {
             || tree.scratch.path("stage/there").exists() && tree.processes().len() == processes;
         let said = || fs::read_to_string(tree.scratch.path("log")).unwrap_or_default();
         assert!(wait_until(PATIENCE, is_there), "{}", said());
+        // Some may have been born and not executed their programs yet.
+        let stands = || {
+            let before = tree.seen();
+            std::thread::sleep(Duration::from_millis(200));
+            before == tree.seen()
+        };
+        assert!(wait_until(PATIENCE, stands), "it does not come to stand");
         tree
     }
 
@@ -131,13 +138,23 @@ fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
             say(name, value.trim().to_owned());
         }
     }
-    for name in ["uid_map", "gid_map", "setgroups", "oom_score_adj", "cgroup"] {
+    for name in ["uid_map", "gid_map", "setgroups", "oom_score_adj"] {
         say(name, fs::read_to_string(path(name)).unwrap_or_default());
     }
     for name in ["cwd", "root", "exe"] {
         say(name, fs::read_link(path(name)).expect("a link").display().to_string());
     }
-    for line in fs::read_to_string(path("mountinfo")).expect("mounts").lines() {
+    // What is mounted on the machine is other tests' business.
+    let own = fs::read_link("/proc/self/ns/mnt").expect("a link");
+    if fs::read_link(path("ns/mnt")).expect("a link") == own {
+        return;
+    }
+    // Those of one place are in the order of placing; of others the order is nobody's business.
+    let mounts = fs::read_to_string(path("mountinfo")).expect("mounts");
+    let mut mounts: Vec<&str> =
+        mounts.lines().filter(|line| !line.contains("/stasis-test.")).collect();
+    mounts.sort_by_key(|line| line.split(' ').nth(4));
+    for line in mounts {
         let words: Vec<&str> = line.split(' ').collect();
         let dash = words.iter().position(|word| *word == "-").expect("a separator");
         // Sizes of file systems of the machine may change meanwhile.
@@ -170,6 +187,15 @@ read -r go <&8
 
 const USER: [&str; 6] = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--", "env"];
 
+#[allow(clippy::print_stdout, reason = "nothing is skipped without a word")]
+fn is_there(program: &str) -> bool {
+    let found = std::path::Path::new("/usr/bin").join(program).exists();
+    if !found {
+        println!("skipped: there is no {program}");
+    }
+    found
+}
+
 #[test]
 fn mounts_of_a_user() {
     let script =
@@ -182,4 +208,77 @@ fn mounts_of_root() {
     let script = format!("mount -t tmpfs -o gid=0 memory /mnt && set -- /mnt || exit 1\n{INSIDE}");
     let below = format!("unshare -Urm sh -c '{}'; :", script.replace('\'', "'\\''"));
     Tree::start(&["sh", "-c", &below], 2).carried();
+}
+
+/// With a child of its own, and one in a session of its own, in the pid namespace; its first process waits for both.
+fn with_children(memory: &str) -> String {
+    format!("(sleep 1000 & setsid sleep 1000 &\n set -- {memory}\n{INSIDE})\n:")
+}
+
+#[test]
+fn pids_of_root() {
+    let script = with_children("$STAGE");
+    Tree::start(&["unshare", "-Urpf", "sh", "-c", &script], 5).carried();
+}
+
+#[test]
+fn pids_and_mounts_of_a_user() {
+    let script = format!("mount -t tmpfs memory /mnt || exit 1; {}", with_children("/mnt"));
+    let command = ["unshare", "-Urpfm", "--mount-proc", "sh", "-c", &script];
+    Tree::start(&[&USER[..], &command].concat(), 5).carried();
+}
+
+#[test]
+fn two_of_them_in_one_tree() {
+    let script = "unshare -Urpf sleep 1000 & : > \"$STAGE/there\"; exec unshare -Urpf sh -c \"$0\"";
+    let inside = with_children("$STAGE");
+    Tree::start(&["sh", "-c", script, &inside], 7).carried();
+}
+
+#[test]
+fn a_sandbox_of_bubblewrap() {
+    if !is_there("bwrap") {
+        return;
+    }
+    let script = "exec bwrap --unshare-user --unshare-pid --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc \
+                  --dev /dev --tmpfs /mnt sh -c \"$0\"";
+    Tree::start(&["sh", "-c", script, &with_children("/mnt")], 6).carried();
+}
+
+/// It is refused before the freeze, by a message that says so, and runs on.
+fn refused(arguments: &[&str], processes: usize, what: &str) {
+    let tree = Tree::start(arguments, processes);
+    let images = tree.scratch.path("images");
+    let mut dump = Engine::Stasis.dump_command(tree.program.pid(), &images, Dump::ENDING);
+    let outcome = Outcome::of(dump.args(["--external", "mnt[]"]));
+    assert!(!outcome.success && outcome.stderr.contains(what), "{}", outcome.stderr);
+    assert!(!images.exists());
+    assert_eq!(tree.processes().len(), processes);
+    tree.machine.end_all();
+}
+
+#[test]
+fn a_session_of_the_first_process_is_refused() {
+    let script = ": > \"$STAGE/there\"; sleep 1000; :";
+    let what = "it is led by the first process of a pid namespace";
+    refused(&["unshare", "-Urpf", "setsid", "sh", "-c", script], 3, what);
+}
+
+#[test]
+fn pids_further_down_are_refused() {
+    let script = ": > \"$STAGE/there\"; unshare -pf sleep 1000; :";
+    let what = "the parent of its first process is not in the pid namespace of the root";
+    refused(&["unshare", "-Urpf", "sh", "-c", script], 4, what);
+}
+
+/// What shows the machine's processes can only be copied from there.
+#[test]
+fn a_proc_of_others_is_refused() {
+    let tree = Tree::start(&["unshare", "-Urm", "sh", "-c", ": > $STAGE/there; sleep 1000; :"], 2);
+    let images = tree.scratch.path("images");
+    let outcome = Engine::Stasis.dump(tree.program.pid(), &images, Dump::ENDING);
+    for what in ["kind proc cannot be made again", "mounted outside of the tree's namespaces"] {
+        assert!(!outcome.success && outcome.stderr.contains(what), "{}", outcome.stderr);
+    }
+    tree.machine.end_all();
 }

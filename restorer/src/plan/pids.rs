@@ -4,6 +4,8 @@
 //! |---|---|
 //! | in the namespace of its maker | as any other, with a number for each namespace |
 //! | the first one of a namespace | with `CLONE_NEWPID`, by who is in the one around it |
+//! | the first one of a namespace that belongs to a user namespace below the root's | in that user namespace, by a process that passes there |
+//! | a child of that one | by its maker, in a process that passes in the pid namespace, and falls to it: nobody in the user namespace chooses numbers of around |
 //! | of another one in a namespace further down | by a maker that has its children born there for that time (setns), when the first one is there |
 //!
 //! Who is in a group that it does not see has it from its parent, which is in it by then.
@@ -15,6 +17,7 @@ use ids::ImagePid;
 use super::{Birth, ForkStep, Group, Plan, refuse};
 use crate::error::Error;
 use crate::levels::Levels;
+use crate::nested_users::NestedUsers;
 
 impl Plan {
     /// Plans the births in namespaces.
@@ -24,7 +27,8 @@ impl Plan {
         for (index, maker) in makers.iter().enumerate() {
             let pid = self.tasks[index].pid;
             let Some(maker) = *maker else { continue };
-            let is_helper = self.tasks[index].process.is_none();
+            let is_given = self.tasks[maker].forks.contains(&ForkStep::Given(index));
+            let is_helper = self.tasks[index].process.is_none() && !is_given;
             let of_maker = levels.namespace(self.tasks[maker].pid);
             let own = levels.namespace(pid);
             let birth = match own.and_then(|own| levels.space(own)) {
@@ -47,6 +51,39 @@ impl Plan {
         self.inherit_groups(levels, &makers)?;
         self.put_last(levels);
         self.await_first(levels, &makers)
+    }
+
+    /// Finds the first processes of pid namespaces that belong to user namespaces below the root's, and has what they would make made
+    /// by their makers.
+    pub(super) fn hand_over(&mut self, levels: &Levels, users: &NestedUsers) -> Result<(), Error> {
+        let makers = self.makers();
+        for (index, maker) in makers.iter().enumerate() {
+            let task = &self.tasks[index];
+            let own = levels.namespace(task.pid).filter(|_| levels.is_first(task.pid));
+            let owner = own.filter(|_| task.process.is_some()).and_then(|own| users.owner(own));
+            let Some(owner) = owner else { continue };
+            let apart = || refuse(self.tasks[index].pid, support::images::PIDS_APART);
+            let maker = maker.ok_or_else(apart)?;
+            let is_at_root = levels.depth(self.tasks[maker].pid) == 0;
+            let is_own = users.number(task.pid) == Some(owner);
+            let given = |step: &ForkStep| match *step {
+                ForkStep::Child(made) => Some(ForkStep::Given(made)),
+                _ => None,
+            };
+            let moved: Vec<ForkStep> = task.forks.iter().filter_map(given).collect();
+            let kept: Vec<ForkStep> =
+                task.forks.iter().copied().filter(|step| given(step).is_none()).collect();
+            let steps = &self.tasks[maker].forks;
+            let at = steps.iter().position(|step| step.made() == Some(index));
+            let makes = kept.iter().any(|step| step.made().is_some());
+            let (Some(at), true, true, false) = (at, is_at_root, is_own, makes) else {
+                return Err(apart());
+            };
+            self.tasks[index].forks = kept;
+            self.tasks[index].born_in = Some(owner);
+            self.tasks[maker].forks.splice(at + 1..at + 1, moved);
+        }
+        Ok(())
     }
 
     fn makers(&self) -> Vec<Option<usize>> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ids::{ImagePid, ImagePids};
+use images::id_map::IdMap;
 use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
@@ -22,11 +23,21 @@ const SS_DISABLE: u32 = 2;
 /// `SS_ONSTACK`: the thread was on it. The kernel sees that for itself, from the stack pointer.
 const SS_ONSTACK: u32 = 1;
 
+/// Where threads come back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) host: &'a Host,
+    /// In a user namespace below that of the tree.
+    pub(super) is_nested: bool,
+    /// Which they are born in: what ids are called there, and whether nobody may choose groups.
+    pub(super) born_in: Option<&'a (IdMap, bool)>,
+}
+
 /// Lays out the threads, the leader first. `stack_of` says where the stack of each ends; `is_nested` says that the process enters a user
 /// namespace below that of the tree.
 pub(super) fn lay_out(
     body: &Body,
-    (host, is_nested): (&Host, bool),
+    place: Place<'_>,
     stack_of: impl Fn(usize) -> u64,
     tables: &mut Tables,
 ) -> Result<Table<Thread>, Error> {
@@ -34,20 +45,12 @@ pub(super) fn lay_out(
     let mut filters = Filters::default();
     for (index, thread) in body.threads.iter().enumerate() {
         let filters = filters.of(&thread.filters, tables);
-        threads.push(Thread {
-            stack: stack_of(index),
-            filters,
-            ..one(thread, (host, is_nested), tables)?
-        });
+        threads.push(Thread { stack: stack_of(index), filters, ..one(thread, place, tables)? });
     }
     Ok(tables.put(&threads))
 }
 
-fn one(
-    thread: &load::Thread,
-    (host, is_nested): (&Host, bool),
-    tables: &mut Tables,
-) -> Result<Thread, Error> {
+fn one(thread: &load::Thread, place: Place<'_>, tables: &mut Tables) -> Result<Thread, Error> {
     let core = &thread.core;
     let rseq = core.rseq_entry.unwrap_or_default();
     let creds = core
@@ -71,7 +74,7 @@ fn one(
         settings: settings(core),
         processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
-        credentials: credentials(creds, (host, is_nested), tables),
+        credentials: credentials(creds, place, tables),
         strict: thread.is_strict().into(),
         pending: tables.put(&pending(core.signals_p.as_ref())),
         ..Thread::default()
@@ -189,11 +192,12 @@ pub(crate) fn name(comm: &[u8]) -> [u8; 16] {
     name
 }
 
-fn credentials(
-    creds: &CredsEntry,
-    (host, is_nested): (&Host, bool),
-    tables: &mut Tables,
-) -> Credentials {
+fn credentials(creds: &CredsEntry, place: Place<'_>, tables: &mut Tables) -> Credentials {
+    let mut creds = creds.clone();
+    if let Some((ids, _)) = place.born_in {
+        ids.enter(&mut creds);
+    }
+    let Place { host, is_nested, .. } = place;
     let groups: Vec<i32> = creds.groups.iter().map(|&group| group as i32).collect();
     let sets = [&creds.cap_inh, &creds.cap_prm, &creds.cap_eff, &creds.cap_bnd, &creds.cap_amb];
     let sets = sets.map(|set| capability_set(set));
@@ -213,7 +217,7 @@ fn credentials(
         securebits: creds.secbits,
         no_new_privs: creds.no_new_privs.unwrap_or(0),
         supplementary: tables.put(&groups),
-        born_with_groups: host.born_with_groups.into(),
+        born_with_groups: place.born_in.map_or(host.born_with_groups, |it| it.1).into(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::kept_locks::KeptByMapping;
 use crate::load::{Body, Checkpoint};
 use crate::mapped;
+use crate::namespaces::Sets;
 use crate::nested_users::NestedMade;
 use crate::plan::{Part, Plan, Table};
 use crate::prepare::{self, Descriptors};
@@ -75,7 +76,7 @@ pub(super) fn forked(
 pub(super) fn all(
     (checkpoint, plan): (&Checkpoint, &Plan),
     (host, forked): (&Host, &Layout),
-    (turns, nested_users): (&AllTurns, &NestedMade),
+    (turns, nested_users, sets): (&AllTurns, &NestedMade, &Sets),
     files: &mut OpenFiles,
     shared: &Shared,
     helpers: &BTreeMap<ImagePid, ImagePid>,
@@ -90,6 +91,8 @@ pub(super) fn all(
         };
         let task = plan.tasks.iter().find(|task| task.process == Some(index));
         let part = task.map_or(Part::Alone, |task| task.descriptors.part);
+        let born_in = task.and_then(|task| task.born_in);
+        let born_in = born_in.and_then(|user| sets.nested_users().ids(user));
         let descriptors = Descriptors {
             exe: files.program(body.mm.exe_file_id)?,
             mapped: mapped(body, files)?,
@@ -106,7 +109,8 @@ pub(super) fn all(
                 let others = if let Part::First { others } = part { others } else { 0 };
                 (turns.done.number(), others)
             }),
-            user_namespace: nested_users.of(process.pid),
+            user_namespace: nested_users.of(process.pid).filter(|_| born_in.is_none()),
+            born_in,
         };
         // Their numbers may be those that the restore has for itself.
         if descriptors.user_namespace.is_some() && descriptors.late.1 >= 0 {
