@@ -20,10 +20,11 @@ use support::{Refusal, Unsupported, users};
 
 use crate::error::Error;
 use crate::mounts::{Origin, Views, shown};
+use crate::namespaces::ipc::is_as_new;
 use crate::processes::is_zombie;
 
 /// Kinds of namespaces that may belong to one.
-const OWNED: [&str; 4] = ["net", "uts", "mnt", "pid"];
+const OWNED: [&str; 6] = ["net", "uts", "mnt", "pid", "cgroup", "ipc"];
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,16 @@ impl NestedUsers {
         for ((name, _), (owner, member)) in &found.owners {
             if !OWNED.contains(name) || !found.entries.contains_key(owner) {
                 refused.push(users::OF_NESTED.of(*member, format!("{name} namespace")));
+            } else if *name == "ipc" {
+                match is_as_new(*member) {
+                    Ok(true) => {}
+                    Ok(false) => refused.push(users::IPC_IN_USE.of(*member, "ipc namespace")),
+                    Err(_) if !kernel::process::exists(*member) => {}
+                    Err(source) => {
+                        let operation = "look into the IPC namespace of";
+                        return Err(Error::Process { operation, pid: *member, source });
+                    }
+                }
             }
         }
         refused.extend(found.unsupported_pids(root, inventory));

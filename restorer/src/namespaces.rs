@@ -65,6 +65,11 @@ trait Making: Debug {
     /// Makes it; nobody is in it.
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error>;
 
+    /// The same in a user namespace below that of the root.
+    fn make_nested(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
+        self.make(number, given)
+    }
+
     /// Fills it, when all have been made.
     fn fill(&self, _number: u32, _made: &Made<'_>, _given: &Given) -> Result<(), Error> {
         Ok(())
@@ -363,7 +368,7 @@ impl<'s> Made<'s> {
         let number = key.1;
         let nested = self.sets.nested_users.inside(number);
         if let Some(inside) = nested.filter(|_| namespace.is_new(given)) {
-            let made = inside.during(|| Ok(namespace.make(number, given)));
+            let made = inside.during(|| Ok(namespace.make_nested(number, given)));
             return made.map_err(Error::kernel("make a namespace in a user namespace"))?;
         }
         let Some(users) = self.sets.users().filter(|users| users.owns(number)) else {

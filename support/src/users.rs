@@ -13,9 +13,16 @@ pub const NESTED: Refusal = Refusal::fixed(
 /// A namespace that belongs to a user namespace below that of the root of the tree.
 pub const OF_NESTED: Refusal = Refusal::fixed(
     "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet \
-     but for those of networks, names, mounts and processes",
+     but for those of networks, names, mounts, processes, control groups and IPC",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
+);
+
+/// An IPC namespace that belongs to a user namespace below that of the root, in which there is something.
+pub const IPC_IN_USE: Refusal = Refusal::fixed(
+    "it belongs to a user namespace below that of the tree's root, and there are semaphores, message queues or shared memory in it, \
+     or other limits than in a new one, which are not made there yet",
+    "have the program remove them before the dump (ipcrm), or start it without an IPC namespace of its own",
 );
 
 /// A pid namespace that belongs to a user namespace below that of the root, of a process that is in one itself.

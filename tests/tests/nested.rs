@@ -240,7 +240,7 @@ fn a_sandbox_of_bubblewrap() {
     if !is_there("bwrap") {
         return;
     }
-    let script = "exec bwrap --unshare-user --unshare-pid --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc \
+    let script = "exec bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-net --unshare-cgroup --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc \
                   --dev /dev --tmpfs /mnt sh -c \"$0\"";
     Tree::start(&["sh", "-c", script, &with_children("/mnt")], 6).carried();
 }

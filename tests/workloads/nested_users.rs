@@ -163,13 +163,12 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
 
 /// What is not carried.
 pub(crate) fn refused(stage: &Stage) -> Outcome {
-    let simple = |name: &'static str, flags: CloneFlags| {
-        child(stage, name, move || {
-            unshare(CloneFlags::CLONE_NEWUSER | flags).expect("unshare");
-            member(stage, name, |_| {})
-        })
-    };
-    let owning = simple("owning", CloneFlags::CLONE_NEWIPC);
+    let owning = child(stage, "owning", || {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC).expect("unshare");
+        // SAFETY: the call takes numbers.
+        check(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }).expect("semget");
+        member(stage, "owning", |_| {})
+    });
     let deeper = child(stage, "deeper", || {
         unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
         write("self", "uid_map", "0 0 1");

@@ -3,12 +3,14 @@
 
 use std::io;
 
+use ids::HostPid;
 use images::id_map::IdMap;
 use images::messages::{IpcMsg, IpcMsgEntry, IpcSemEntry, IpcVarEntry};
 use images::{ImageWriter, names};
-use kernel::namespaces::{inside, of_process};
+use kernel::namespaces::{inside, new, of_process};
 use kernel::sysv::limits::Limit;
 use kernel::sysv::queues::{Message, Queue};
+use kernel::sysv::segments::Segment;
 use kernel::sysv::semaphores::Set;
 
 use super::{Described, Namespace};
@@ -39,6 +41,18 @@ pub(super) fn read(namespace: &Namespace) -> Result<Box<dyn Described>, Error> {
     let ipc = of_process(pid, "ipc")
         .and_then(|ipc| inside("ipc", ipc, || Ipc::read(namespace.users.ids.clone())));
     Ok(Box::new(ipc.map_err(failed)?))
+}
+
+/// Whether the IPC namespace of a process has nothing in it, and the limits that a new one has.
+pub(crate) fn is_as_new(member: HostPid) -> io::Result<bool> {
+    let look = || {
+        let is_empty = Set::all()?.is_empty() && Queue::all()?.is_empty();
+        Ok((is_empty && Segment::all()?.is_empty(), limits()?))
+    };
+    let (is_empty, there) = of_process(member, "ipc").and_then(|ipc| inside("ipc", ipc, look))?;
+    let mut usual = None;
+    new("ipc", || limits().map(|limits| usual = Some(limits)))?;
+    Ok(is_empty && usual == Some(there))
 }
 
 impl Ipc {

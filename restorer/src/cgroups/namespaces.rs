@@ -68,6 +68,7 @@ pub(super) fn make(
         let doing = format!("make a cgroup namespace in {} ({LEAVE})", roots.join(", "));
         let users = checkpoint.namespaces.users().filter(|users| users.owns(namespace));
         let inside = users.map(|users| users.inside(&[])).transpose()?;
+        let inside = inside.or_else(|| checkpoint.namespaces.nested_users().inside(namespace));
         let made = make_in(&doors, inside.as_ref()).map_err(Error::kernel(doing))?;
         checkpoint.namespaces.is_made(namespace, "cgroup", made);
     }

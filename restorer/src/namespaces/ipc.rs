@@ -63,6 +63,16 @@ impl Making for Ipc {
         let objects = &self.objects;
         new("ipc", || fill(objects, &mut reader)).map_err(failed)
     }
+
+    /// A dump takes none with anything in it, or with other limits than a new one has.
+    fn make_nested(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
+        let IpcNamespace { segments, sets, queues, .. } = &self.objects;
+        if !(segments.is_empty() && sets.is_empty() && queues.is_empty()) {
+            let refusal = support::users::IPC_IN_USE;
+            return Err(Error::refused(refusal.of(0, format!("IPC namespace {number}"))));
+        }
+        new("ipc", || Ok(())).map_err(Error::kernel(format!("make IPC namespace {number}")))
+    }
 }
 
 /// Says which object the kernel did not make.
