@@ -11,7 +11,7 @@ use images::MappingKind;
 use kernel::io_uring::place;
 use kernel::procfs::{Detail, Dir, FdInfo};
 use support::mappings::object_of;
-use support::rings::{MAPPED_IN_PARTS, REGISTERED_RINGS, UNKNOWN, UNSEEN, in_flight, of_ring};
+use support::rings::{MAPPED_IN_PARTS, REGISTERED_RINGS, UNKNOWN, in_flight};
 use support::{Refusal, Unsupported};
 
 use crate::aio::Tree;
@@ -31,17 +31,9 @@ pub(crate) fn look(
         let failed = |source| Error::Inventory { pid, source };
         let known = collector.rings(process).map_err(failed)?;
         let requests = collector.requests(pid).map_err(failed)?;
-        let (Some(known), Some(requests)) = (known, requests) else {
-            let files = process.files.iter().filter(|file| file.is_ring());
-            found.extend(files.map(|file| UNSEEN.of(pid, object(file.fd))));
-            continue;
-        };
-        for ring in known {
-            if let Some(refusal) = of_ring(ring.flags, ring.has, ring.buffers) {
-                found.push(refusal.of(pid, object(ring.fd)));
-            }
-            rings.insert((pid, ring.fd), ring);
-        }
+        // The kind of file says of each ring why it is not carried, as that it is not known.
+        let (Some(known), Some(requests)) = (known, requests) else { continue };
+        rings.extend(known.into_iter().map(|ring| ((pid, ring.fd), ring)));
         found.extend(requests.iter().filter_map(|thread| {
             let refusal = of_thread(thread, tree)?;
             Some(refusal.of(pid, format!("io_urings of thread {}", thread.tid)))
@@ -62,10 +54,6 @@ fn of_thread(thread: &Requests, tree: Tree) -> Option<Refusal> {
         Some(requests) if requests > 0 && tree == Tree::StandsStill => Some(in_flight(requests)),
         Some(_) => None,
     }
-}
-
-fn object(fd: i32) -> String {
-    format!("descriptor {fd} (anon_inode:[io_uring])")
 }
 
 /// The threads of a process that have requests in flight, with how many; none where the kernel does not tell.

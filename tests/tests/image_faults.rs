@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use stasis_tests::faults::Random;
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload};
+use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
 
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,10 @@ impl Pair {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
         let other = Workload::start(family, scratch.path("other"));
-        dump(&machine, &other, &scratch.path("of-other"));
+        let by_programs = family.starts_with("io_uring");
+        dump(&machine, &other, &scratch.path("of-other"), by_programs);
         let workload = Workload::start(family, scratch.path("work"));
-        dump(&machine, &workload, &scratch.path("images"));
+        dump(&machine, &workload, &scratch.path("images"), by_programs);
         fs::write(workload.path("restored"), "").expect("say so");
         Self { machine, scratch, workload, other, random: Random::new(0x1_3a6e) }
     }
@@ -128,8 +129,12 @@ impl Pair {
 
 const MANIFEST: &str = "stasis-manifest";
 
-fn dump(machine: &Machine, workload: &Workload, images: &Path) {
-    Engine::Stasis.dump(workload.pid(), images, Dump::ENDING).must_succeed("dump");
+/// `by_programs` where a dump needs what eBPF programs tell.
+fn dump(machine: &Machine, workload: &Workload, images: &Path, by_programs: bool) {
+    let collector = by_programs.then(|| Collector::start(&images.with_extension("collector")));
+    let how = Dump { collector: collector.as_ref(), ..Dump::ENDING };
+    Engine::Stasis.dump(workload.pid(), images, how).must_succeed("dump");
+    drop(collector);
     machine.await_no_children();
 }
 
@@ -253,10 +258,10 @@ fn a_failure_with_nested_pid_namespaces_is_told() {
 
 seen! {
     ghosts memfd pipes timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
-    datagrams_waiting
+    datagrams_waiting io_uring_shared
 }
 
 without_manifest! {
     inotify sysv_memory threads unix_sockets networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces
-    datagrams_waiting
+    datagrams_waiting io_uring_shared
 }

@@ -64,6 +64,12 @@ impl FileKind for IoUring {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
+        // Its mappings are of it, whatever becomes of it.
+        let found = survey.out.beside.of::<Found>();
+        let other = found.by_inode.insert(file.inode, Some(entry.id));
+        if other.is_some() {
+            found.by_inode.insert(file.inode, None);
+        }
         let fown = survey.owner(process.pid, file)?;
         let ring = survey.context.rings.get(&(process.pid, file.fd)).cloned();
         let ring = ring.ok_or(Problem::Refused(UNSEEN))?;
@@ -95,10 +101,6 @@ impl FileKind for IoUring {
             read(&mut uring, &fd)?;
         }
         let found = survey.out.beside.of::<Found>();
-        let other = found.by_inode.insert(file.inode, Some(entry.id));
-        if other.is_some() {
-            found.by_inode.insert(file.inode, None);
-        }
         found.holders.insert(entry.id, (process.pid, ring));
         Ok(FileEntry { r#type: fd_type::IO_URING, uring: Some(Box::new(uring)), ..entry })
     }
