@@ -24,6 +24,7 @@ mod infect;
 mod inject;
 mod interrupted;
 mod ipc_desc;
+mod ipc_limits;
 mod kobj_ids;
 mod labels;
 mod later;

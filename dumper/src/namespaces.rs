@@ -5,7 +5,7 @@
 //! their number. Each kind has a module, and a line in [`TABLE`].
 
 mod cgroup;
-pub(crate) mod ipc;
+mod ipc;
 mod mnt;
 pub(crate) mod net;
 mod pid;

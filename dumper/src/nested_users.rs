@@ -19,8 +19,8 @@ use support::tree::Surroundings;
 use support::{Refusal, Unsupported, users};
 
 use crate::error::Error;
+use crate::ipc_limits::is_as_new;
 use crate::mounts::{Origin, Views, shown};
-use crate::namespaces::ipc::is_as_new;
 use crate::processes::is_zombie;
 
 /// Kinds of namespaces that may belong to one.
