@@ -365,11 +365,42 @@ pub const FANOUT_PROGRAM: Refusal = Refusal::fixed(
     "have the program close it before the dump, or share packets in another way (PACKET_FANOUT_HASH)",
 );
 
-/// A ring of packets that is in use: where in it the kernel goes on is not to be set.
-pub const RING_USED: Refusal = Refusal::fixed(
-    "packets have passed through its ring (PACKET_RX_RING, PACKET_TX_RING), and the kernel would begin anew in \
-     a new one",
+/// A ring of packets of which nobody can say where the kernel goes on.
+pub const RING_UNCLEAR: Refusal = Refusal::fixed(
+    "packets have passed through its ring (PACKET_RX_RING), and neither what is unread nor their times tell where in it the \
+     kernel goes on",
+    "dump it again when the program has read what is in the ring, or when more packets have come",
+);
+
+/// A ring to send by that has been used.
+pub const RING_OF_SENDING: Refusal = Refusal::fixed(
+    "packets have been sent by its ring (PACKET_TX_RING), and the kernel does not tell where in it it goes on",
     "have the program close it before the dump, and open it again after the restore",
+);
+
+/// A ring whose blocks have parts for the program.
+pub const RING_WITH_PRIVATE_PARTS: Refusal = Refusal::fixed(
+    "packets have passed through its ring, whose blocks have parts of the program's own (tp_sizeof_priv)",
+    "have the program close it before the dump, and open it again after the restore",
+);
+
+/// A ring that has been used, of a socket that is bound to no protocol.
+pub const RING_UNBOUND: Refusal = Refusal::fixed(
+    "packets have passed through its ring, and it is bound to no protocol, or of the old type (SOCK_PACKET)",
+    "have the program close it before the dump, and open it again after the restore",
+);
+
+/// A ring that has been used, without what a restore takes to bring a new one to the same place.
+pub const RING_WITHOUT_LOOPBACK: Refusal = Refusal::fixed(
+    "packets have passed through its ring, and the loopback interface, by which a restore would bring a new one to where the \
+     kernel goes on, is down",
+    "set it up before the dump: nsenter --net -t PID ip link set lo up",
+);
+
+/// A ring that cannot be brought to where the kernel goes on: a restore.
+pub const RING_NOT_ADVANCED: Refusal = Refusal::fixed(
+    "the loopback interface is down, by which its ring would be brought to where the kernel goes on in it",
+    "set that interface up in the network namespace that the tree comes back in",
 );
 
 /// A mapping of a part of a ring.

@@ -463,8 +463,8 @@ fn a_part_of_a_datagram() {
 }
 
 #[test]
-fn a_ring_that_packets_have_passed() {
-    refused("unsupported-packet_ring", &["packet_rx_ring"]);
+fn a_ring_that_packets_have_been_sent_by() {
+    refused("unsupported-packet_ring", &["packet_tx_ring"]);
 }
 
 #[test]

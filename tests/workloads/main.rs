@@ -197,6 +197,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("packet", packet::run),
     ("packet_beyond_criu", packet::beyond_criu),
     ("packet_old", packet::old),
+    ("packet_rings", packet::rings),
     ("pidfd", pidfd::run),
     ("ping", datagrams::ping),
     ("pidfd_changing", pidfd::changing),

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use libc::{AF_PACKET, SOCK_DGRAM, SOCK_RAW, SOL_PACKET};
 
 use crate::sockets::{bind, get, name, new, receive, send_to, set, set_bytes};
-use crate::stage::{Findings, Outcome, Stage, check};
+use crate::stage::{Findings, Outcome, Stage, check, eventually};
 
 // include/uapi/linux/if_packet.h
 const ADD_MEMBERSHIP: i32 = 1;
@@ -182,14 +182,160 @@ pub(crate) fn old(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
-/// A ring that a packet has come through.
+/// A program's place in a ring to receive by.
+struct Reader {
+    socket: OwnedFd,
+    protocol: u16,
+    version: i32,
+    ring: *mut u8,
+    next: usize,
+}
+
+/// Frames or blocks of a ring.
+const PARTS: usize = 4;
+
+impl Reader {
+    /// With a ring of four frames or blocks of two pages; blocks are handed over after so many milliseconds.
+    fn new(protocol: u16, version: i32, timeout: u32) -> Self {
+        let socket = new(AF_PACKET, SOCK_DGRAM, 0);
+        set(&socket, SOL_PACKET, VERSION, version as u32);
+        let size = 2 * PAGE as u32;
+        let request = [size, PARTS as u32, size, PARTS as u32, timeout, 0, 0];
+        let request = request.map(u32::to_ne_bytes).concat();
+        let request = if version == 2 { &request[..] } else { &request[..16] };
+        set_bytes(&socket, SOL_PACKET, RX_RING, request).expect("PACKET_RX_RING");
+        // SAFETY: a new mapping at a place that the kernel chooses.
+        let ring = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                2 * PAGE * PARTS,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(ring, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        bind(&socket, &address(protocol));
+        Self { socket, protocol, version, ring: ring.cast(), next: 0 }
+    }
+
+    fn word(&self, at: usize) -> *mut u32 {
+        // SAFETY: all that is asked for is within the part of the ring.
+        unsafe { self.ring.add(self.next * 2 * PAGE + at).cast() }
+    }
+
+    fn get(&self, at: usize) -> u32 {
+        // SAFETY: the kernel may write to it meanwhile.
+        unsafe { self.word(at).read_volatile() }
+    }
+
+    /// The first bytes of the packets in the next part, once the kernel has handed it over; gives it back.
+    fn read(&mut self) -> Vec<u8> {
+        let status = if self.version == 2 { 8 } else { 0 };
+        if !eventually(|| self.get(status) & 1 != 0) {
+            return Vec::new();
+        }
+        let (first, packets) = match self.version {
+            2 => (self.get(16) as usize, self.get(12)),
+            _ => (0, 1),
+        };
+        let mut found = Vec::new();
+        let mut packet = first;
+        for _ in 0..packets {
+            // Where the packet begins behind its head: in a word of two halves.
+            let begins = match self.version {
+                0 => self.get(packet + 16) & 0xffff,
+                1 => self.get(packet + 12) & 0xffff,
+                _ => self.get(packet + 24) & 0xffff,
+            };
+            found.push((self.get(packet + begins as usize) & 0xff) as u8);
+            packet += self.get(packet) as usize;
+        }
+        // SAFETY: as above; the part is the program's.
+        unsafe { self.word(status).write_volatile(0) };
+        self.next = (self.next + 1) % PARTS;
+        found
+    }
+
+    fn gets(&mut self, byte: u8) -> Vec<u8> {
+        sends(self.protocol, &[byte; 64]);
+        self.read()
+    }
+}
+
+/// Rings that packets have passed through, of all three versions: some that the program has read, some that wait.
+pub(crate) fn rings(stage: &Stage) -> Outcome {
+    // Nobody else sends with these, nor another one of this program.
+    let own = 0xa000 + (std::process::id() % 0x400) as u16 * 8;
+    let mut old = Reader::new(own, 0, 0);
+    // Of two rings nothing but the times of their packets tells where the kernel goes on: here they pass a full second.
+    let mut read = Reader::new(own + 5, 1, 0);
+    let mut frames = Reader::new(own + 1, 1, 0);
+    let mut blocks = Reader::new(own + 2, 2, 20);
+    // Its packets wait in the block that the kernel writes to.
+    let mut slow = Reader::new(own + 3, 2, 3000);
+    let mut idle = Reader::new(own + 4, 2, 20);
+    for byte in 1..=7 {
+        assert_eq!((old.gets(byte), read.gets(byte)), (vec![byte], vec![byte]));
+        std::thread::sleep(std::time::Duration::from_millis(150));
+    }
+    for byte in 1..=5 {
+        assert_eq!(frames.gets(byte), [byte]);
+    }
+    sends(frames.protocol, &[6; 64]);
+    sends(frames.protocol, &[7; 64]);
+    for byte in 1..=6 {
+        assert_eq!(blocks.gets(byte), [byte]);
+    }
+    sends(blocks.protocol, &[7; 64]);
+    sends(blocks.protocol, &[8; 64]);
+    assert!(arrives(&blocks.socket) && arrives(&frames.socket), "packets");
+    assert_eq!(slow.gets(1), [1]);
+    sends(slow.protocol, &[2; 64]);
+    sends(slow.protocol, &[3; 64]);
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("frames that waited", &[[6], [7]], &[(); 2].map(|()| first(&frames.read())));
+    // The time of a block may have passed between two packets.
+    let mut waited = blocks.read();
+    if waited.len() == 1 {
+        waited.extend(blocks.read());
+    }
+    found.same("a block that waited", &vec![7, 8], &waited);
+    found.same("a block that the kernel wrote to", &vec![2, 3], &slow.read());
+    for byte in 10..20 {
+        for ring in [&mut old, &mut read, &mut frames, &mut blocks, &mut idle] {
+            found.same("a packet", &vec![byte], &ring.gets(byte));
+        }
+    }
+    found.same("one behind", &vec![4], &slow.gets(4));
+    found.outcome()
+}
+
+fn first(bytes: &[u8]) -> [u8; 1] {
+    [bytes.first().copied().unwrap_or_default()]
+}
+
+/// A ring that a packet has been sent by.
 pub(crate) fn used_ring(stage: &Stage) -> Outcome {
+    const FRAME_DATA: usize = 32;
+    const SEND_REQUEST: u32 = 1;
     let ringed = new(AF_PACKET, SOCK_DGRAM, 0);
     set(&ringed, SOL_PACKET, VERSION, 1);
     set_bytes(&ringed, SOL_PACKET, RX_RING, &ring()).expect("PACKET_RX_RING");
+    set_bytes(&ringed, SOL_PACKET, TX_RING, &ring()).expect("PACKET_TX_RING");
     bind(&ringed, &address(OF_USED_RING));
-    sends(OF_USED_RING, b"ring");
-    assert!(arrives(&ringed), "a packet");
+    let rings = map(&ringed);
+    // SAFETY: the ring to send by has two pages behind two of that to receive by.
+    unsafe {
+        let frame = rings.byte_add(2 * PAGE);
+        frame.add(1).write_volatile(FRAME_DATA as u32);
+        frame.write_volatile(SEND_REQUEST);
+    }
+    send_to(&ringed, &[], &address(OF_USED_RING)).expect("send what is in the ring");
     stage.ready_then_wait();
     let mut found = Findings::default();
     found.must("the packet is there", arrives(&ringed));

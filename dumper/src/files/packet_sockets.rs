@@ -2,7 +2,7 @@
 //! share packets with.
 //!
 //! What waits in one are copies of what others have sent and received. They are left behind, as packets are for
-//! which a socket has no room, and this is told.
+//! which a socket has no room, and this is told. What the program has not read of a ring is carried.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,9 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use collector::{Mapping, OpenFile, Process};
 use ids::HostPid;
-use images::messages::{FileEntry, PacketMclist, PacketRing, PacketSockEntry, fd_type, vma_status};
+use images::messages::{
+    FileEntry, PacketMclist, PacketRing, PacketRingPart, PacketSockEntry, fd_type, vma_status,
+};
 use kernel::packet_diag::{Membership, PacketSocket as Known, Ring};
 use kernel::packet_ring::MappedRings;
+use kernel::packet_ring::advance::is_loopback_up;
+use kernel::packet_ring::used::{Unclear, Used};
 use kernel::sockets::{is_readable, option};
 use libc::SOL_PACKET;
 
@@ -74,11 +78,21 @@ impl FileKind for PacketSocket {
             survey.to_keep = false;
         }
         let mut socket = with_socket(survey.held, pid, file, |socket| self::entry(socket, &known))?;
-        let waits = |socket: BorrowedFd<'_>| is_readable(socket).doing("look for packets in");
+        let bytes = bytes(&known);
+        let ring = with_socket(survey.held, pid, file, |socket| ring_of(socket, &known, bytes))?;
+        // What has been received before there was a ring is not looked for.
+        let waits = |socket: BorrowedFd<'_>| match &ring {
+            Some(ring) => Ok(ring.left_behind),
+            None => is_readable(socket).doing("look for packets in"),
+        };
         if survey.frozen && with_socket(survey.held, pid, file, waits)? {
             survey.out.left_behind += 1;
         }
-        let bytes = bytes(&known);
+        if let Some(Used { next, unread, .. }) = ring {
+            socket.ring_next = Some(next).filter(|next| *next > 0);
+            let part = |(index, bytes)| PacketRingPart { index, bytes };
+            socket.ring_unread = unread.into_iter().map(part).collect();
+        }
         if bytes > 0 {
             survey.out.beside.of::<Rings>().0.insert(file.inode, Mappable { id: entry.id, bytes });
         }
@@ -135,7 +149,6 @@ impl FileKind for PacketSocket {
 
 /// The entry of a packet socket, without its id, flags and owner.
 fn entry(socket: BorrowedFd<'_>, known: &Known) -> Result<PacketSockEntry, Problem> {
-    are_unused(socket, known)?;
     Ok(PacketSockEntry {
         id: 0,
         r#type: known.kind,
@@ -158,6 +171,8 @@ fn entry(socket: BorrowedFd<'_>, known: &Known) -> Result<PacketSockEntry, Probl
         tx_ring: known.send_ring.map(ring),
         ns_id: None,
         interface: interface(known.interface)?,
+        ring_next: None,
+        ring_unread: Vec::new(),
     })
 }
 
@@ -220,15 +235,30 @@ fn bytes(known: &Known) -> u64 {
     [known.receive_ring, known.send_ring].iter().flatten().map(Ring::bytes).sum()
 }
 
-/// Refuses rings that have been used: where in them the kernel goes on cannot be set.
-fn are_unused(socket: BorrowedFd<'_>, known: &Known) -> Result<(), Problem> {
-    let bytes = bytes(known);
+/// What is in the ring to receive by of a socket, if it has rings.
+fn ring_of(socket: BorrowedFd<'_>, known: &Known, bytes: u64) -> Result<Option<Used>, Problem> {
     if bytes == 0 {
-        return Ok(());
+        return Ok(None);
     }
+    let refused = |rule| Err(Problem::Refused(rule));
     let mapped = MappedRings::new(socket, bytes).doing("map the rings of")?;
-    match mapped.is_unused(known) {
-        true => Ok(()),
-        false => Err(Problem::Refused(support::sockets::RING_USED)),
+    let used = match mapped.used(known) {
+        Ok(used) => used,
+        Err(Unclear::Place) => return refused(support::sockets::RING_UNCLEAR),
+        Err(Unclear::Sending) => return refused(support::sockets::RING_OF_SENDING),
+        Err(Unclear::Private) => return refused(support::sockets::RING_WITH_PRIVATE_PARTS),
+    };
+    if used.next > 0 {
+        // A restore brings the kernel there by packets over the loopback interface, before the socket is bound.
+        if known.kind == OLD || known.protocol == 0 {
+            return refused(support::sockets::RING_UNBOUND);
+        }
+        if !is_loopback_up(socket).doing("look at the loopback interface beside")? {
+            return refused(support::sockets::RING_WITHOUT_LOOPBACK);
+        }
     }
+    Ok(Some(used))
 }
+
+/// The old type of packet sockets, which are bound by a name.
+const OLD: u32 = 10;

@@ -115,6 +115,23 @@ pub struct PacketSockEntry {
     /// Extension: name of the device, whose number may be another one's where it is restored.
     #[prost(string, optional, tag = "1000")]
     pub interface: Option<String>,
+    /// The frame or block of its ring to receive by that the kernel goes on with (ours).
+    #[prost(uint32, optional, tag = "1001")]
+    pub ring_next: Option<u32>,
+    /// What of that ring has not been read, in order (ours).
+    #[prost(message, repeated, tag = "1002")]
+    pub ring_unread: Vec<PacketRingPart>,
+}
+
+/// Extension: a frame, or a block, of a ring of packets.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PacketRingPart {
+    /// Which, from 0.
+    #[prost(uint32, required, tag = "1")]
+    pub index: u32,
+    /// Its bytes from the beginning on, as far as they mean something.
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub bytes: Vec<u8>,
 }
 
 /// A multicast membership of a packet socket.

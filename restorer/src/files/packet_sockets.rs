@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use images::messages::{FileEntry, PacketMclist, PacketRing, PacketSockEntry, fd_type};
+use kernel::packet_diag::Ring;
+use kernel::packet_ring::advance::advance;
 use kernel::sockets::{self, Address, set_option, set_option_bytes};
 use libc::{AF_PACKET, SOL_PACKET, SOL_SOCKET};
 
-use super::Error;
 use super::beside::{Beside, Part};
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
@@ -17,6 +18,7 @@ use super::keep::Keep;
 use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::socket_options;
+use super::{Error, Refused};
 
 // include/uapi/linux/if_packet.h
 const ADD_MEMBERSHIP: i32 = 1;
@@ -66,6 +68,15 @@ impl FileKind for PacketSocket {
         if u16::try_from(entry.protocol).is_err() {
             return wrong("its protocol is none");
         }
+        let all =
+            entry.rx_ring.map_or(0, |ring| u64::from(ring.block_size) * u64::from(ring.block_nr));
+        let unread = entry.ring_unread.iter().map(|part| part.bytes.len() as u64).sum::<u64>();
+        if unread > all
+            || entry.ring_next.is_some()
+                && (entry.rx_ring.is_none() || entry.protocol == 0 || entry.r#type == SOCK_PACKET)
+        {
+            return wrong("more is unread of its ring than that has room for, or it has none");
+        }
         match entry.mclist.iter().any(|it| it.addr.len() > MOST_BYTES || it.r#type > 0xffff) {
             true => wrong("it has a membership that nobody can have"),
             false => Ok(()),
@@ -73,9 +84,14 @@ impl FileKind for PacketSocket {
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        // All rings are brought to their places before anything is bound that would see the packets by which that is done.
+        let mut made = Vec::new();
         for file in files {
             let entry = entry(file)?;
-            let socket = opening.opener.networks.within(entry.ns_id, || make(entry))?;
+            made.push((entry, opening.opener.networks.within(entry.ns_id, || make(entry))?));
+        }
+        for (entry, socket) in made {
+            let socket = opening.opener.networks.within(entry.ns_id, || complete(entry, socket))?;
             if entry.rx_ring.is_some() || entry.tx_ring.is_some() {
                 let mapped = socket.try_clone().map_err(|source| Error::Kernel {
                     operation: format!("copy the descriptor of {}", what(entry)),
@@ -115,7 +131,8 @@ fn what(entry: &PacketSockEntry) -> String {
     format!("packet socket {}", entry.id)
 }
 
-/// Makes the socket of an entry. It is bound when all else is as it was: before that it receives nothing.
+/// Makes the socket of an entry, with its rings. It is bound when all else is as it was ([`complete`]): before that it
+/// receives nothing.
 fn make(entry: &PacketSockEntry) -> Result<OwnedFd, Error> {
     let what = what(entry);
     let failed = |doing: &str| {
@@ -132,16 +149,58 @@ fn make(entry: &PacketSockEntry) -> Result<OwnedFd, Error> {
         packet_options(&socket, entry).map_err(failed("set the options of"))?;
     }
     socket_options::others(&socket, &entry.opts, &what)?;
-    socket_options::filter(&socket, &entry.opts, &what)?;
-    for membership in &entry.mclist {
-        let interface = number(membership.index, membership.interface.as_deref(), &what)?;
-        join(&socket, membership, interface).map_err(failed("make a member of a group"))?;
-    }
     for (option, ring) in [(RX_RING, &entry.rx_ring), (TX_RING, &entry.tx_ring)] {
         if let Some(ring) = ring {
             set_option_bytes(&socket, SOL_PACKET, option, &request(ring))
                 .map_err(failed("make a ring of"))?;
         }
+    }
+    if let Some(ring) = &entry.rx_ring {
+        fill(&socket, entry, ring, &what)?;
+    }
+    Ok(socket)
+}
+
+/// Brings a ring to where the kernel went on in it, with what has not been read.
+fn fill(
+    socket: &OwnedFd,
+    entry: &PacketSockEntry,
+    ring: &PacketRing,
+    what: &str,
+) -> Result<(), Error> {
+    let next = entry.ring_next.unwrap_or(0);
+    if next == 0 && entry.ring_unread.is_empty() {
+        return Ok(());
+    }
+    let ring = known(ring);
+    let bytes = ring.bytes() + entry.tx_ring.as_ref().map_or(0, |ring| known(ring).bytes());
+    let unread: Vec<_> =
+        entry.ring_unread.iter().map(|part| (part.index, &part.bytes[..])).collect();
+    match advance(socket.as_fd(), (&ring, entry.version), bytes, next, &unread) {
+        Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
+            Err(Error::Refused(vec![Refused::new(
+                entry.id,
+                support::sockets::RING_NOT_ADVANCED.of(0, what),
+            )]))
+        }
+        done => done.map_err(|source| {
+            let operation = format!("bring the ring to its place of {what}");
+            Error::Kernel { operation, source }
+        }),
+    }
+}
+
+/// What is bound, receives.
+fn complete(entry: &PacketSockEntry, socket: OwnedFd) -> Result<OwnedFd, Error> {
+    let what = what(entry);
+    let failed = |doing: &str| {
+        let operation = format!("{doing} {what}");
+        move |source| Error::Kernel { operation, source }
+    };
+    socket_options::filter(&socket, &entry.opts, &what)?;
+    for membership in &entry.mclist {
+        let interface = number(membership.index, membership.interface.as_deref(), &what)?;
+        join(&socket, membership, interface).map_err(failed("make a member of a group"))?;
     }
     let interface = number(entry.ifindex, entry.interface.as_deref(), &what)?;
     if let Some(address) = address(entry, interface).map_err(failed("name the interface of"))? {
@@ -213,6 +272,18 @@ fn join(socket: &OwnedFd, entry: &PacketMclist, interface: u32) -> io::Result<()
     request.extend_from_slice(&entry.addr);
     request.resize(8 + MOST_BYTES, 0);
     set_option_bytes(socket, SOL_PACKET, ADD_MEMBERSHIP, &request)
+}
+
+const fn known(ring: &PacketRing) -> Ring {
+    Ring {
+        block_size: ring.block_size,
+        block_count: ring.block_nr,
+        frame_size: ring.frame_size,
+        frame_count: ring.frame_nr,
+        timeout: ring.retire_tmo,
+        private: ring.sizeof_priv,
+        features: ring.features,
+    }
 }
 
 /// `struct tpacket_req3`, which begins as `struct tpacket_req`.
