@@ -28,6 +28,7 @@ use crate::options::DumpOptions;
 use crate::processes::has_ended;
 use crate::rings;
 use crate::room;
+use crate::semaphore_undo;
 use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
@@ -177,6 +178,7 @@ impl<'a> Looker<'a> {
         found.extend(aio::look(collector, &inventory, aio::Tree::Runs)?.1);
         let (rings, refused) = rings::look(collector, &inventory, aio::Tree::Runs)?;
         found.extend(refused);
+        found.extend(semaphore_undo::look(collector, &inventory)?.1);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let foreign = |process: &Process| {
