@@ -315,6 +315,11 @@ mod tests {
         assert_eq!(name.unwrap().nodename(), "inside");
         let failed = there.during(|| nix::unistd::setgroups(&[]).map_err(io::Error::from));
         assert_eq!(failed.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        // Where somebody else owns it nobody of there looks into the process, which shares our memory.
+        let is_dumpable = || Ok(nix::sys::prctl::get_dumpable()?);
+        assert!(there.during(is_dumpable).unwrap());
+        assert!(!Inside { is_exposed: true, ..there }.during(is_dumpable).unwrap());
+        assert!(is_dumpable().is_ok_and(|is_so: bool| is_so));
         let panic = catch_unwind(AssertUnwindSafe(|| {
             there.during(|| -> io::Result<()> { panic!("on purpose") })
         }));
