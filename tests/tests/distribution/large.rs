@@ -558,3 +558,45 @@ fn runit_with_services() {
         AtWork::start(&work, command.args(["-P", "services"])).writes(&out).writes(&log)
     });
 }
+
+/// A packet comes into the ring of a socket, which it reads. `mode` chooses the version of the ring.
+fn tcpdump(scratch: &Scratch, mode: &[&str]) -> AtWork {
+    let (work, port) = (dir(scratch), free_port());
+    // Its output is a file, and not a pipe of ours.
+    let script = "exec tcpdump -Z root -i lo -n -l \"$@\" > packets";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).args(mode).arg(format!("udp port {port}"));
+    let packets = work.join("packets");
+    let mut bytes = 0;
+    AtWork::start(&work, &mut command).asked(move || {
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+        let count = |length: usize| {
+            let text = fs::read_to_string(&packets).unwrap_or_default();
+            text.lines().filter(|line| line.ends_with(&format!("length {length}"))).count()
+        };
+        // When it begins to listen is not to be seen: so the first packets may be lost, and no later ones.
+        let tries = if bytes == 0 { 100 } else { 1 };
+        for _ in 0..tries {
+            bytes += 1;
+            let sent = sender.send_to(&vec![0; bytes], ("127.0.0.1", port));
+            sent.map_err(|error| error.to_string())?;
+            let patience = if tries > 1 { PATIENCE / 50 } else { PATIENCE };
+            if wait_until(patience, || count(bytes) == 1) {
+                return Ok(());
+            }
+        }
+        Err(format!("it has seen no packet of {bytes} bytes"))
+    })
+}
+
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn tcpdump_with_a_ring_of_blocks() {
+    carried(Engine::Stasis, |scratch| tcpdump(scratch, &[]));
+}
+
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn tcpdump_with_a_ring_of_frames() {
+    carried(Engine::Stasis, |scratch| tcpdump(scratch, &["--immediate-mode"]));
+}
