@@ -42,7 +42,8 @@ pub const FIRST_ELSEWHERE: Refusal = Refusal::fixed(
 pub const SESSION_OF_FIRST: Refusal = Refusal::fixed(
     "it is led by the first process of a pid namespace that belongs to a user namespace below that of the tree's root, from \
      which no process with a chosen number can be born",
-    "dump the tree of that first process by itself (`stasis ps` lists them)",
+    "start it so that its first process leads no session (bwrap without --new-session), or dump the tree of that first process \
+     by itself, if it shares no descriptors with the others",
 );
 
 /// Mount namespaces of a tree that belong to several user namespaces.
