@@ -29,15 +29,17 @@ struct Case {
     scratch: Scratch,
     workload: Workload,
     set: i32,
+    /// All that the workload has made, which stay when it is ended.
+    sets: Vec<i32>,
 }
 
 impl Case {
     /// The tree is dumped and has ended.
     fn new() -> Self {
         let (machine, scratch, workload) = dumped("semaphore_undo");
-        let set = std::fs::read_to_string(workload.path("set")).expect("the set");
-        let set = set.parse().expect("an id");
-        let case = Self { machine, scratch, workload, set };
+        let sets = std::fs::read_to_string(workload.path("sets")).expect("the sets");
+        let sets: Vec<i32> = sets.split(' ').map(|id| id.parse().expect("an id")).collect();
+        let case = Self { machine, scratch, workload, set: sets[0], sets };
         assert_eq!(case.values(), FIRST, "the kernel has given all back");
         case
     }
@@ -63,8 +65,8 @@ impl Case {
 
 impl Drop for Case {
     fn drop(&mut self) {
-        // It may be gone.
-        drop(Set::remove(self.set));
+        // They may be gone.
+        self.sets.iter().for_each(|set| drop(Set::remove(*set)));
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn in_namespace(stage: &Stage) -> Outcome {
 /// In the namespace of who starts it: what is undone when it is dumped and ended has to be done again.
 pub(crate) fn run(stage: &Stage) -> Outcome {
     let (set, given_back) = (make(), make());
-    stage.publish("set", &set.to_string());
+    stage.publish("sets", &format!("{set} {given_back}"));
     let threads = child(stage, "threads", || threads(stage, (set, given_back)));
     wait_for(stage, "threads-stand");
     // Takes the last of the first semaphore.
