@@ -38,6 +38,9 @@ extern "C" fn task_file_held(context: *mut FileContext) -> i32 {
     if !is_nameless && !has_failed {
         return 0;
     }
+    // Read anew: what the verifier has learned of them by now it would go through the rest for, case by case.
+    let magic: u64 = load(load(inode, o::INODE_SB), o::SUPER_BLOCK_MAGIC);
+    let mode: u16 = load(inode, o::INODE_MODE);
     let mut record = describe(file, magic, mode);
     if has_failed {
         record.peculiar |= peculiar::WRITE_ERROR;

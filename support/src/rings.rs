@@ -45,7 +45,7 @@ pub const TOO_FAR: Refusal = Refusal::fixed(
 
 /// More registered files than the eBPF programs tell.
 pub const MANY_FILES: Refusal = Refusal::fixed(
-    "it has room for more than 512 registered files",
+    "it has room for more than 128 registered files",
     "have the program unregister its files (io_uring_unregister_files) before the dump",
 );
 

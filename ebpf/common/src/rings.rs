@@ -80,7 +80,7 @@ pub struct RegisteredFile {
 }
 
 /// So many registered files of a ring are told.
-pub const REGISTERED_FILES: u32 = 512;
+pub const REGISTERED_FILES: u32 = 128;
 
 /// A thread that has submitted to rings.
 #[repr(C)]
