@@ -151,7 +151,7 @@ pub(crate) fn cure(infected: Infected, frozen: &mut Frozen) -> Result<(), Error>
 pub(crate) fn pass_through_kernel(
     plan: &mut Plan,
     frozen: &mut Frozen,
-    threads: &[(HostPid, HostPid)],
+    threads: &[(HostPid, HostPid, Option<i32>)],
 ) -> Result<(), Error> {
     let inventory = std::mem::take(&mut plan.inventory);
     let done = pass_all(plan, &inventory, frozen, threads);
@@ -163,11 +163,11 @@ fn pass_all(
     plan: &mut Plan,
     inventory: &Inventory,
     frozen: &mut Frozen,
-    threads: &[(HostPid, HostPid)],
+    threads: &[(HostPid, HostPid, Option<i32>)],
 ) -> Result<(), Error> {
     let mut passing = Vec::new();
     let mut buffer = Vec::new();
-    for (slot, &(pid, tid)) in threads.iter().enumerate() {
+    for (slot, &(pid, tid, ring)) in threads.iter().enumerate() {
         let Some(process) = inventory.processes.get(&pid) else { continue };
         let Ok(gadgets) = gadgets(plan, process) else { continue };
         let thread = frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&tid));
@@ -180,20 +180,16 @@ fn pass_all(
             .rseq()
             .map_err(inject::Error::from)
             .and_then(|rseq| Original::of(&stopped, &rseq, &mut buffer));
-        passing.push((
-            stopped,
-            pid,
-            original.map_err(inject_error(pid))?,
-            gadgets,
-            (process, slot as u64),
-        ));
+        let original = original.map_err(inject_error(pid))?;
+        passing.push((stopped, pid, original, gadgets, (process, slot as u64, ring)));
     }
     let Some(first) = passing.first().map(|(_, pid, ..)| *pid) else { return Ok(()) };
     frozen.let_code_run().map_err(Error::Undo)?;
     let layout = &plan.layout;
-    let passing = passing.into_iter().map(|(stopped, pid, original, gadgets, (process, slot))| {
+    let passing = passing.into_iter().map(|(stopped, pid, original, gadgets, of)| {
+        let (process, slot, ring) = of;
         let room = Room::of(layout, process, stopped.tid(), slot);
-        Asking { stopped, pid, original, gadgets, room }
+        (Asking { stopped, pid, original, gadgets, room }, ring)
     });
     let passed = inject::pass_through_kernel(passing.collect(), &mut frozen.postponed);
     for stopped in passed.map_err(inject_error(first))? {

@@ -8,7 +8,7 @@ use collector::sharing::{Hold, Kind, Shared};
 use collector::{Collector, Inventory, Mapping, Process, RegisteredFile, Requests};
 use ids::HostPid;
 use images::MappingKind;
-use kernel::io_uring::place;
+use kernel::io_uring::{place, setup};
 use kernel::procfs::{Detail, Dir, FdInfo};
 use support::mappings::object_of;
 use support::rings::{MAPPED_IN_PARTS, REGISTERED_RINGS, UNKNOWN, in_flight};
@@ -70,6 +70,26 @@ pub(crate) fn busy(
         Some((thread.tid, thread.in_flight.filter(|requests| *requests > 0)?))
     });
     Ok(busy.collect())
+}
+
+/// A ring that this thread alone completes, in the call by which it takes its completions, and nowhere else; if there are several, another
+/// one each time.
+pub(crate) fn completed_by(
+    collector: &mut Collector,
+    process: &Process,
+    tid: HostPid,
+    time: usize,
+) -> Result<Option<i32>, Error> {
+    let pid = process.pid;
+    let rings = collector.rings(process).map_err(|source| Error::Inventory { pid, source })?;
+    let rings: Vec<i32> = rings
+        .unwrap_or_default()
+        .iter()
+        .filter(|ring| ring.flags & setup::DEFER_TASKRUN != 0 && ring.submitter == Some(tid))
+        .map(|ring| ring.fd)
+        .collect();
+    // Not every time: it may have another ring that completes on any way out of the kernel.
+    Ok(rings.get(time % (rings.len() + 1)).copied())
 }
 
 /// Whether a process has io_urings, by descriptors or mappings.

@@ -23,13 +23,14 @@ const NAP: Duration = Duration::from_micros(200);
 /// Waits until nothing is in flight of a tree that has just been stopped, or for as long as that may take.
 pub(crate) fn settle(plan: &mut Plan, frozen: &mut Frozen, clock: &Clock) -> Result<(), Error> {
     let since = Instant::now();
-    let mut most = 0;
+    let (mut most, mut passes) = (0, 0);
     loop {
-        let mut busy: Vec<(HostPid, HostPid)> = Vec::new();
+        let mut busy: Vec<(HostPid, HostPid, Option<i32>)> = Vec::new();
         let mut requests = 0;
         for process in plan.inventory.processes.values() {
             for (tid, count) in rings::busy(&mut plan.collector, process)? {
-                busy.push((process.pid, tid));
+                let ring = rings::completed_by(&mut plan.collector, process, tid, passes)?;
+                busy.push((process.pid, tid, ring));
                 requests += count;
             }
         }
@@ -40,6 +41,7 @@ pub(crate) fn settle(plan: &mut Plan, frozen: &mut Frozen, clock: &Clock) -> Res
         clock.check("wait for requests of io_urings")?;
         pass_through_kernel(plan, frozen, &busy)?;
         std::thread::sleep(NAP);
+        passes += 1;
     }
     if most > 0 {
         let took = since.elapsed();

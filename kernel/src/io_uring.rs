@@ -110,11 +110,43 @@ pub struct Layout {
     pub submissions: usize,
     head: [usize; 2],
     tail: [usize; 2],
-    dropped: usize,
+    signal_flags: usize,
     array: Option<usize>,
     completions: usize,
     submission_bytes: usize,
     completion_bytes: usize,
+}
+
+impl Layout {
+    /// Bytes of a submission.
+    #[must_use]
+    pub const fn submission_bytes(&self) -> usize {
+        self.submission_bytes
+    }
+
+    /// Where the heads of the submissions and of the completions are.
+    #[must_use]
+    pub fn heads(&self) -> [u32; 2] {
+        self.head.map(|at| at as u32)
+    }
+
+    /// Where their tails are.
+    #[must_use]
+    pub fn tails(&self) -> [u32; 2] {
+        self.tail.map(|at| at as u32)
+    }
+
+    /// Where the order of the submissions is; 0 for none.
+    #[must_use]
+    pub fn array(&self) -> u32 {
+        self.array.map_or(0, |at| at as u32)
+    }
+
+    /// Where the word is that says whether an eventfd is told of completions.
+    #[must_use]
+    pub const fn signal_flags(&self) -> u32 {
+        self.signal_flags as u32
+    }
 }
 
 impl Shape {
@@ -356,7 +388,7 @@ fn layout(shape: &Shape, parameters: &Parameters) -> Layout {
         submissions: shape.submissions as usize * submission_bytes,
         head: [submissions.head as usize, completions.head as usize],
         tail: [submissions.tail as usize, completions.tail as usize],
-        dropped: submissions.dropped as usize,
+        signal_flags: completions.flags as usize,
         array,
         completions: cqes,
         submission_bytes,

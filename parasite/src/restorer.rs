@@ -17,10 +17,12 @@
 //! is not blocked, and its tracer finds it stopped. A thread that cannot go on leaves its
 //! [`ThreadProgress`] and runs into an illegal instruction, which the tracer sees likewise.
 
+mod rings;
 mod steps;
 
 use core::marker::PhantomData;
 
+pub use rings::IssuedRing;
 pub use steps::Step;
 
 use crate::plain::Plain;
@@ -49,6 +51,7 @@ plain!(
     LateDescriptor,
     Filter,
     AioRing,
+    IssuedRing,
     Attachment,
     Piece
 );
@@ -513,6 +516,8 @@ pub struct Arguments {
     pub segments: Table<Segment>,
     /// Asynchronous I/O contexts.
     pub rings: Table<AioRing>,
+    /// io_urings to which one thread alone may submit.
+    pub issued: Table<IssuedRing>,
     /// What it was advised.
     pub advice: Table<Advice>,
     /// The NUMA policies of its mappings.
@@ -605,8 +610,9 @@ const _: () = {
     assert!(
         size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 16 + 112 + 16 + 16
     );
-    assert!(size_of::<Arguments>() == 56 + 11 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 8);
+    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 8);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
+    assert!(size_of::<IssuedRing>() == 24 + 12 * 4 + 2 * 16);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

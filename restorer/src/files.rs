@@ -91,6 +91,7 @@ pub(crate) use self::leases::Leases;
 pub(crate) use self::links::LeftLinks;
 pub use self::networks::Networks;
 use self::opener::Opener;
+pub(crate) use io_uring::Issued;
 use window::Window;
 
 /// What the rest of the restore tells the files part.

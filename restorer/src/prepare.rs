@@ -5,6 +5,7 @@
 //! it into place.
 
 mod attachments;
+mod issued;
 mod mappings;
 mod table;
 mod threads;
@@ -25,7 +26,7 @@ pub(crate) use threads::name;
 
 use self::table::Tables;
 use crate::error::Error;
-use crate::files::Late;
+use crate::files::{Issued, Late};
 use crate::forked::Layout;
 use crate::gap::place;
 use crate::host::{Host, Range};
@@ -48,6 +49,8 @@ pub(crate) struct Descriptors {
     pub(crate) segments: BTreeMap<u64, RawFd>,
     /// How large System V segments are, by namespace and id.
     pub(crate) segment_sizes: BTreeMap<(u32, u64), u64>,
+    /// Rings to which one thread of it alone may submit.
+    pub(crate) issued: Vec<Issued>,
     /// Pages files.
     pub(crate) stores: Vec<RawFd>,
     /// Descriptors from this one on are the restore's own.
@@ -146,6 +149,7 @@ pub(crate) fn region(
     let (attachments, pieces) = attachments::of(body, descriptors);
     arguments.attachments = tables.put(&attachments);
     arguments.attached = tables.put(&pieces);
+    arguments.issued = issued::lay_out(body, &descriptors.issued, &mut tables)?;
 
     // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
     let threads = body.threads.len();

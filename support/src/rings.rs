@@ -43,6 +43,13 @@ pub const TOO_FAR: Refusal = Refusal::fixed(
     "have the program close the io_uring and make another one before the dump",
 );
 
+/// A ring to which one thread alone may submit that a restore could not have do so.
+pub const ISSUER: Refusal = Refusal::fixed(
+    "one thread alone may submit to it (IORING_SETUP_SINGLE_ISSUER), and has ended, has not all of it mapped, or others have \
+     sent it completions",
+    CLOSE,
+);
+
 /// More registered files than the eBPF programs tell.
 pub const MANY_FILES: Refusal = Refusal::fixed(
     "it has room for more than 128 registered files",
@@ -92,12 +99,22 @@ pub fn in_flight(requests: u32) -> Refusal {
 }
 
 /// `IORING_SETUP_*` flags that are carried (include/uapi/linux/io_uring.h): `CQSIZE`, `CLAMP`, `ATTACH_WQ`, `R_DISABLED`,
-/// `SUBMIT_ALL`, `COOP_TASKRUN`, `TASKRUN_FLAG`, `SQE128`, `CQE32`, `NO_SQARRAY`.
-const CARRIED: u32 =
-    1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 16;
+/// `SUBMIT_ALL`, `COOP_TASKRUN`, `TASKRUN_FLAG`, `SQE128`, `CQE32`, `SINGLE_ISSUER`, `DEFER_TASKRUN`, `NO_SQARRAY`.
+const CARRIED: u32 = 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 9
+    | 1 << 10
+    | 1 << 11
+    | 1 << 12
+    | 1 << 13
+    | 1 << 16;
 
 /// Those that are not, by what they are called and what would have to be otherwise.
-static FLAGS: [(u32, Refusal); 7] = [
+static FLAGS: [(u32, Refusal); 5] = [
     (1 << 0, Refusal::fixed("it polls devices for completions (IORING_SETUP_IOPOLL)", CLOSE)),
     (
         1 << 1,
@@ -106,11 +123,6 @@ static FLAGS: [(u32, Refusal); 7] = [
             "start the program without it, or have it close the io_uring (io_uring_queue_exit) before the dump",
         ),
     ),
-    (
-        1 << 12,
-        Refusal::fixed("one thread alone may submit to it (IORING_SETUP_SINGLE_ISSUER)", CLOSE),
-    ),
-    (1 << 13, Refusal::fixed("one thread alone completes it (IORING_SETUP_DEFER_TASKRUN)", CLOSE)),
     (
         1 << 14,
         Refusal::fixed("its rings are in memory of the program's (IORING_SETUP_NO_MMAP)", CLOSE),

@@ -14,6 +14,8 @@ const CQSIZE: u32 = 1 << 3;
 const COOP_TASKRUN: u32 = 1 << 8;
 const SQE128: u32 = 1 << 10;
 const CQE32: u32 = 1 << 11;
+const SINGLE_ISSUER: u32 = 1 << 12;
+const DEFER_TASKRUN: u32 = 1 << 13;
 const NO_SQARRAY: u32 = 1 << 16;
 
 const POLL_ADD: u8 = 6;
@@ -187,7 +189,17 @@ const PLAIN: Before = Before {
     sent: 0,
 };
 
-const RINGS: [Before; 9] = [
+const RINGS: [Before; 12] = [
+    Before { flags: SINGLE_ISSUER, ..PLAIN },
+    Before { flags: SINGLE_ISSUER | NO_SQARRAY, used: 1003, unread: 5, unsubmitted: 3, ..PLAIN },
+    Before {
+        flags: SINGLE_ISSUER | DEFER_TASKRUN,
+        used: 20,
+        silent: 7,
+        unread: 14,
+        unsubmitted: 2,
+        ..PLAIN
+    },
     PLAIN,
     Before { used: 1_000_003, unread: 5, unsubmitted: 3, ..PLAIN },
     Before { used: 21, unread: 16, unsubmitted: 8, ..PLAIN },
@@ -342,7 +354,7 @@ impl Direct {
     const AT_ONCE: usize = 8;
     const BLOCKS: usize = 64;
 
-    fn new(stage: &Stage) -> Self {
+    fn new(stage: &Stage, flags: u32) -> Self {
         let path = stage.path("blocks");
         std::fs::write(&path, pattern(9, Self::BLOCKS * BLOCK)).expect("write");
         let file = OpenOptions::new()
@@ -353,7 +365,7 @@ impl Direct {
             .expect("open");
         let rw = libc::PROT_READ | libc::PROT_WRITE;
         let buffers = Region::map(Self::AT_ONCE * BLOCK, rw, libc::MAP_PRIVATE, None);
-        Self { file, buffers, ring: Ring::new(16, 32, 0), rounds: 0 }
+        Self { file, buffers, ring: Ring::new(16, 32, flags), rounds: 0 }
     }
 
     /// Reads some blocks, with so many requests in flight, and looks at each.
@@ -396,7 +408,7 @@ impl Direct {
 pub(crate) fn run(stage: &Stage) -> Outcome {
     let mut rings: Vec<_> = RINGS.iter().map(|before| (make(before), before)).collect();
     let mut registered = Registered::new(stage);
-    let mut direct = Direct::new(stage);
+    let mut direct = [0, SINGLE_ISSUER | DEFER_TASKRUN].map(|flags| Direct::new(stage, flags));
     // A thread that waits for completions that do not come before the check.
     let waited = Ring::new(4, 8, 0);
     let fd = waited.fd;
@@ -410,11 +422,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     receiver.recv().expect("the thread");
     stage.ready_then_wait_and(|| {
         for _ in 0..50 {
-            direct.round();
+            direct.iter_mut().for_each(Direct::round);
         }
     });
     let mut found = Findings::default();
-    direct.round();
+    direct.iter_mut().for_each(Direct::round);
     for (ring, before) in &mut rings {
         verify(ring, before, &mut found);
     }

@@ -101,6 +101,7 @@ pub mod nr {
     pub const PREADV2: usize = 327;
     pub const RSEQ: usize = 334;
     pub const IO_URING_ENTER: usize = 426;
+    pub const IO_URING_REGISTER: usize = 427;
     pub const CLONE3: usize = 435;
     pub const CLOSE_RANGE: usize = 436;
     pub const PIDFD_GETFD: usize = 438;

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use collector::{Mapping, OpenFile, Process, RegisteredFile, Ring};
+use collector::{Mapping, OpenFile, Process, RegisteredFile, Ring, VmFlags};
 use ids::HostPid;
+use images::MappingKind;
 use images::messages::{
     FdinfoEntry, FileEntry, IoUringFileEntry, RingFileEntry, fd_type, vma_status,
 };
-use kernel::io_uring::{self, Counts, Memory, Shape};
+use kernel::io_uring::{self, Counts, Memory, Shape, place, setup};
 use kernel::procfs::Detail;
 use support::Refusal;
 use support::rings::{
-    EVENTFD_ELSEWHERE, MANY_FILES, RING_WITHOUT_FILE, TOO_FAR, UNSEEN, WRITTEN_OVER,
+    EVENTFD_ELSEWHERE, ISSUER, MANY_FILES, RING_WITHOUT_FILE, TOO_FAR, UNSEEN, WRITTEN_OVER,
     file_elsewhere, of_ring, operation, waiting,
 };
 
@@ -95,6 +96,7 @@ impl FileKind for IoUring {
             free_start: Some(ring.free_places[0]),
             free_end: Some(ring.free_places[1]),
             eventfd_async: ring.eventfd_async.then_some(true),
+            submitter: submitter(survey, process, file, &ring)?,
             ..IoUringFileEntry::default()
         };
         if survey.frozen {
@@ -163,10 +165,52 @@ fn judge(ring: &Ring) -> Result<(), Refusal> {
     if counts.steps() > FARTHEST { Err(TOO_FAR) } else { Ok(()) }
 }
 
+/// The thread that alone may submit, as the images call it.
+fn submitter(
+    survey: &Survey<'_>,
+    process: &Process,
+    file: &OpenFile,
+    ring: &Ring,
+) -> Result<Option<u32>, Problem> {
+    let has = |flag| ring.flags & flag != 0;
+    if !has(setup::SINGLE_ISSUER) || has(setup::R_DISABLED) {
+        return Ok(None);
+    }
+    let shape = shape(ring.flags, ring.submission_entries, ring.completion_entries);
+    let layout = match shape.is_possible() {
+        true => io_uring::Ring::new(shape).doing("make one like")?.layout(),
+        false => return Err(Problem::Refused(UNSEEN)),
+    };
+    let has_mapped = |places: &[u64], bytes: usize| {
+        process.mappings.iter().any(|mapping| {
+            mapping.kind == MappingKind::IoUringRing
+                && mapping.inode == file.inode
+                && places.contains(&mapping.offset)
+                && mapping.end - mapping.start >= bytes as u64
+                && mapping.flags.contains(VmFlags::WRITE)
+        })
+    };
+    let thread = ring.submitter.filter(|tid| process.threads.contains_key(tid));
+    let can_be = ring.completed <= ring.submitted
+        && has_mapped(&[place::QUEUES, place::COMPLETIONS], layout.queues)
+        && has_mapped(&[place::SUBMISSIONS], layout.submissions);
+    match thread.filter(|_| can_be) {
+        None => Err(Problem::Refused(ISSUER)),
+        Some(_) if !survey.frozen => Ok(None),
+        Some(tid) => match survey.numbers.message(Some(tid)) {
+            0 => Err(Problem::Refused(ISSUER)),
+            number => Ok(Some(number)),
+        },
+    }
+}
+
+const fn shape(flags: u32, submissions: u32, completions: u32) -> Shape {
+    Shape { flags, submissions, completions }
+}
+
 /// The memory of a ring that nothing happens to.
 fn read(uring: &mut IoUringFileEntry, fd: &impl std::os::fd::AsFd) -> Result<(), Problem> {
-    let shape =
-        Shape { flags: uring.setup, submissions: uring.sq_entries, completions: uring.cq_entries };
+    let shape = shape(uring.setup, uring.sq_entries, uring.cq_entries);
     if !shape.is_possible() {
         return Err(Problem::Refused(UNSEEN));
     }

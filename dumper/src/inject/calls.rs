@@ -63,6 +63,8 @@ struct Asked {
     pid: HostPid,
     gadgets: Gadgets,
     identification_faults: bool,
+    /// A call that is made in place of the first question.
+    call: Option<(usize, [u64; 6])>,
 }
 
 impl Asked {
@@ -79,7 +81,7 @@ impl Asked {
     }
 
     fn ask(&self, stopped: Stopped, question: usize) -> Result<Running, Error> {
-        let (call, args) = self.questions()[question];
+        let (call, args) = self.call.unwrap_or(self.questions()[question]);
         let registers = self.return_frame.call(
             &self.original,
             &self.gadgets,
@@ -94,6 +96,10 @@ impl Asked {
 
     fn answered(&mut self, stopped: &Stopped, question: usize) -> Result<(), Error> {
         let answer = stopped.registers()?.return_value();
+        if self.call.is_some() {
+            // Whatever it says.
+            return Ok(());
+        }
         if question == BY_VALUE {
             // An error: there is no such thing.
             self.identification_faults = settings::is_identification_fault(answer);
@@ -154,7 +160,8 @@ pub(crate) fn ask_threads(
     let mut stopped_threads = Vec::with_capacity(threads.len());
     for Asking { stopped, pid, original, gadgets, room } in threads {
         let return_frame = ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None)?;
-        asked.push(Asked { original, return_frame, pid, gadgets, identification_faults: false });
+        let (identification_faults, call) = (false, None);
+        asked.push(Asked { original, return_frame, pid, gadgets, identification_faults, call });
         stopped_threads.push(stopped);
     }
     for question in 0..QUESTIONS {
@@ -170,17 +177,27 @@ pub(crate) fn ask_threads(
 
 /// Has threads make a call that changes nothing: on the way out of it they do what the kernel has left to them, as
 /// completing requests of io_urings. They are stopped and as they were afterwards. One with no room for that is left
-/// alone.
+/// alone. A ring that one thread alone completes, by its descriptor, is asked for what it has to say.
 pub(crate) fn pass_through_kernel(
-    threads: Vec<Asking<'_>>,
+    threads: Vec<(Asking<'_>, Option<i32>)>,
     postponed: &mut Vec<(HostPid, i32)>,
 ) -> Result<Vec<Stopped>, Error> {
     let (mut asked, mut stopped_threads, mut left) = (Vec::new(), Vec::new(), Vec::new());
-    for Asking { stopped, pid, original, gadgets, room } in threads {
+    for (Asking { stopped, pid, original, gadgets, room }, ring) in threads {
+        const GETEVENTS: u64 = 1;
+        let ring = ring.map(|fd| [u64::from(fd.cast_unsigned()), 0, 0, GETEVENTS, 0, 0]);
+        let call = ring.map(|args| (nr::IO_URING_ENTER, args));
         match ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None) {
             Ok(return_frame) => {
                 let identification_faults = false;
-                asked.push(Asked { original, return_frame, pid, gadgets, identification_faults });
+                asked.push(Asked {
+                    original,
+                    return_frame,
+                    pid,
+                    gadgets,
+                    identification_faults,
+                    call,
+                });
                 stopped_threads.push(stopped);
             }
             Err(_) => left.push(stopped),

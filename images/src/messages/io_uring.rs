@@ -58,6 +58,9 @@ pub struct IoUringFileEntry {
     /// It is told of those alone that come later than the call.
     #[prost(bool, optional, tag = "17")]
     pub eventfd_async: Option<bool>,
+    /// The thread that alone may submit, if it is one.
+    #[prost(uint32, optional, tag = "18")]
+    pub submitter: Option<u32>,
 }
 
 /// A place for a registered file.

@@ -4,7 +4,9 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use images::messages::{FdinfoEntry, FileEntry, IoUringFileEntry, fd_type};
-use kernel::io_uring::{Counts, Ring, Shape, choose_places, register_eventfd, register_files};
+use kernel::io_uring::{
+    Counts, Layout, Ring, Shape, choose_places, register_eventfd, register_files, setup,
+};
 
 use super::beside::{Beside, Part};
 use super::content::Needs;
@@ -21,11 +23,11 @@ pub(super) struct IoUring;
 
 /// The rings, to be mapped, by the ids of their entries.
 #[derive(Debug, Default)]
-struct Mappable(std::collections::BTreeMap<u32, OwnedFd>);
+struct Mappable(std::collections::BTreeMap<u32, (OwnedFd, Layout)>);
 
 impl Part for Mappable {
     fn keep(&mut self, keep: Keep) -> std::io::Result<()> {
-        for fd in self.0.values_mut() {
+        for (fd, _) in self.0.values_mut() {
             *fd = keep.keep(fd.try_clone()?)?;
         }
         Ok(())
@@ -58,6 +60,13 @@ impl FileKind for IoUring {
         if counts.steps() > FARTHEST {
             return Err(Error::refused(file.id, support::rings::TOO_FAR, what(entry)));
         }
+        let is_issued =
+            entry.setup & setup::SINGLE_ISSUER != 0 && entry.setup & setup::R_DISABLED == 0;
+        if is_issued != entry.submitter.is_some()
+            || is_issued && counts.completed > counts.submitted
+        {
+            return wrong("who may submit to it cannot be");
+        }
         if entry.files.len() > PLACES {
             return wrong("it has more registered files than there can be");
         }
@@ -77,12 +86,12 @@ impl FileKind for IoUring {
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         for file in files {
             let entry = entry(file)?;
-            let ring = make(entry)?;
+            let (ring, layout) = make(entry)?;
             let operation = || format!("keep {}", what(entry));
             let mapped = ring
                 .try_clone()
                 .map_err(|source| Error::Kernel { operation: operation(), source })?;
-            opening.beside.of::<Mappable>().0.insert(entry.id, mapped);
+            opening.beside.of::<Mappable>().0.insert(entry.id, (mapped, layout));
             opening.add(file.id, flagged(ring, entry.flags, &what(entry))?)?;
         }
         Ok(())
@@ -97,7 +106,7 @@ impl FileKind for IoUring {
         _needs: Needs,
     ) -> Result<OwnedFd, Error> {
         let entry = entry(file)?;
-        let ring = beside.of::<Mappable>().0.get(&entry.id).ok_or_else(|| missing(file))?;
+        let (ring, _) = beside.of::<Mappable>().0.get(&entry.id).ok_or_else(|| missing(file))?;
         ring.try_clone()
             .map_err(|source| Error::Kernel { operation: format!("map {}", what(entry)), source })
     }
@@ -157,7 +166,9 @@ fn what(entry: &IoUringFileEntry) -> String {
 
 fn shape(entry: &IoUringFileEntry) -> Shape {
     // Whoever has its worker threads from another ring has them from nobody here: they are made as there is need.
-    let flags = entry.setup & !kernel::io_uring::setup::ATTACH_WQ;
+    let flags = entry.setup & !setup::ATTACH_WQ;
+    // Nobody submits to it before its thread is there.
+    let flags = if entry.submitter.is_some() { flags | setup::R_DISABLED } else { flags };
     Shape { flags, submissions: entry.sq_entries, completions: entry.cq_entries }
 }
 
@@ -170,7 +181,53 @@ fn counts(entry: &IoUringFileEntry) -> Counts {
     }
 }
 
-fn make(entry: &IoUringFileEntry) -> Result<OwnedFd, Error> {
+/// A ring to which one thread of a process alone may submit, which brings it to where it stood.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    /// The id of its entry.
+    pub(crate) file: u32,
+    /// A descriptor of the process.
+    pub(crate) fd: i32,
+    /// The thread.
+    pub(crate) submitter: u32,
+    pub(crate) submitted: u32,
+    pub(crate) completed: u32,
+    pub(crate) unread: u32,
+    pub(crate) entries: u32,
+    pub(crate) no_drain: bool,
+    pub(crate) layout: Layout,
+    pub(crate) queues: Vec<u8>,
+    pub(crate) submissions: Vec<u8>,
+}
+
+impl OpenFiles {
+    /// The rings in a table of descriptors to which one thread alone may submit.
+    pub(crate) fn issued(&self, files_id: u32) -> Vec<Issued> {
+        let mut seen = std::collections::BTreeSet::new();
+        let table = self.tables.get(&files_id).map_or(&[][..], |table| table).iter();
+        let rings = table.filter_map(|descriptor| {
+            let entry = self.files.get(&descriptor.id)?.uring.as_deref()?;
+            let submitter = entry.submitter.filter(|_| seen.insert(entry.id))?;
+            let (_, layout) = self.beside.get::<Mappable>()?.0.get(&entry.id)?;
+            Some(Issued {
+                file: entry.id,
+                fd: descriptor.fd.cast_signed(),
+                submitter,
+                submitted: entry.submitted,
+                completed: entry.completed,
+                unread: entry.unread,
+                entries: entry.sq_entries,
+                no_drain: entry.no_drain.unwrap_or_default(),
+                layout: *layout,
+                queues: entry.queues.clone(),
+                submissions: entry.submissions.clone(),
+            })
+        });
+        rings.collect()
+    }
+}
+
+fn make(entry: &IoUringFileEntry) -> Result<(OwnedFd, Layout), Error> {
     let failed = |doing: &str| {
         let operation = format!("{doing} {}", what(entry));
         |source| Error::Kernel { operation, source }
@@ -179,6 +236,9 @@ fn make(entry: &IoUringFileEntry) -> Result<OwnedFd, Error> {
     let layout = ring.layout();
     if (entry.queues.len(), entry.submissions.len()) != (layout.queues, layout.submissions) {
         return Err(Error::image(what(entry), "its memory is of another size than this kernel's"));
+    }
+    if entry.submitter.is_some() {
+        return Ok((ring.into_fd(), layout));
     }
     let mut memory = ring.map().map_err(failed("map"))?;
     ring.advance(&mut memory, counts(entry)).map_err(failed("count the requests of"))?;
@@ -190,5 +250,5 @@ fn make(entry: &IoUringFileEntry) -> Result<OwnedFd, Error> {
     {
         return Err(Error::image(what(entry), "its memory does not say what was counted"));
     }
-    Ok(ring.into_fd())
+    Ok((ring.into_fd(), layout))
 }

@@ -98,6 +98,7 @@ pub(super) fn all(
             mapped: mapped(body, files)?,
             segments: shared.segments.clone(),
             segment_sizes: shared.segment_sizes.clone(),
+            issued: files.issued(body.ids.files_id),
             stores: shared.stores.clone(),
             base,
             late: if part == Part::Other {

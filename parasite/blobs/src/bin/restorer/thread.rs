@@ -9,6 +9,7 @@ use parasite::restorer::{
     CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
+use crate::rings;
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
 
@@ -175,6 +176,7 @@ pub fn register(context: &Context) {
         nr::PRCTL,
         [PR_SET_NAME, thread.name.as_ptr() as usize, 0, 0, 0, 0],
     );
+    rings::issue(context);
     settings(context);
     schedule(context, thread);
     if thread.processor & NEEDS_ROOM != 0 {
