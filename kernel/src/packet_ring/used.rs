@@ -51,22 +51,19 @@ impl MappedRings {
         let all = count(ring, version);
         let layout = if version == FIRST { at::FIRST } else { at::SECOND };
         let start = |index: u32| place(ring, version, index);
-        let is_unread = |index: u32| self.has_packet(start(index), version);
-        let (first, next) = match run(all, is_unread)? {
-            Run::Part(first, next) => (first, next),
-            whole => {
-                let second = if version == FIRST { 1_000_000 } else { 1_000_000_000 };
-                let time = |index: u32| {
-                    let time = start(index) + layout.time;
-                    u64::from(self.word(time)) * second + u64::from(self.word(time + 4))
-                };
-                let next = behind_the_last(all, time)?;
-                if whole == Run::All {
-                    return Ok(Used { next, unread: Vec::new(), left_behind: true });
-                }
-                (next, next)
-            }
+        let look = || run(all, |index| self.has_packet(start(index), version));
+        let second = if version == FIRST { 1_000_000 } else { 1_000_000_000 };
+        let time = |index: u32| {
+            let time = start(index) + layout.time;
+            u64::from(self.word(time)) * second + u64::from(self.word(time + 4))
         };
+        let (whole, (first, next)) = standing(look, |whole| match whole {
+            Run::Part(first, next) => Ok((first, next)),
+            Run::None | Run::All => behind_the_last(all, time).map(|next| (next, next)),
+        })?;
+        if whole == Run::All {
+            return Ok(Used { next, unread: Vec::new(), left_behind: true });
+        }
         let bytes = |index: u32| {
             let head = start(index);
             let begins = u64::from(self.half(head + layout.begins));
@@ -157,6 +154,32 @@ enum Run {
     Part(u32, u32),
 }
 
+/// How often a ring is looked at until packets come to it in the right order.
+const TRIES: usize = 16;
+
+/// What a look has found, and what `learn` makes of it, when the next look finds that it began there. A packet that comes to a
+/// frame that the look has passed is not seen, and one behind it is; but the first that has not been read stays the
+/// first, as the program does not run.
+fn standing<T>(
+    look: impl Fn() -> Result<Run, Unclear>,
+    learn: impl Fn(Run) -> Result<T, Unclear>,
+) -> Result<(Run, T), Unclear> {
+    let mut seen = look()?;
+    for _ in 0..TRIES {
+        let learned = learn(seen);
+        let again = look()?;
+        let stands = match (seen, again) {
+            (Run::Part(first, _), Run::Part(then, _)) => first == then,
+            (seen, again) => seen == again,
+        };
+        if stands {
+            return learned.map(|learned| (seen, learned));
+        }
+        seen = again;
+    }
+    Err(Unclear::Place)
+}
+
 fn run(all: u32, is_unread: impl Fn(u32) -> bool) -> Result<Run, Unclear> {
     let mut starts = None;
     let mut ends = None;
@@ -222,6 +245,22 @@ mod tests {
         assert_eq!(found(&[true, false, true, false]), Err(Unclear::Place));
         assert_eq!(found(&[]), Ok(Run::None));
         assert_eq!(found(&[true]), Ok(Run::All));
+    }
+
+    #[test]
+    fn a_look_that_packets_overtake_is_taken_again() {
+        let by = |looks: &[Run]| {
+            let looks = std::cell::RefCell::new(looks.iter().copied());
+            let found = standing(|| looks.borrow_mut().next().ok_or(Unclear::Sending), Ok);
+            found.map(|(seen, _)| seen)
+        };
+        assert_eq!(by(&[Run::None, Run::None]), Ok(Run::None));
+        assert_eq!(by(&[Run::Part(1, 2), Run::Part(1, 3)]), Ok(Run::Part(1, 2)));
+        let overtaken = [Run::Part(4, 5), Run::Part(3, 5), Run::Part(3, 6)];
+        assert_eq!(by(&overtaken), Ok(Run::Part(3, 5)));
+        assert_eq!(by(&[Run::None, Run::Part(3, 4), Run::Part(3, 4)]), Ok(Run::Part(3, 4)));
+        let never: Vec<Run> = (0..40).map(|first| Run::Part(first, 41)).collect();
+        assert_eq!(by(&never), Err(Unclear::Place));
     }
 
     #[test]
