@@ -148,6 +148,14 @@ fn has(of: u64) -> u32 {
         || lacks(o::RING_BUFFER_GROUPS)
         || lacks(o::RING_OVERFLOW)
         || lacks(o::RING_BUFFERS)
+        || lacks(o::RING_RESTRICTED)
+        || lacks(o::RING_TIMEOUTS)
+        || lacks(o::RING_EVENTFD)
+        || lacks(o::RING_EVENTFD_CONTEXT)
+        || lacks(o::EVENTFD_ID)
+        || lacks(o::RING_FILES)
+        || lacks(o::RING_FILE_NODES)
+        || lacks(o::RING_NODE_FILE)
     {
         found |= ring::UNKNOWN;
     }

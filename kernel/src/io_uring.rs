@@ -179,7 +179,8 @@ impl Ring {
     /// # Errors
     /// If the kernel makes none, or makes one of another shape.
     pub fn new(shape: Shape) -> io::Result<Self> {
-        let sized = setup::CQSIZE | shape.flags & !setup::CLAMP;
+        // Whose threads work for it is no part of its shape, and that one's descriptor is not known here.
+        let sized = setup::CQSIZE | shape.flags & !(setup::CLAMP | setup::ATTACH_WQ);
         let mut parameters = Parameters {
             flags: sized,
             completion_entries: shape.completions,

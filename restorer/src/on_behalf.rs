@@ -62,6 +62,11 @@ pub(crate) fn check(
             let refusal = support::sockets::OF_ROOT;
             return Err(Error::refused(holders.refused(file.id, refusal, object)));
         }
+        if file.uring.is_some() {
+            let object = format!("io_uring of file {}", file.id);
+            let refusal = support::rings::OF_USER;
+            return Err(Error::refused(holders.refused(file.id, refusal, object)));
+        }
         if file.tunf.is_some() {
             let object = format!("file {}", file.id);
             let refusal = support::networks::PROGRAM_OF_ROOT;

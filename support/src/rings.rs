@@ -50,6 +50,13 @@ pub const ISSUER: Refusal = Refusal::fixed(
     CLOSE,
 );
 
+/// A restore makes it with rights that a user has not: what it has registered would not count against his limit of locked memory,
+/// nor `kernel.io_uring_disabled` for him.
+pub const OF_USER: Refusal = Refusal::fixed(
+    "it is an io_uring, and a restore would make it with rights that a user has not",
+    "have it dumped and restored by root",
+);
+
 /// More registered files than the eBPF programs tell.
 pub const MANY_FILES: Refusal = Refusal::fixed(
     "it has room for more than 128 registered files",

@@ -14,8 +14,8 @@ use kernel::io_uring::{self, Counts, Memory, Shape, place, setup};
 use kernel::procfs::Detail;
 use support::Refusal;
 use support::rings::{
-    EVENTFD_ELSEWHERE, ISSUER, MANY_FILES, RING_WITHOUT_FILE, TOO_FAR, UNSEEN, WRITTEN_OVER,
-    file_elsewhere, of_ring, operation, waiting,
+    EVENTFD_ELSEWHERE, ISSUER, MANY_FILES, OF_USER, RING_WITHOUT_FILE, TOO_FAR, UNSEEN,
+    WRITTEN_OVER, file_elsewhere, of_ring, operation, waiting,
 };
 
 use super::beside::Part;
@@ -65,6 +65,9 @@ impl FileKind for IoUring {
         file: &OpenFile,
         entry: FileEntry,
     ) -> Result<FileEntry, Problem> {
+        if survey.context.for_user {
+            return Err(Problem::Refused(OF_USER));
+        }
         // Its mappings are of it, whatever becomes of it.
         let found = survey.out.beside.of::<Found>();
         let other = found.by_inode.insert(file.inode, Some(entry.id));

@@ -15,7 +15,7 @@
 //! | guarded (`MADV_GUARD_INSTALL`) | it counts as written; the scan tells it apart, so that it is no page |
 //! | a huge page | it is protected whole; a write splits it, and it stays split until the kernel joins it again by itself |
 //! | swapped out, merged, migrated | the mark goes along, or is lost, which counts as written |
-//! | written by a device | a device writes past page tables: with a file open for direct I/O, or a context of asynchronous I/O, whose requests may hold such a file that is closed, nothing is copied early (io_uring is refused anyway) |
+//! | written by a device | a device writes past page tables: with a file open for direct I/O, or a context of asynchronous I/O, whose requests may hold such a file that is closed, or an io_uring, nothing is copied early |
 //!
 //! Private mappings of files are left out: there a page that was given back looks, by the mark
 //! that the kernel leaves in its place, as one that is swapped out and unchanged.

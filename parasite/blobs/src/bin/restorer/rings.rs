@@ -24,7 +24,7 @@ const LOWEST: u64 = 0x1_0000;
 pub fn map(context: &Context) {
     let mappings = context.entries(context.arguments().mappings);
     for ring in mappings.iter().filter(|mapping| mapping.ring != 0) {
-        low(nr::MMAP);
+        let has_low = low(nr::MMAP);
         gaps(context, ring, |start, end| {
             let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
             let args = [start as usize, (end - start) as usize, 0, flags, usize::MAX, 0];
@@ -37,7 +37,9 @@ pub fn map(context: &Context) {
         if mapped as u64 != ring.start {
             context.fail(Step::RingMap, ring.start, EEXIST);
         }
-        low(nr::MUNMAP);
+        if has_low {
+            low(nr::MUNMAP);
+        }
         gaps(context, ring, |start, end| {
             let args = [start as usize, (end - start) as usize, 0, 0, 0, 0];
             context.must(Step::RingMap, ring.start, nr::MUNMAP, args);
@@ -46,12 +48,12 @@ pub fn map(context: &Context) {
 }
 
 /// Takes the lowest addresses, or gives them back. The kernel may give them to this process or not: if not it does not give it
-/// a ring there either.
-fn low(call: usize) {
+/// a ring there either. Something of the program's may lie there, too: then nothing is taken, and false returned.
+fn low(call: usize) -> bool {
     let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
     let bytes = (LOWEST - PAGE_SIZE) as usize;
-    // SAFETY: nothing is mapped there, now or at the time when they were taken.
-    let _: arch::syscall::Answer = unsafe { syscall(call, [PAGE_SIZE as usize, bytes, 0, flags, usize::MAX, 0]) };
+    // SAFETY: nothing is mapped there, or it fails; and they are given back only if they were taken.
+    unsafe { syscall(call, [PAGE_SIZE as usize, bytes, 0, flags, usize::MAX, 0]) }.is_ok()
 }
 
 /// All free addresses from [`LOWEST`] on, but those of `ring`. Rings behind it have not been mapped yet.

@@ -9,9 +9,9 @@ use parasite::restorer::{
     CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
-use crate::rings;
 use crate::context::{Context, Seat};
 use crate::process::signal_number;
+use crate::rings;
 
 const EEXIST: i32 = 17;
 /// How often a number is asked for, a millisecond apart.
