@@ -200,6 +200,10 @@ impl Inside<'_> {
         let count = supplementary.len();
         // SAFETY: the pointer and the length are those of the list.
         done(unsafe { libc::syscall(libc::SYS_setgroups, count, supplementary.as_ptr()) })?;
+        if self.is_exposed {
+            // Before anybody in there has a right over this process.
+            nix::sys::prctl::set_dumpable(false)?;
+        }
         setns(self.user, CloneFlags::CLONE_NEWUSER)?;
         let ([user, effective_user, saved_user], [group, effective_group, saved_group]) =
             (users, groups);
