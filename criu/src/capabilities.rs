@@ -24,13 +24,13 @@ pub(crate) const ALL: Demands = Demands { state: true, instructions: true, every
 
 impl Capabilities {
     /// Takes the value of an option: words by commas, each of which may be taken back by `^`; nothing for all. The RPC
-    /// has a number with a bit for each. Whether it could be understood.
+    /// has a number with a bit for each, whatever the others are. Whether it could be understood.
     pub(crate) fn take(&mut self, value: &str) -> bool {
         if let Ok(bits) = value.parse::<u32>() {
             let is = |bit: u32| bits & 1 << bit != 0;
             let demands = Demands { state: is(0), everything: is(1), instructions: is(2) };
             *self = Self { demands, image: true };
-            return bits < 1 << 4;
+            return true;
         }
         let all = ["all"];
         let words: Vec<&str> =

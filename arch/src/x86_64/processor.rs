@@ -277,12 +277,13 @@ pub fn check(image: &CpuinfoEntry, own: &CpuinfoEntry, demands: Demands) -> Resu
     let there = &known.capability;
     let here = &own.capability;
     if demands.state {
+        // Older images say nothing of it.
         let (there, here) = (known.xfeatures_mask.unwrap_or(0), own.xfeatures_mask.unwrap_or(0));
         if there & !here != 0 {
             lacking.push(format!("components {:#x} of the extended state", there & !here));
         }
         let sizes = |it: &CpuinfoX86Entry| (it.xsave_size, it.xsave_size_max);
-        if sizes(known) != sizes(own) {
+        if known.xsave_size.is_some() && sizes(known) != sizes(own) {
             lacking.push(format!(
                 "areas of {} bytes for the extended state, {} at most (here {} and {})",
                 known.xsave_size(),
