@@ -45,6 +45,7 @@ mod mounts;
 mod namespaces;
 mod nested_users;
 mod network;
+mod next_number;
 mod numbers;
 mod on_behalf;
 mod options;

@@ -24,6 +24,7 @@ use crate::files::{OpenContext, OpenFiles};
 use crate::holder::{self, Side, started};
 use crate::namespaces;
 use crate::network::{self, Network};
+use crate::next_number;
 use crate::numbers;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
 use crate::rights;
@@ -149,6 +150,10 @@ pub fn restore(
         0
     };
     let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
+    let next_number = match plan.tasks.iter().any(|task| task.born_in.is_some()) {
+        true => Some(next_number::open(base).map_err(Error::kernel("open ns_last_pid"))?),
+        false => None,
+    };
     let work = Work {
         checkpoint: &checkpoint,
         plan: &plan,
@@ -179,6 +184,7 @@ pub fn restore(
         park_signal,
         spare: &passing,
         first: &first,
+        next_number: next_number.as_ref(),
         stood_in: stood_in.filter(|_| inside),
     };
     let born_at = Instant::now();

@@ -16,7 +16,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::mem::offset_of;
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -40,6 +39,7 @@ use crate::forked::TaskMemory;
 use crate::kept_locks::{self, KeptByMapping};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
+use crate::next_number::NextNumber;
 use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
 use crate::proc_values;
@@ -66,6 +66,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) spare: &'a [HostPid],
     /// How those wait for first processes of pid namespaces who have children born there.
     pub(crate) first: &'a FirstThere,
+    /// Where the kernel is told which number comes next, if it has to be.
+    pub(crate) next_number: Option<&'a File>,
     /// The number that hooks know the root by, if it is not that of the images.
     pub(crate) stood_in: Option<HostPid>,
 }
@@ -327,7 +329,8 @@ impl BuildContext<'_> {
             drop(theirs);
             let mut number = [0; 4];
             let made = ours.read_exact(&mut number[..1]).and_then(|()| {
-                let next = NextNumber::set(wanted)?;
+                let file = self.next_number.ok_or(std::io::ErrorKind::NotFound)?;
+                let next = NextNumber::set(file, wanted)?;
                 let made = ours.write_all(&[0]).and_then(|()| ours.read_exact(&mut number));
                 made.and(next.put_back())
             });
@@ -480,30 +483,6 @@ impl BuildContext<'_> {
 
 /// The exit code of a process that has not got the number that it was to have, but perhaps that of another task.
 pub(crate) const NOT_WANTED: i32 = 93;
-
-/// The number that the kernel gives out next, in the pid namespace of who writes it.
-struct NextNumber {
-    file: File,
-    before: String,
-}
-
-impl NextNumber {
-    /// Sets it, which nobody else of the tree does meanwhile.
-    fn set(wanted: ImagePid) -> std::io::Result<Self> {
-        const LAST: &str = "/proc/sys/kernel/ns_last_pid";
-        let mut file = File::options().read(true).write(true).open(LAST)?;
-        file.lock()?;
-        let mut before = String::new();
-        file.read_to_string(&mut before)?;
-        file.write_all_at((wanted.get() - 1).to_string().as_bytes(), 0)?;
-        Ok(Self { file, before })
-    }
-
-    /// Puts it back: the numbers that come after are those of others of the tree, which nobody else is to get.
-    fn put_back(self) -> std::io::Result<()> {
-        self.file.write_all_at(self.before.trim().as_bytes(), 0)
-    }
-}
 
 /// What a process is born with that is its maker's, too.
 fn shared(task: &Task) -> CloneFlags {

@@ -1,0 +1,63 @@
+//! The number that the kernel gives out next in a pid namespace (`/proc/sys/kernel/ns_last_pid`), where none can be chosen:
+//! at the birth of a process in a pid namespace that belongs to a user namespace of its own.
+//!
+//! It is opened before any task is in its mount namespace, where there may be no such file, or one that nobody may write to; which
+//! pid namespace it is about is up to whoever writes.
+
+use std::fs::File;
+use std::io::Result;
+use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
+
+use ids::ImagePid;
+use kernel::descriptors::duplicate_from;
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// One number, which one call reads.
+const PLACE: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// The file, at a descriptor that no task wants.
+pub(crate) fn open(base: RawFd) -> Result<File> {
+    let file = File::options().read(true).write(true).open(PLACE)?;
+    Ok(File::from(duplicate_from(&file, base)?))
+}
+
+/// The number, set for one birth.
+pub(crate) struct NextNumber<'f> {
+    file: &'f File,
+    before: String,
+}
+
+impl<'f> NextNumber<'f> {
+    /// Sets it, which nobody else of the tree does meanwhile.
+    pub(crate) fn set(file: &'f File, wanted: ImagePid) -> Result<Self> {
+        /// Longer than any number.
+        const LONGEST: usize = 32;
+        lock(file, libc::F_WRLCK)?;
+        let mut text = [0; LONGEST];
+        let count = file.read_at(&mut text, 0)?;
+        let before = String::from_utf8_lossy(&text[..count]).trim().to_owned();
+        file.write_all_at((wanted.get() - 1).to_string().as_bytes(), 0)?;
+        Ok(Self { file, before })
+    }
+
+    /// Puts it back: the numbers that come after are those of others of the tree, which nobody else is to get.
+    pub(crate) fn put_back(self) -> Result<()> {
+        let put = self.file.write_all_at(self.before.as_bytes(), 0);
+        lock(self.file, libc::F_UNLCK)?;
+        put
+    }
+}
+
+/// A lock of this process: the tasks have the open file in common, by which other locks go.
+fn lock(file: &File, how: i32) -> Result<()> {
+    let whole = libc::flock {
+        l_type: how as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_SETLKW(&whole))?;
+    Ok(())
+}
