@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::time::Duration;
 
 use collector::{Mapping, OpenFile, Process, RegisteredFile, Ring, VmFlags};
 use ids::HostPid;
@@ -78,11 +79,7 @@ impl FileKind for IoUring {
         let ring = survey.context.rings.get(&(process.pid, file.fd)).cloned();
         let ring = ring.ok_or(Problem::Refused(UNSEEN))?;
         judge(&ring).map_err(Problem::Refused)?;
-        let info = survey.fdinfo(process.pid, file)?;
-        let Detail::IoUring { waiting: requests } = info.detail else {
-            return Err(unexpected("an io_uring"));
-        };
-        if let Some(number) = requests.first() {
+        if let Some(number) = requests(survey, process, file)?.first() {
             return Err(Problem::Refused(waiting(&operation(*number))));
         }
         let fd = survey.held.borrow(process.pid, file.fd)?;
@@ -153,6 +150,24 @@ impl FileKind for IoUring {
             }
         }
     }
+}
+
+/// Requests that wait for something. While a ring is at work its lock is held, and the kernel tells nothing of it but the head of
+/// the file: so it is asked again, each time after a pause.
+fn requests(
+    survey: &mut Survey<'_>,
+    process: &Process,
+    file: &OpenFile,
+) -> Result<Vec<u32>, Problem> {
+    const TRIES: usize = 100;
+    const PAUSE: Duration = Duration::from_micros(100);
+    for _ in 0..TRIES {
+        if let Detail::IoUring { waiting } = survey.fdinfo(process.pid, file)?.detail {
+            return Ok(waiting);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(unexpected("an io_uring"))
 }
 
 /// What the kernel keeps of it.
