@@ -79,8 +79,10 @@ fn logged(
 
 /// The statistics, where they are to be shown.
 pub(crate) fn shown(options: &Options, directories: &Directories, done: &Done) -> Option<String> {
-    let text = statistics::text(directories, done).filter(|_| options.shows_statistics)?;
-    text.inspect_err(|failure| warn!("{failure}")).ok()
+    if !options.shows_statistics {
+        return None;
+    }
+    statistics::text(directories, done)?.inspect_err(|failure| warn!("{failure}")).ok()
 }
 
 /// Refuses by name what is asked for and not there.

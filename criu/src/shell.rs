@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -179,7 +180,8 @@ fn carry_out(command: Command, options: &Options, host: &Host) -> ExitCode {
     if let (Ok(done), Ok(directories)) = (&done, Directories::of(options))
         && let Some(text) = shown(options, &directories, done)
     {
-        print!("{text}");
+        // What was done stays done where nobody reads of it.
+        std::io::stdout().write_all(text.as_bytes()).unwrap_or_default();
     }
     match done {
         Ok(Done::Checked) => println!("Looks good."),
