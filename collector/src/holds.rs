@@ -1,5 +1,6 @@
 //! That processes hold things that have no name.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
@@ -120,14 +121,14 @@ pub fn is_candidate(file: &crate::OpenFile) -> bool {
     let kind = file.mode & libc::S_IFMT;
     let target = file.target.as_bytes();
     matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
-        || matches!(
-            target,
-            b"anon_inode:[eventfd]"
-                | b"anon_inode:[eventpoll]"
-                | b"anon_inode:[timerfd]"
-                | b"anon_inode:inotify"
-                | b"anon_inode:[fanotify]"
-                | b"anon_inode:[io_uring]"
-        )
+        || target.starts_with(ANONYMOUS) && !is_the_same_twice(&file.target)
         || kind == libc::S_IFREG && target.ends_with(b" (deleted)")
+}
+
+const ANONYMOUS: &[u8] = b"anon_inode:";
+
+/// Whether two of an anonymous kind are as good as one, by the link text: a signalfd gives each reader his own signals, and a
+/// pidfd has nothing but its process.
+pub(crate) fn is_the_same_twice(target: &OsStr) -> bool {
+    matches!(target.as_bytes(), b"anon_inode:[signalfd]" | b"anon_inode:[pidfd]")
 }

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use ids::HostPid;
 use inventory::{is_shared_anonymous, is_system_v};
 
-use crate::holds::{Class, Ends, Held};
+use crate::holds::{Class, Ends, Held, is_the_same_twice};
 pub use crate::holds::{Failure, Hidden, Hold, is_candidate};
 use crate::looking::is_passing;
 use crate::{Error, Inventory, OpenFile, Process, Sources};
@@ -30,16 +30,10 @@ pub enum Kind {
     Pipe,
     /// A socket.
     Socket,
-    /// An eventfd.
+    /// An eventfd, whose count somebody may hold without it.
     Eventfd,
-    /// An epoll instance.
-    Epoll,
-    /// A timerfd.
-    Timerfd,
-    /// An inotify instance or fanotify group.
-    Watches,
-    /// An io_uring.
-    Ring,
+    /// Another that has a link text with `anon_inode:`: it tells of events, or does work.
+    Anonymous,
     /// A deleted file that somebody may write, or a memfd.
     DeletedFile,
     /// Anonymous memory.
@@ -267,15 +261,8 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
         Class::Named => None,
         Class::Pipe => Some(Kind::Pipe),
         Class::Socket => Some(Kind::Socket),
-        Class::Anonymous => match target.as_bytes() {
-            b"anon_inode:[eventfd]" => Some(Kind::Eventfd),
-            b"anon_inode:[eventpoll]" => Some(Kind::Epoll),
-            b"anon_inode:[timerfd]" => Some(Kind::Timerfd),
-            b"anon_inode:inotify" | b"anon_inode:[fanotify]" => Some(Kind::Watches),
-            b"anon_inode:[io_uring]" => Some(Kind::Ring),
-            // A signalfd gives each reader his own signals; others are refused for what they are.
-            _ => None,
-        },
+        Class::Anonymous if target == "anon_inode:[eventfd]" => Some(Kind::Eventfd),
+        Class::Anonymous => (!is_the_same_twice(target)).then_some(Kind::Anonymous),
         Class::File { is_written } => {
             let name = target.as_bytes();
             match held.hold {

@@ -62,6 +62,7 @@ mod terminals;
 mod timerfd;
 mod tun;
 mod unchanged;
+mod unix_order;
 mod unix_sockets;
 mod walk;
 mod watched;

@@ -191,8 +191,7 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
     let thing = match shared.kind {
         Kind::Pipe => Thing::Pipe,
         Kind::Socket => Thing::Socket,
-        Kind::Eventfd | Kind::Epoll | Kind::Timerfd | Kind::Watches => Thing::Events,
-        Kind::Ring => Thing::Ring,
+        Kind::Eventfd | Kind::Anonymous => Thing::Anonymous,
         Kind::DeletedFile => Thing::DeletedFile,
         Kind::SharedMemory => Thing::Memory,
     };

@@ -30,7 +30,7 @@ pub use contents::{
 };
 pub use files::Files;
 pub use ipc::{IpcNamespace, MessageQueue, SemaphoreSet};
-pub use networks::{Network, network_of};
+pub use networks::Network;
 pub use processes::{Body, Mapping, Process, State, Thread};
 
 /// A checkpoint in which everything that is referred to is there.
@@ -119,7 +119,9 @@ impl Checkpoint {
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.files.check(self)?;
+        self.files.check()?;
+        self.check_terminals()?;
+        memory::check_memfds(self)?;
         for process in &self.processes {
             if let Some(body) = &process.body {
                 memory::check(self, process, body)?;
@@ -132,6 +134,17 @@ impl Checkpoint {
             self.files.require(packet.entry.id_for, names::sk_queues().name(), "a packet")?;
             for file in packet.entry.scm.iter().flat_map(|part| &part.rights) {
                 self.files.require(*file, names::sk_queues().name(), "a packet")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_terminals(&self) -> Result<(), Error> {
+        for file in self.files.entries.values() {
+            let terminal = file.tty.as_ref().map(|terminal| terminal.tty_info_id);
+            if terminal.is_some_and(|id| !self.terminals.contains_key(&id)) {
+                let what = format!("file {}: its terminal is not in tty-info.img", file.id);
+                return Err(Error::invalid(names::files().name(), what));
             }
         }
         Ok(())

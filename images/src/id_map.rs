@@ -1,20 +1,14 @@
 //! User and group ids of a tree with a user namespace of its own: the images have them as the namespace does.
 //!
 //! A dump sees ids as they are outside of the namespace and writes what they are [`IdMap::inside`]; a restore reads these and works
-//! with what they are [`IdMap::outside`]. Which fields of a message are ids is said here, once for both ([`Owned`]).
+//! with what they are [`IdMap::outside`]. Which fields of a message are ids is said beside it, once for both ([`Owned`]).
 
 use std::io;
 
 use crate::checkpoint::Checkpoint;
-use crate::messages::{
-    CredsEntry, FileEntry, FilePermsEntry, GhostFileEntry, IpcDescEntry, LostMountEntry,
-    MemfdInodeEntry, PeerCredentials, SkPacketEntry, TtyInfoEntry, TunLinkEntry, UidGidExtent,
-    UsernsEntry,
-};
+use crate::messages::{UidGidExtent, UsernsEntry};
 
-/// What an id without a number on the other side becomes. As an owner it means "leave it" to CRIU and to chown(2), which
-/// gives the thing to whoever makes it: of a file with contents that is a right nobody had ([`owner_is_known`]).
-pub const NOBODY: u32 = u32::MAX;
+pub use crate::messages::{Id, NOBODY, Owned};
 
 /// Fails for a file with contents whose user or group has no number: made by root it would be root's, with its set-user-ID
 /// bit, or come into the hands of the tree's root.
@@ -29,15 +23,6 @@ pub fn owner_is_known(user: u32, group: u32) -> io::Result<()> {
              give it to somebody of the namespace (chown)",
         )),
     }
-}
-
-/// Whose id it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Id {
-    /// A user's.
-    User,
-    /// A group's.
-    Group,
 }
 
 /// How the ids of a user namespace map to those around it. The one without ranges changes nothing.
@@ -131,8 +116,8 @@ impl IdMap {
         if self.is_plain() {
             return;
         }
-        for file in checkpoint.files.entries.values_mut() {
-            of_file(file, &mut |id, number| *number = self.outside(id, *number));
+        for body in checkpoint.files.entries.values_mut().filter_map(|file| file.body_mut()) {
+            body.each_id(&mut |id, number| *number = self.outside(id, *number));
         }
         checkpoint.files.ghosts.values_mut().for_each(|ghost| self.leave(&mut ghost.entry));
         checkpoint.memfds.values_mut().for_each(|memfd| self.leave(memfd));
@@ -156,135 +141,10 @@ fn check(map: &[UidGidExtent]) -> Result<(), String> {
     map.iter().find(wrong).map_or(Ok(()), |it| Err(format!("a range {it:?}")))
 }
 
-/// Has user and group ids.
-pub trait Owned {
-    /// Lets each of them be changed.
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32));
-}
-
-/// Changes the ids in an entry of a file, but not those of who is signalled by it (`fown`): tasks set these themselves, inside of the
-/// namespace.
-fn of_file(file: &mut FileEntry, change: &mut dyn FnMut(Id, &mut u32)) {
-    let mut perms: Vec<&mut FilePermsEntry> = Vec::new();
-    if let Some(socket) = &mut file.usk {
-        perms.extend(&mut socket.file_perms);
-        perms.extend(&mut socket.opts.inode);
-        for who in [&mut socket.peer_credentials, &mut socket.connector].into_iter().flatten() {
-            who.each_id(change);
-        }
-    }
-    perms.extend(file.pipe.iter_mut().flat_map(|pipe| &mut pipe.inode));
-    let others = [
-        file.isk.as_mut().map(|socket| &mut socket.opts),
-        file.psk.as_mut().map(|socket| &mut socket.opts),
-        file.nlsk.as_mut().map(|socket| &mut socket.opts),
-    ];
-    perms.extend(others.into_iter().flatten().flat_map(|options| &mut options.inode));
-    for perms in perms {
-        change(Id::User, &mut perms.uid);
-        change(Id::Group, &mut perms.gid);
-    }
-    if let Some(queue) = &mut file.mq {
-        change(Id::User, &mut queue.uid);
-        change(Id::Group, &mut queue.gid);
-    }
-    if let Some(device) = file.tunf.as_mut().and_then(|file| file.link.as_mut()) {
-        device.each_id(change);
-    }
-}
-
-impl Owned for TunLinkEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        for (id, number) in [(Id::User, &mut self.owner), (Id::Group, &mut self.group)] {
-            let mut changed = number.cast_unsigned();
-            change(id, &mut changed);
-            *number = changed.cast_signed();
-        }
-    }
-}
-
-impl Owned for FileEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        of_file(self, change);
-        if let Some(owner) = self.owner_mut().filter(|owner| owner.pid != 0) {
-            change(Id::User, &mut owner.uid);
-            change(Id::User, &mut owner.euid);
-        }
-    }
-}
-
-impl Owned for CredsEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        for user in [&mut self.uid, &mut self.euid, &mut self.suid, &mut self.fsuid] {
-            change(Id::User, user);
-        }
-        let groups = [&mut self.gid, &mut self.egid, &mut self.sgid, &mut self.fsgid];
-        for group in groups.into_iter().chain(&mut self.groups) {
-            change(Id::Group, group);
-        }
-    }
-}
-
-impl Owned for PeerCredentials {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        change(Id::User, &mut self.uid);
-        change(Id::Group, &mut self.gid);
-        self.groups.iter_mut().for_each(|group| change(Id::Group, group));
-        // Nobody inside can tell them, and nobody can be in them.
-        self.groups.retain(|group| *group != NOBODY);
-    }
-}
-
-impl Owned for SkPacketEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        let Some(sender) = &mut self.sender else { return };
-        change(Id::User, &mut sender.uid);
-        change(Id::Group, &mut sender.gid);
-        // Somebody of outside.
-        if sender.uid == NOBODY || sender.gid == NOBODY {
-            self.sender = None;
-        }
-    }
-}
-
-impl Owned for TtyInfoEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        self.uid.iter_mut().for_each(|user| change(Id::User, user));
-        self.gid.iter_mut().for_each(|group| change(Id::Group, group));
-        if let Some(node) = &mut self.node {
-            change(Id::User, &mut node.uid);
-            change(Id::Group, &mut node.gid);
-        }
-    }
-}
-
-impl Owned for IpcDescEntry {
-    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-        for user in [&mut self.uid, &mut self.cuid] {
-            change(Id::User, user);
-        }
-        for group in [&mut self.gid, &mut self.cgid] {
-            change(Id::Group, group);
-        }
-    }
-}
-
-macro_rules! owned {
-    ($($message:ident)*) => {$(
-        impl Owned for $message {
-            fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
-                change(Id::User, &mut self.uid);
-                change(Id::Group, &mut self.gid);
-            }
-        }
-    )*};
-}
-
-owned! { GhostFileEntry LostMountEntry MemfdInodeEntry }
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::{CredsEntry, PeerCredentials};
 
     #[test]
     fn no_file_is_given_to_who_makes_it() {

@@ -57,6 +57,7 @@ mod unix_outside;
 mod unix_plan;
 mod unix_queues;
 mod unix_sockets;
+mod user;
 mod watched;
 mod window;
 
@@ -91,6 +92,7 @@ pub(crate) use self::leases::Leases;
 pub(crate) use self::links::LeftLinks;
 pub use self::networks::Networks;
 use self::opener::Opener;
+pub(crate) use self::user::User;
 pub(crate) use io_uring::Issued;
 use window::Window;
 

@@ -5,8 +5,8 @@
 
 mod filters;
 mod locks;
+mod memfd;
 mod memory;
-mod nameless;
 pub(crate) mod registers;
 mod semaphore_undo;
 mod store;
@@ -28,8 +28,9 @@ use images::{Images, MappingKind};
 
 pub(crate) use filters::Chain;
 use filters::Filters;
-pub(crate) use memory::{HugeMemfd, SharedSegment, SystemVSegment, huge_page_shift};
-use nameless::Nameless;
+pub(crate) use memfd::HugeMemfd;
+use memfd::Nameless;
+pub(crate) use memory::{SharedSegment, SystemVSegment, huge_page_shift};
 use store::Store;
 pub(crate) use task::{capability_set, personality, signal_of};
 
@@ -195,7 +196,7 @@ impl Checkpoint {
             system_v.retain(|segment| attached.contains(&u64::from(segment.entry.desc.id)));
         }
         let runs = memory::of_files(maps, &mut store)?;
-        let huge_memfds = memory::huge_memfds(&read, &runs);
+        let huge_memfds = memfd::huge_memfds(&read, &runs);
         let stores: Arc<[File]> = store.into_files()?.into();
         let memory = FileMemory { runs: runs.into(), stores: Arc::clone(&stores) };
         let taken = std::mem::take(&mut read.locks);

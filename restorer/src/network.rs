@@ -45,12 +45,10 @@ pub(crate) fn locks<'f>(
 ) -> Vec<(Option<Arc<OwnedFd>>, Lock)> {
     let mut ends: BTreeMap<Option<u32>, Vec<Ends>> = BTreeMap::new();
     ends.insert(networks.usual, Vec::new());
-    let sockets = files.filter_map(|file| file.isk.as_deref());
-    for socket in sockets.filter(|socket| socket.is_connection()) {
-        let number = socket.ns_id.or(networks.usual);
+    for (body, both) in files.filter_map(|file| Some((file.body()?, file.body()?.connection()?))) {
+        let number = body.network().or(networks.usual);
         let number = number.filter(|number| networks.made.contains_key(number));
-        let both = socket.local().zip(socket.peer());
-        ends.entry(number).or_default().extend(both);
+        ends.entry(number).or_default().push(both);
     }
     let of = |(number, ends): (Option<u32>, _)| {
         let namespace = number.and_then(|number| networks.made.get(&number).cloned());

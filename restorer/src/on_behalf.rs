@@ -4,10 +4,10 @@
 //! alter them. That every task in them has his ids and no capability is looked at all the same, so that
 //! a directory that came there in another way gives nobody more than he has.
 
-use images::messages::{CredsEntry, PeerCredentials};
+use images::messages::CredsEntry;
 
 use crate::error::Error;
-use crate::files::{Connections, Holders};
+use crate::files::{Connections, Holders, User};
 use crate::load::Checkpoint;
 use crate::options::RestoreOptions;
 use crate::sysv;
@@ -44,66 +44,12 @@ pub(crate) fn check(
         return Err(Error::refused(support::host::NAMESPACE_OF_ROOT.of(0, object)));
     }
     sysv::check_user(checkpoint, uid)?;
-    let sockets = checkpoint.files.files.values().filter_map(|file| file.isk.as_deref());
-    for socket in sockets.filter(|socket| socket.is_connection()) {
-        // Repair mode asks nobody whether an address is free, or may be had.
-        if connections != Connections::Closed {
-            let object = format!("TCP connection of file {}", socket.id);
-            let refusal = support::host::CONNECTION_OF_USER;
-            return Err(Error::refused(holders.refused(socket.id, refusal, object)));
-        }
-    }
-    for file in checkpoint.files.files.values() {
-        // To make one takes rights that no user has, and who has one needs none to use it.
-        let is_raw =
-            file.isk.as_ref().is_some_and(|it| it.r#type == libc::SOCK_RAW.cast_unsigned());
-        if is_raw || file.psk.is_some() {
-            let object = format!("socket of file {}", file.id);
-            let refusal = support::sockets::OF_ROOT;
-            return Err(Error::refused(holders.refused(file.id, refusal, object)));
-        }
-        if file.uring.is_some() {
-            let object = format!("io_uring of file {}", file.id);
-            let refusal = support::rings::OF_USER;
-            return Err(Error::refused(holders.refused(file.id, refusal, object)));
-        }
-        if file.tunf.is_some() {
-            let object = format!("file {}", file.id);
-            let refusal = support::networks::PROGRAM_OF_ROOT;
-            return Err(Error::refused(holders.refused(file.id, refusal, object)));
-        }
-        let groups = file.nlsk.as_ref().filter(|socket| {
-            // Of these two the kernel lets everybody join any group.
-            let open = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT].map(i32::cast_unsigned);
-            !open.contains(&socket.protocol) && socket.groups.iter().any(|word| *word != 0)
-        });
-        if groups.is_some() {
-            let object = format!("socket of file {}", file.id);
-            let refusal = support::sockets::GROUPS_OF_ROOT;
-            return Err(Error::refused(holders.refused(file.id, refusal, object)));
-        }
-        let Some(socket) = &file.usk else { continue };
-        let who = [&socket.peer_credentials, &socket.connector];
-        if !who.into_iter().flatten().all(|who| is_user(who, checkpoint, uid, gid)) {
-            let object = format!("Unix socket of file {}", file.id);
-            let refusal = support::host::ids_of_others(uid, gid);
-            return Err(Error::refused(holders.refused(file.id, refusal, object)));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a socket that says this of its maker says no more than that it is the user's. Supplementary
-/// groups are those that one of the threads has.
-fn is_user(who: &PeerCredentials, checkpoint: &Checkpoint, uid: u32, gid: u32) -> bool {
     let threads = checkpoint.living().flat_map(|(_, body)| &body.threads);
-    let mut held = threads.filter_map(|thread| thread.core.creds.as_ref());
-    (who.uid, who.gid) == (uid, gid)
-        && (who.groups.is_empty() || held.any(|creds| are_of(&who.groups, creds)))
-}
-
-fn are_of(groups: &[u32], creds: &CredsEntry) -> bool {
-    groups.iter().all(|group| creds.groups.contains(group))
+    let creds = threads.filter_map(|thread| thread.core.creds.as_ref());
+    let groups = creds.map(|creds| &creds.groups[..]).collect();
+    let user = User { uid, gid, groups, connections };
+    let beyond = checkpoint.files.check_user(&user);
+    beyond.map_err(|error| error.named(holders).into())
 }
 
 /// Whether programs that it executes gain no rights, so that it may filter what they call.
@@ -137,13 +83,6 @@ mod tests {
             cap_bnd: vec![u32::MAX; 2],
             ..CredsEntry::default()
         }
-    }
-
-    #[test]
-    fn groups_that_are_told_are_held() {
-        let held = CredsEntry { groups: vec![4, 27], ..creds(1000, 50) };
-        assert!(are_of(&[27], &held) && are_of(&[], &held));
-        assert!(!are_of(&[27, 0], &held));
     }
 
     #[test]

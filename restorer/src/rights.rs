@@ -67,8 +67,8 @@ fn files<'a>(
         descriptors.rev().map(|descriptor| (descriptor.id, descriptor.fd)).collect();
     let opened = ids.into_iter().flat_map(move |id| {
         let number = numbers.get(&id).copied();
-        let fifo = checkpoint.files.files.get(&id).and_then(|file| file.fifo.as_ref()?.regf_id);
-        [Some((id, number)), fifo.map(|fifo| (fifo, number))]
+        let path = checkpoint.files.files.get(&id).and_then(|file| file.body()?.path());
+        [Some((id, number)), path.map(|path| (path, number))]
     });
     opened.flatten().chain(without_descriptors(body).map(|id| (id, None)))
 }

@@ -11,14 +11,12 @@ pub enum Thing {
     Pipe,
     /// A socket.
     Socket,
-    /// Something that tells of events: an eventfd, an epoll instance, a timerfd, an inotify instance.
-    Events,
+    /// Something that tells of events, or does work: an eventfd, an epoll instance, a timerfd, an inotify instance, an io_uring.
+    Anonymous,
     /// A deleted file, or a memfd.
     DeletedFile,
     /// Shared anonymous memory.
     Memory,
-    /// An io_uring.
-    Ring,
 }
 
 impl Thing {
@@ -27,8 +25,7 @@ impl Thing {
         match self {
             Self::Pipe => "what is sent through it would not arrive",
             Self::Socket => "it would be another socket",
-            Self::Events => "events would not arrive",
-            Self::Ring => "each would have requests of its own",
+            Self::Anonymous => "each would have one of its own, and events would not arrive",
             Self::DeletedFile => "neither would see what the other writes",
             Self::Memory => "neither would see what the other writes into it",
         }

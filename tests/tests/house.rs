@@ -166,6 +166,44 @@ fn kinds_of_open_file_are_known_to_their_modules_only() {
     assert_eq!(dumper, restorer, "each kind has a module of the same name on both sides");
 }
 
+/// What a kind has in its member of a file's entry is looked at by its own modules: all else asks what every kind says of
+/// itself (`FileBody`, `FileKind`). Only the path of a file, `reg`, is anybody's.
+#[test]
+fn members_of_file_entries_are_known_to_their_modules_only() {
+    // Parts of modules of kinds.
+    let parts = ["connections.rs", "unix_order.rs", "unix_outside.rs", "load/memfd.rs"];
+    let table = std::fs::read_to_string(root().join("images/src/messages/files.rs")).unwrap();
+    let rows = table.split_once("\nkinds! {").expect("the table of kinds").1;
+    let rows = rows.lines().take_while(|line| !line.starts_with('}'));
+    let members: Vec<&str> = rows
+        .filter(|line| line.contains(" = "))
+        .filter_map(|line| line.trim().trim_end_matches(';').rsplit(", ").next())
+        .filter(|member| *member != "reg")
+        .collect();
+    assert!(members.len() > 20, "{members:?}");
+    let looks_into = |text: &str| {
+        let mut words = text.split(|char: char| !(char.is_alphanumeric() || "_.(".contains(char)));
+        words.any(|word| {
+            let mut parts = word.split('.').skip(1);
+            // An external file is one with a path, too.
+            !word.contains("reg.ext") && parts.any(|part| members.contains(&part))
+        })
+    };
+    let strangers: Vec<_> = with_extension("rs")
+        .into_iter()
+        .filter(|(path, _)| ["dumper/src", "restorer/src"].iter().any(|it| path.starts_with(it)))
+        .filter(|(path, text)| {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            !text.contains("impl FileKind for")
+                && !name.ends_with("_tests")
+                && !parts.iter().any(|part| path.ends_with(part))
+                && looks_into(text)
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert!(strangers.is_empty(), "members of kinds are looked into in {strangers:?}");
+}
+
 /// What is not carried is told by one type, which the rules alone make. The compiler holds that others
 /// cannot (both types are `non_exhaustive`); this holds that the rules pass their constructors to nobody, and
 /// that nobody has a type of his own for a reason and a remedy.

@@ -61,7 +61,7 @@ pub(super) struct CachedFile {
     pub(super) keeping: Keeping,
     /// Whether an inventory tells all that there is to tell of it, as long as its mark is the same.
     pub(super) is_steady: bool,
-    /// The other end of a Unix socket, by inode; 0 for none.
+    /// The socket that it is connected to, by inode; 0 for none.
     pub(super) peer: u32,
 }
 

@@ -120,6 +120,27 @@ pub(super) trait FileKind: Debug + Sync {
     /// told then.
     fn complete(&self, _survey: &mut Survey<'_>) {}
 
+    /// The inode of the socket that one is connected to, if it is one of its own kind.
+    fn peer(&self, _entry: &FileEntry) -> Option<u32> {
+        None
+    }
+
+    /// Whether an entry is written when those of all kinds are, as another has to come before it
+    /// ([`in_order`](Self::in_order)).
+    fn comes_last(&self, _entry: &FileEntry) -> bool {
+        false
+    }
+
+    /// The order in which such entries are written.
+    fn in_order(&self, entries: Vec<FileEntry>) -> Vec<FileEntry> {
+        entries
+    }
+
+    /// The entries of an entry that is two in the images: its path, and itself.
+    fn in_two(&self, _entry: &FileEntry) -> Option<[FileEntry; 2]> {
+        None
+    }
+
     /// Writes the images that the files of this kind have beside `files.img`.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use collector::Process;
-use images::messages::FileEntry;
-use kernel::namespaces::{id, of_process, own, within_network};
+use images::messages::{FileBody, FileEntry};
+use kernel::namespaces::{id, of_flag, of_process, own, within_network};
 use kernel::sockets::network_namespace;
 
 use super::problem::{Doing, Problem};
@@ -123,20 +123,26 @@ impl All {
 
 /// Notes which namespace the socket of an entry is in.
 pub(super) fn set(entry: &mut FileEntry, number: u32) {
-    let FileEntry { usk, isk, nlsk, psk, tunf, .. } = entry;
-    let places = [
-        usk.as_mut().map(|socket| &mut socket.ns_id),
-        isk.as_mut().map(|socket| &mut socket.ns_id),
-        nlsk.as_mut().map(|socket| &mut socket.ns_id),
-        psk.as_mut().map(|socket| &mut socket.ns_id),
-        tunf.as_mut().map(|file| &mut file.ns_id),
-    ];
-    places.into_iter().flatten().for_each(|place| *place = Some(number));
+    if let Some(place) = entry.body_mut().and_then(FileBody::network_mut) {
+        *place = Some(number);
+    }
 }
 
-/// Gives the socket of an entry the number that its namespace has in the images; `own` is that of the dumper's.
-pub(super) fn renumber(entry: &mut FileEntry, numbers: &BTreeMap<u64, u32>, own: u32) {
-    let number = images::checkpoint::network_of(entry).map(u64::from);
-    let number = number.and_then(|number| numbers.get(&number).copied());
-    set(entry, number.unwrap_or(own));
+/// Gives an entry the numbers that its network namespace, or the namespace that it stands for, has in the images; `own` is that
+/// of the dumper's network.
+pub(super) fn renumber(
+    entry: &mut FileEntry,
+    numbers: &BTreeMap<(&'static str, u64), u32>,
+    own: u32,
+) {
+    let known = |name, number: u32| numbers.get(&(name, u64::from(number))).copied();
+    let Some(body) = entry.body_mut() else { return };
+    if let Some(place) = body.network_mut() {
+        *place = Some(place.and_then(|number| known("net", number)).unwrap_or(own));
+    }
+    if let Some((flag, number)) = body.namespace_mut()
+        && let Some(new) = of_flag(flag).and_then(|name| known(name, *number))
+    {
+        *number = new;
+    }
 }

@@ -1,7 +1,5 @@
 //! Descriptors of namespaces: those of the dumper, which are those of a restore, and those that a process of the tree is in.
 
-use std::collections::BTreeMap;
-
 use collector::{OpenFile, Process};
 use images::messages::{FileEntry, NsFileEntry, fd_type};
 use kernel::namespaces::{flag, of_flag, own_link};
@@ -56,13 +54,6 @@ impl FileKind for Namespace {
         let nsf = NsFileEntry { id: entry.id, ns_id, ns_cflag, flags: file.flags };
         Ok(FileEntry { r#type: fd_type::NS, nsf: Some(nsf), ..entry })
     }
-}
-
-/// Gives an entry the number that its namespace has in the images, if that is not the dumper's.
-pub(super) fn renumber(entry: &mut FileEntry, numbers: &BTreeMap<(&'static str, u64), u32>) {
-    let Some(nsf) = &mut entry.nsf else { return };
-    let known = of_flag(nsf.ns_cflag).and_then(|name| numbers.get(&(name, nsf.ns_id.into())));
-    nsf.ns_id = known.copied().unwrap_or(nsf.ns_id);
 }
 
 /// The name and the kernel's number of a namespace by its link text, `net:[4026531840]`.

@@ -63,6 +63,14 @@ impl FileKind for Tun {
         }
         Ok(FileEntry { r#type: fd_type::TUNF, reg: Some(reg), tunf: Some(own), ..entry })
     }
+
+    /// CRIU has the path in an entry of its own, before it.
+    fn in_two(&self, entry: &FileEntry) -> Option<[FileEntry; 2]> {
+        let mut rest = entry.clone();
+        let reg = rest.reg.take();
+        let path = FileEntry { id: entry.id, r#type: fd_type::REG, reg, ..FileEntry::default() };
+        Some([path, rest])
+    }
 }
 
 impl Survey<'_> {
@@ -119,14 +127,4 @@ impl Survey<'_> {
         own.big_endian = big.then_some(true);
         Ok(())
     }
-}
-
-/// The entry of the path that a file was opened by, which is one of its own with the same id in the images, and the rest of its
-/// entry; `None` of a file of another kind.
-pub(super) fn in_two(entry: &FileEntry) -> Option<[FileEntry; 2]> {
-    let mut rest = entry.clone();
-    entry.tunf.as_ref()?;
-    let reg = rest.reg.take();
-    let path = FileEntry { id: entry.id, r#type: fd_type::REG, reg, ..FileEntry::default() };
-    Some([path, rest])
 }

@@ -29,6 +29,7 @@ use super::neighbours::Neighbours;
 use super::problem::{Doing, Problem};
 use super::queues::empty_message;
 use super::survey::Survey;
+use super::unix_order;
 use super::{Captured, socket_options};
 use crate::mounts::{Place, Views};
 use crate::numbers::Numbers;
@@ -96,6 +97,19 @@ impl FileKind for UnixSocket {
         socket.opts.others = common.others;
         let usk = UnixSkEntry { id, flags: file.flags, fown, ..socket };
         Ok(FileEntry { r#type: fd_type::UNIXSK, usk: Some(Box::new(usk)), ..entry })
+    }
+
+    fn peer(&self, entry: &FileEntry) -> Option<u32> {
+        Some(entry.usk.as_ref()?.peer).filter(|peer| *peer != 0)
+    }
+
+    /// CRIU looks for the socket that one is connected to when it reads the entry.
+    fn comes_last(&self, entry: &FileEntry) -> bool {
+        self.peer(entry).is_some()
+    }
+
+    fn in_order(&self, entries: Vec<FileEntry>) -> Vec<FileEntry> {
+        unix_order::in_order(entries)
     }
 
     /// What surrounds a socket that has not changed itself has to be as it was; what is queued in it, and

@@ -235,7 +235,7 @@ impl Survey<'_> {
             r#type: own.r#type,
             keeping: Keeping::new(file, entries, mark.size),
             is_steady: kind.is_some_and(|kind| kind.is_steady(own, mark.size)),
-            peer: own.usk.as_ref().map_or(0, |socket| socket.peer),
+            peer: kind.and_then(|kind| kind.peer(own)).unwrap_or(0),
         });
     }
 

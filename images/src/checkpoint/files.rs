@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Process;
 use super::contents::{self, Ghost};
 use super::unique::unique;
-use super::{Checkpoint, Process};
 use crate::error::Error;
 use crate::images::Images;
 use crate::messages::{
-    FdinfoEntry, FileEntry, REMAP_GHOST, REMAP_LINKED, REMAP_PROCFS, RemapFilePathEntry, fd_type,
+    FdinfoEntry, FileBody, FileEntry, REMAP_GHOST, REMAP_LINKED, REMAP_PROCFS, RemapFilePathEntry,
+    fd_type,
 };
 use crate::names;
 
@@ -65,9 +66,9 @@ impl Files {
         })
     }
 
-    pub(super) fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         for file in self.entries.values() {
-            self.check_file(checkpoint, file)?;
+            self.check_file(file)?;
         }
         for (id, table) in &self.tables {
             let image = names::fdinfo(*id);
@@ -88,25 +89,15 @@ impl Files {
         Ok(())
     }
 
-    fn check_file(&self, checkpoint: &Checkpoint, file: &FileEntry) -> Result<(), Error> {
+    fn check_file(&self, file: &FileEntry) -> Result<(), Error> {
         let image = names::files();
         let invalid =
             |what: &str| Err(Error::invalid(image.name(), format!("file {}: {what}", file.id)));
-        if file.member_id() != Some(file.id) {
+        let Some(body) = file.body().filter(|body| body.id() == file.id) else {
             return invalid("what its kind needs is missing, or has another id");
-        }
-        if let Some(regf) = file.fifo.as_ref().and_then(|fifo| fifo.regf_id) {
-            self.require(regf, image.name(), "a fifo's path")?;
-        }
-        if let Some(tty) = &file.tty
-            && !checkpoint.terminals.contains_key(&tty.tty_info_id)
-        {
-            return invalid("its terminal is not in tty-info.img");
-        }
-        if let Some(memfd) = &file.memfd
-            && !checkpoint.memfds.contains_key(&u64::from(memfd.inode_id))
-        {
-            return invalid("its contents are not in memfd.img");
+        };
+        if let Some(path) = body.path() {
+            self.require(path, image.name(), "the path of a file")?;
         }
         Ok(())
     }
@@ -139,25 +130,25 @@ fn entries(images: &Images) -> Result<BTreeMap<u32, Box<FileEntry>>, Error> {
     unique(image.name(), "file", entries)
 }
 
-/// Gives the file of a network device the path that it was opened by, which has an entry of its own with the same id.
+/// Gives files the paths that they were opened by, where these have entries of their own with the same ids.
 fn join_paths(entries: &mut Vec<(u32, Box<FileEntry>)>) {
-    let is_device = |file: &FileEntry| file.r#type == fd_type::TUNF;
-    let devices: BTreeSet<u32> =
-        entries.iter().filter(|(_, file)| is_device(file)).map(|(id, _)| *id).collect();
-    if devices.is_empty() {
+    let is_without = |file: &FileEntry| file.body().is_some_and(FileBody::has_path_apart);
+    let without: BTreeSet<u32> =
+        entries.iter().filter(|(_, file)| is_without(file)).map(|(id, _)| *id).collect();
+    if without.is_empty() {
         return;
     }
     let is_path = |file: &FileEntry| file.r#type == fd_type::REG;
     let mut paths = BTreeMap::new();
     entries.retain_mut(|(id, file)| {
         // Of two entries of one kind the second is told of as one too many.
-        let joins = is_path(file) && devices.contains(id) && !paths.contains_key(id);
+        let joins = is_path(file) && without.contains(id) && !paths.contains_key(id);
         if joins {
             paths.insert(*id, file.reg.take());
         }
         !joins
     });
-    for (id, file) in entries.iter_mut().filter(|(_, file)| is_device(file)) {
+    for (id, file) in entries.iter_mut().filter(|(_, file)| is_without(file)) {
         file.reg = paths.remove(id).flatten();
     }
 }
@@ -186,35 +177,4 @@ fn table(images: &Images, id: u32) -> Result<Vec<FdinfoEntry>, Error> {
         ));
     }
     Ok(entries)
-}
-
-impl FileEntry {
-    /// The id in the member that `type` names; `None` if that is missing or the type is not known.
-    pub fn member_id(&self) -> Option<u32> {
-        match self.r#type {
-            fd_type::REG => self.reg.as_ref().map(|file| file.id),
-            fd_type::PIPE => self.pipe.as_ref().map(|file| file.id),
-            fd_type::FIFO => self.fifo.as_ref().map(|file| file.id),
-            fd_type::INETSK => self.isk.as_ref().map(|file| file.id),
-            fd_type::UNIXSK => self.usk.as_ref().map(|file| file.id),
-            fd_type::EVENTFD => self.efd.as_ref().map(|file| file.id),
-            fd_type::EVENTPOLL => self.epfd.as_ref().map(|file| file.id),
-            fd_type::INOTIFY => self.ify.as_ref().map(|file| file.id),
-            fd_type::SIGNALFD => self.sgfd.as_ref().map(|file| file.id),
-            fd_type::PACKETSK => self.psk.as_ref().map(|file| file.id),
-            fd_type::TTY => self.tty.as_ref().map(|file| file.id),
-            fd_type::FANOTIFY => self.ffy.as_ref().map(|file| file.id),
-            fd_type::NETLINKSK => self.nlsk.as_ref().map(|file| file.id),
-            fd_type::NS => self.nsf.as_ref().map(|file| file.id),
-            fd_type::TUNF => self.tunf.as_ref().map(|file| file.id),
-            fd_type::EXT => self.ext.as_ref().map(|file| file.id),
-            fd_type::TIMERFD => self.tfd.as_ref().map(|file| file.id),
-            fd_type::MEMFD => self.memfd.as_ref().map(|file| file.id),
-            fd_type::BPFMAP => self.bpf.as_ref().map(|file| file.id),
-            fd_type::PIDFD => self.pidfd.as_ref().map(|file| file.id),
-            fd_type::MQUEUE => self.mq.as_ref().map(|file| file.id),
-            fd_type::IO_URING => self.uring.as_ref().map(|file| file.id),
-            _ => None,
-        }
-    }
 }

@@ -7,7 +7,7 @@ use super::{Body, Checkpoint, IpcNamespace, Mapping, Process, ipc};
 use crate::error::Error;
 use crate::images::Images;
 use crate::mapping_kind::MappingKind;
-use crate::messages::{MemfdInodeEntry, VmaEntry, fd_type, vma_status};
+use crate::messages::{FileBody, MemfdInodeEntry, VmaEntry, vma_status};
 use crate::names;
 use crate::pagemap::{PAGE_SIZE, PageMap};
 
@@ -93,19 +93,30 @@ fn range_is_sane(vma: &VmaEntry) -> bool {
     vma.start < vma.end && vma.start.is_multiple_of(PAGE_SIZE) && vma.end.is_multiple_of(PAGE_SIZE)
 }
 
+/// A memfd needs its contents.
+pub(super) fn check_memfds(checkpoint: &Checkpoint) -> Result<(), Error> {
+    for file in checkpoint.files.entries.values() {
+        let contents = file.memfd.as_ref().map(|memfd| u64::from(memfd.inode_id));
+        if contents.is_some_and(|id| !checkpoint.memfds.contains_key(&id)) {
+            let what = format!("file {}: its contents are not in memfd.img", file.id);
+            return Err(Error::invalid(names::files().name(), what));
+        }
+    }
+    Ok(())
+}
+
 /// A mapping of a file needs the file.
 fn check_backing(checkpoint: &Checkpoint, name: &str, mapping: &Mapping) -> Result<(), Error> {
     let vma = &mapping.vma;
     if !mapping.kind.is_of_file() {
         return Ok(());
     }
-    let is_ring = mapping.kind == MappingKind::IoUringRing;
     let mapping = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
     let id = u32::try_from(vma.shmid)
         .map_err(|_| Error::invalid(name, format!("{mapping} is of file {}", vma.shmid)))?;
     let file = checkpoint.files.require(id, name, &mapping)?;
-    let memfd = vma.status & vma_status::MEMFD != 0;
-    if memfd != (file.r#type == fd_type::MEMFD) || is_ring != (file.r#type == fd_type::IO_URING) {
+    let of_kind = file.body().map_or(0, FileBody::mapping_status);
+    if vma.status & vma_status::OF_KINDS != of_kind {
         let what = format!("{mapping} is of file {id}, which is of another kind");
         return Err(Error::invalid(name, what));
     }

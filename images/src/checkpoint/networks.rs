@@ -26,16 +26,6 @@ pub struct Network {
     pub raw: BTreeMap<NetworkImage, Vec<u8>>,
 }
 
-/// The network namespace that a socket, or the device of a program, belongs to, if that is told.
-pub fn network_of(file: &FileEntry) -> Option<u32> {
-    let unix = file.usk.as_ref().and_then(|socket| socket.ns_id);
-    let internet = file.isk.as_ref().and_then(|socket| socket.ns_id);
-    let netlink = file.nlsk.as_ref().and_then(|socket| socket.ns_id);
-    let packet = file.psk.as_ref().and_then(|socket| socket.ns_id);
-    let of_program = file.tunf.as_ref().and_then(|file| file.ns_id);
-    unix.or(internet).or(netlink).or(packet).or(of_program)
-}
-
 /// Those that the processes and their sockets are in, beside the dumper's.
 pub(super) fn load<'f>(
     images: &Images,
@@ -45,7 +35,7 @@ pub(super) fn load<'f>(
     let own = images.inventory().root_ids.as_ref().and_then(|ids| ids.net_ns_id);
     let bodies = processes.iter().filter_map(|process| process.body.as_ref());
     let of_tasks = bodies.filter_map(|body| body.ids.net_ns_id);
-    let numbers: BTreeSet<u32> = of_tasks.chain(files.filter_map(network_of)).collect();
+    let numbers: BTreeSet<u32> = of_tasks.chain(files.filter_map(FileEntry::network)).collect();
     let others = numbers.into_iter().filter(|number| own.is_some() && own != Some(*number));
     others.map(|number| Ok((number, load_one(images, number)?))).collect()
 }

@@ -3,97 +3,121 @@
 
 use prost::Message;
 
-use super::events::{
-    EventfdFileEntry, EventpollFileEntry, FanotifyFileEntry, InotifyFileEntry, SignalfdEntry,
-    TimerfdEntry,
-};
-use super::ghosts::AttributeEntry;
+use super::bpfmap::BpfmapFileEntry;
+use super::epoll::EventpollFileEntry;
+use super::eventfd::EventfdFileEntry;
+use super::external::ExtFileEntry;
+use super::fanotify::FanotifyFileEntry;
+use super::fifos::FifoEntry;
+use super::file_body::FileBody;
+use super::inet_sockets::InetSkEntry;
+use super::inotify::InotifyFileEntry;
 use super::io_uring::IoUringFileEntry;
-use super::networks::TunLinkEntry;
-use super::packet_sockets::{NetlinkSkEntry, PacketSockEntry};
-use super::parts::{FileIdentity, FownEntry};
-use super::pipes::{FifoEntry, PipeEntry};
-use super::sockets::{InetSkEntry, UnixSkEntry};
-use super::tty::TtyFileEntry;
+use super::memfd::MemfdFileEntry;
+use super::mqueue::MqueueFileEntry;
+use super::netlink_sockets::NetlinkSkEntry;
+use super::nsfs::NsFileEntry;
+use super::owned::{Id, Owned};
+use super::packet_sockets::PacketSockEntry;
+use super::parts::FownEntry;
+use super::pidfd::PidfdEntry;
+use super::pipes::PipeEntry;
+use super::regular::RegFileEntry;
+use super::signalfd::SignalfdEntry;
+use super::terminals::TtyFileEntry;
+use super::timerfd::TimerfdEntry;
+use super::tun::TunfileEntry;
+use super::unix_sockets::UnixSkEntry;
 
-/// What kind of file a [`FileEntry`] or a [`FdinfoEntry`] is of (`type`).
-pub mod fd_type {
-    /// None.
-    pub const UND: u32 = 0;
-    /// Something opened by a path: regular file, directory, device.
-    pub const REG: u32 = 1;
-    /// A pipe.
-    pub const PIPE: u32 = 2;
-    /// A fifo.
-    pub const FIFO: u32 = 3;
-    /// An internet socket.
-    pub const INETSK: u32 = 4;
-    /// A Unix socket.
-    pub const UNIXSK: u32 = 5;
-    /// An eventfd.
-    pub const EVENTFD: u32 = 6;
-    /// An epoll instance.
-    pub const EVENTPOLL: u32 = 7;
-    /// An inotify instance.
-    pub const INOTIFY: u32 = 8;
-    /// A signalfd.
-    pub const SIGNALFD: u32 = 9;
-    /// A packet socket.
-    pub const PACKETSK: u32 = 10;
-    /// A terminal.
-    pub const TTY: u32 = 11;
-    /// A fanotify group.
-    pub const FANOTIFY: u32 = 12;
-    /// A netlink socket.
-    pub const NETLINKSK: u32 = 13;
-    /// A namespace.
-    pub const NS: u32 = 14;
-    /// A tun device.
-    pub const TUNF: u32 = 15;
-    /// A file that a plugin or the caller provides.
-    pub const EXT: u32 = 16;
-    /// A timerfd.
-    pub const TIMERFD: u32 = 17;
-    /// A memfd.
-    pub const MEMFD: u32 = 18;
-    /// A BPF map.
-    pub const BPFMAP: u32 = 19;
-    /// A pidfd.
-    pub const PIDFD: u32 = 20;
-    /// A POSIX message queue (ours: CRIU has none).
-    pub const MQUEUE: u32 = 1000;
-    /// An io_uring (ours: CRIU has none).
-    pub const IO_URING: u32 = 1001;
+/// The table of the kinds of open file: number, what it is called, and its member of [`FileEntry`].
+macro_rules! kinds {
+    ($(#[doc = $doc:literal] $name:ident = $number:literal, $called:literal, $member:ident;)*) => {
+        /// What kind of file a [`FileEntry`] or a [`FdinfoEntry`] is of (`type`).
+        pub mod fd_type {
+            /// None.
+            pub const UND: u32 = 0;
+            $(#[doc = $doc] pub const $name: u32 = $number;)*
 
-    /// A kind in a word or two.
-    #[must_use]
-    pub const fn name(r#type: u32) -> &'static str {
-        match r#type {
-            REG => "file",
-            PIPE => "pipe",
-            FIFO => "fifo",
-            INETSK => "internet socket",
-            UNIXSK => "unix socket",
-            EVENTFD => "eventfd",
-            EVENTPOLL => "epoll",
-            INOTIFY => "inotify",
-            SIGNALFD => "signalfd",
-            PACKETSK => "packet socket",
-            TTY => "terminal",
-            FANOTIFY => "fanotify",
-            NETLINKSK => "netlink socket",
-            NS => "namespace",
-            TUNF => "tun device",
-            EXT => "external file",
-            TIMERFD => "timerfd",
-            MEMFD => "memfd",
-            BPFMAP => "bpf map",
-            PIDFD => "pidfd",
-            MQUEUE => "message queue",
-            IO_URING => "io_uring",
-            _ => "file of an unknown kind",
+            /// A kind in a word or two.
+            #[must_use]
+            pub const fn name(r#type: u32) -> &'static str {
+                match r#type {
+                    $($name => $called,)*
+                    _ => "file of an unknown kind",
+                }
+            }
         }
-    }
+
+        impl FileEntry {
+            /// The member that `type` names; `None` if that is missing or the type is not known.
+            #[must_use]
+            pub fn body(&self) -> Option<&dyn FileBody> {
+                // (A member that is not in the table is not known here.)
+                let Self { r#type: _, id: _, $($member),* } = self;
+                match self.r#type {
+                    $(fd_type::$name => $member.as_ref().map(|member| member as &dyn FileBody),)*
+                    _ => None,
+                }
+            }
+
+            /// The same, to be changed.
+            pub fn body_mut(&mut self) -> Option<&mut dyn FileBody> {
+                match self.r#type {
+                    $(fd_type::$name => {
+                        self.$member.as_mut().map(|member| member as &mut dyn FileBody)
+                    })*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Something opened by a path: regular file, directory, device.
+    REG = 1, "file", reg;
+    /// A pipe.
+    PIPE = 2, "pipe", pipe;
+    /// A fifo.
+    FIFO = 3, "fifo", fifo;
+    /// An internet socket.
+    INETSK = 4, "internet socket", isk;
+    /// A Unix socket.
+    UNIXSK = 5, "unix socket", usk;
+    /// An eventfd.
+    EVENTFD = 6, "eventfd", efd;
+    /// An epoll instance.
+    EVENTPOLL = 7, "epoll", epfd;
+    /// An inotify instance.
+    INOTIFY = 8, "inotify", ify;
+    /// A signalfd.
+    SIGNALFD = 9, "signalfd", sgfd;
+    /// A packet socket.
+    PACKETSK = 10, "packet socket", psk;
+    /// A terminal.
+    TTY = 11, "terminal", tty;
+    /// A fanotify group.
+    FANOTIFY = 12, "fanotify", ffy;
+    /// A netlink socket.
+    NETLINKSK = 13, "netlink socket", nlsk;
+    /// A namespace.
+    NS = 14, "namespace", nsf;
+    /// A tun device.
+    TUNF = 15, "tun device", tunf;
+    /// A file that a plugin or the caller provides.
+    EXT = 16, "external file", ext;
+    /// A timerfd.
+    TIMERFD = 17, "timerfd", tfd;
+    /// A memfd.
+    MEMFD = 18, "memfd", memfd;
+    /// A BPF map.
+    BPFMAP = 19, "bpf map", bpf;
+    /// A pidfd.
+    PIDFD = 20, "pidfd", pidfd;
+    /// A POSIX message queue (ours: CRIU has none).
+    MQUEUE = 1000, "message queue", mq;
+    /// An io_uring (ours: CRIU has none).
+    IO_URING = 1001, "io_uring", uring;
 }
 
 /// A descriptor of a descriptor table.
@@ -195,386 +219,38 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// Who is signalled, and the flags (`F_GETFL`); `None` for kinds that nobody is signalled by.
+    /// Who is signalled, and the flags (`F_GETFL`); `None` for kinds that nobody is signalled by. A device that was opened by a
+    /// path has those of its path.
     #[must_use]
     pub fn owner(&self) -> Option<(&FownEntry, u32)> {
-        macro_rules! first {
-            ($($kind:ident)*) => {
-                None$(.or_else(|| self.$kind.as_ref().map(|it| (&it.fown, it.flags))))*
-            };
-        }
-        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq uring)
+        let own = self.body().and_then(FileBody::owner);
+        own.or_else(|| self.reg.as_ref()?.owner())
     }
 
     /// Who is signalled, to be changed.
-    pub fn owner_mut(&mut self) -> Option<&mut FownEntry> {
-        macro_rules! first {
-            ($($kind:ident)*) => {
-                $(if let Some(it) = &mut self.$kind {
-                    return Some(&mut it.fown);
-                })*
-            };
+    fn owner_mut(&mut self) -> Option<&mut FownEntry> {
+        match self.owner() {
+            None => None,
+            Some(_) if self.reg.is_some() => self.reg.as_mut()?.owner_mut(),
+            Some(_) => self.body_mut()?.owner_mut(),
         }
-        first!(reg pipe isk usk efd epfd sgfd tfd tty ify ffy psk nlsk memfd bpf pidfd mq uring);
-        None
+    }
+
+    /// The network namespace that a socket, or the device of a program, belongs to, if that is told.
+    #[must_use]
+    pub fn network(&self) -> Option<u32> {
+        self.body()?.network()
     }
 }
 
-/// Something opened by a path. Also stands for what is not open but has a path: mapped files,
-/// executables, working and root directories.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct RegFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Flags, as `F_GETFL` gives them.
-    #[prost(uint32, required, tag = "2")]
-    pub flags: u32,
-    /// File position.
-    #[prost(uint64, required, tag = "3")]
-    pub pos: u64,
-    /// Who is signalled.
-    #[prost(message, required, tag = "5")]
-    pub fown: FownEntry,
-    /// Absolute path below the root of the mount namespace.
-    #[prost(bytes = "vec", required, tag = "6")]
-    pub name: Vec<u8>,
-    /// Mount, or -1 where there is one mount namespace.
-    #[prost(sint32, optional, tag = "7", default = "-1")]
-    pub mnt_id: Option<i32>,
-    /// Its size; if given, it must be the same at the restore.
-    #[prost(uint64, optional, tag = "8")]
-    pub size: Option<u64>,
-    /// It is to be provided from outside.
-    #[prost(bool, optional, tag = "9")]
-    pub ext: Option<bool>,
-    /// Type and permissions, as `st_mode`.
-    #[prost(uint32, optional, tag = "10")]
-    pub mode: Option<u32>,
-    /// The program's build id, in words; if given, it must be the same at the restore.
-    #[prost(uint32, repeated, packed = "false", tag = "11")]
-    pub build_id: Vec<u32>,
-    /// CRC32C of the file.
-    #[prost(uint32, optional, tag = "12")]
-    pub checksum: Option<u32>,
-    /// Which bytes the checksum is of.
-    #[prost(uint32, optional, tag = "13")]
-    pub checksum_config: Option<u32>,
-    /// Parameter of that.
-    #[prost(uint32, optional, tag = "14")]
-    pub checksum_parameter: Option<u32>,
-    /// Extension: which file it was.
-    #[prost(message, optional, tag = "1000")]
-    pub identity: Option<FileIdentity>,
-    /// Extension: what was in it, of a program or a mapped file.
-    #[prost(message, optional, tag = "1001")]
-    pub content: Option<FileContent>,
-    /// Extension: it was made without a name by this open (`O_TMPFILE`), has none still, and may be given one.
-    #[prost(bool, optional, tag = "1002")]
-    pub unnamed: Option<bool>,
-}
-
-/// Extension: how to tell whether there is still in a file what was in it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FileContent {
-    /// Last change of its contents, in nanoseconds since 1970.
-    #[prost(sint64, required, tag = "1")]
-    pub modified: i64,
-    /// CRC-32 (IEEE) of all of it; of a file without a build id that is not too large.
-    #[prost(fixed32, optional, tag = "2")]
-    pub checksum: Option<u32>,
-}
-
-/// A file that a plugin or the caller restores.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct ExtFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Who is signalled.
-    #[prost(message, required, tag = "5")]
-    pub fown: FownEntry,
-}
-
-/// A namespace opened through /proc.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct NsFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Number of the namespace.
-    #[prost(uint32, required, tag = "2")]
-    pub ns_id: u32,
-    /// Its kind (`CLONE_NEW*`).
-    #[prost(uint32, required, tag = "3")]
-    pub ns_cflag: u32,
-    /// Flags, as `F_GETFL` gives them.
-    #[prost(uint32, required, tag = "4")]
-    pub flags: u32,
-}
-
-/// An open file description of a memfd.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct MemfdFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Flags, as `F_GETFL` gives them.
-    #[prost(uint32, required, tag = "2")]
-    pub flags: u32,
-    /// File position.
-    #[prost(uint64, required, tag = "3")]
-    pub pos: u64,
-    /// Who is signalled.
-    #[prost(message, required, tag = "4")]
-    pub fown: FownEntry,
-    /// Its contents, a [`MemfdInodeEntry`].
-    #[prost(uint32, required, tag = "5")]
-    pub inode_id: u32,
-}
-
-/// `memfd.img`: a memfd's contents; the bytes are in the shared memory `shmid`.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct MemfdInodeEntry {
-    /// Name without `memfd:`; `/dev/zero` for shared anonymous memory.
-    #[prost(bytes = "vec", required, tag = "1")]
-    pub name: Vec<u8>,
-    /// User id.
-    #[prost(uint32, required, tag = "2")]
-    pub uid: u32,
-    /// Group id.
-    #[prost(uint32, required, tag = "3")]
-    pub gid: u32,
-    /// Size in bytes.
-    #[prost(uint64, required, tag = "4")]
-    pub size: u64,
-    /// Its pages: `pagemap-shmem-ID.img`.
-    #[prost(uint32, required, tag = "5")]
-    pub shmid: u32,
-    /// `F_SEAL_*`.
-    #[prost(uint32, required, tag = "6")]
-    pub seals: u32,
-    /// Number that files refer to.
-    #[prost(uint64, required, tag = "7")]
-    pub inode_id: u64,
-    /// Size of huge pages, as `MFD_HUGE_*`.
-    #[prost(uint32, optional, tag = "8")]
-    pub hugetlb_flag: Option<u32>,
-    /// Type and permissions, as `st_mode`.
-    #[prost(uint32, optional, tag = "9")]
-    pub mode: Option<u32>,
-    /// Extension: its attributes.
-    #[prost(message, repeated, tag = "1000")]
-    pub attributes: Vec<AttributeEntry>,
-    /// Extension: when it was read and written last.
-    #[prost(message, optional, tag = "1001")]
-    pub times: Option<FileTimesEntry>,
-    /// Extension: blocks of 512 bytes that it has, those among them that are only reserved.
-    #[prost(uint64, optional, tag = "1002")]
-    pub blocks: Option<u64>,
-    /// Extension: its `FS_*_FL` flags (chattr(1)).
-    #[prost(uint32, optional, tag = "1003")]
-    pub flags: Option<u32>,
-}
-
-/// Times of a file, since 1970. An extension.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FileTimesEntry {
-    /// Seconds of the last access.
-    #[prost(sint64, required, tag = "1")]
-    pub accessed: i64,
-    /// Its nanoseconds.
-    #[prost(uint32, required, tag = "2")]
-    pub accessed_nanoseconds: u32,
-    /// Seconds of the last change of the contents.
-    #[prost(sint64, required, tag = "3")]
-    pub changed: i64,
-    /// Its nanoseconds.
-    #[prost(uint32, required, tag = "4")]
-    pub changed_nanoseconds: u32,
-}
-
-/// A BPF map.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct BpfmapFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Flags, as `F_GETFL` gives them.
-    #[prost(uint32, required, tag = "2")]
-    pub flags: u32,
-    /// File position.
-    #[prost(uint64, required, tag = "3")]
-    pub pos: u64,
-    /// Who is signalled.
-    #[prost(message, required, tag = "4")]
-    pub fown: FownEntry,
-    /// Type of the map.
-    #[prost(uint32, required, tag = "5")]
-    pub map_type: u32,
-    /// Bytes of a key.
-    #[prost(uint32, required, tag = "6")]
-    pub key_size: u32,
-    /// Bytes of a value.
-    #[prost(uint32, required, tag = "7")]
-    pub value_size: u32,
-    /// Number of the map.
-    #[prost(uint32, required, tag = "8")]
-    pub map_id: u32,
-    /// Most entries.
-    #[prost(uint32, required, tag = "9")]
-    pub max_entries: u32,
-    /// `BPF_F_*`.
-    #[prost(uint32, required, tag = "10")]
-    pub map_flags: u32,
-    /// Bytes locked.
-    #[prost(uint64, required, tag = "11")]
-    pub memlock: u64,
-    /// User space cannot write it.
-    #[prost(bool, required, tag = "12", default = "false")]
-    pub frozen: bool,
-    /// Name.
-    #[prost(bytes = "vec", required, tag = "13")]
-    pub map_name: Vec<u8>,
-    /// Network device.
-    #[prost(uint32, required, tag = "14", default = "0")]
-    pub ifindex: u32,
-    /// Mount, or -1 where there is one mount namespace.
-    #[prost(sint32, optional, tag = "15", default = "-1")]
-    pub mnt_id: Option<i32>,
-    /// More flags.
-    #[prost(uint64, optional, tag = "16")]
-    pub map_extra: Option<u64>,
-}
-
-/// A tun device's control file.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct TunfileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Name of the device.
-    #[prost(string, optional, tag = "2")]
-    pub netdev: Option<String>,
-    /// The queue is detached.
-    #[prost(bool, optional, tag = "3")]
-    pub detached: Option<bool>,
-    /// Network namespace, as in [`TaskKobjIdsEntry`](super::TaskKobjIdsEntry).
-    #[prost(uint32, optional, tag = "4")]
-    pub ns_id: Option<u32>,
-    /// What its device has, as this file tells it. An extension.
-    #[prost(message, optional, tag = "1000")]
-    pub link: Option<TunLinkEntry>,
-    /// What of packets the program does itself (`TUN_F_*`). An extension.
-    #[prost(uint32, optional, tag = "1001")]
-    pub offloads: Option<u32>,
-    /// The header before packets is little-endian. An extension.
-    #[prost(bool, optional, tag = "1002")]
-    pub little_endian: Option<bool>,
-    /// It is big-endian. An extension.
-    #[prost(bool, optional, tag = "1003")]
-    pub big_endian: Option<bool>,
-}
-
-/// A pidfd.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct PidfdEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Inode on the pidfd file system.
-    #[prost(uint32, required, tag = "2")]
-    pub ino: u32,
-    /// Flags, as `F_GETFL` gives them, without the access mode.
-    #[prost(uint32, required, tag = "3")]
-    pub flags: u32,
-    /// Process in the namespace; -1 if it has ended.
-    #[prost(int32, required, tag = "4")]
-    pub nspid: i32,
-    /// Who is signalled.
-    #[prost(message, required, tag = "5")]
-    pub fown: FownEntry,
-    /// Extension: how it ended, as wait(2) has it, where the kernel tells.
-    #[prost(int32, optional, tag = "1000")]
-    pub exit_status: Option<i32>,
-}
-
-/// Extension: a POSIX message queue.
-#[derive(Clone, PartialEq, Eq, Hash, Message)]
-pub struct MqueueFileEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Flags, as `F_GETFL` gives them.
-    #[prost(uint32, required, tag = "2")]
-    pub flags: u32,
-    /// Who is signalled.
-    #[prost(message, required, tag = "3")]
-    pub fown: FownEntry,
-    /// Name, without the stroke.
-    #[prost(bytes = "vec", required, tag = "4")]
-    pub name: Vec<u8>,
-    /// The name is gone, and so is the queue when nobody has it open any more.
-    #[prost(bool, optional, tag = "5")]
-    pub unlinked: Option<bool>,
-    /// Inode: files of one queue have the same.
-    #[prost(uint64, required, tag = "6")]
-    pub inode: u64,
-    /// The machine's boot, in which a queue with that inode is this one.
-    #[prost(fixed64, optional, tag = "7")]
-    pub boot: Option<u64>,
-    /// Most messages.
-    #[prost(uint64, required, tag = "8")]
-    pub most: u64,
-    /// Most bytes of each.
-    #[prost(uint64, required, tag = "9")]
-    pub bytes: u64,
-    /// Owner.
-    #[prost(uint32, required, tag = "10")]
-    pub uid: u32,
-    /// Group.
-    #[prost(uint32, required, tag = "11")]
-    pub gid: u32,
-    /// Type and permissions, as `st_mode`.
-    #[prost(uint32, required, tag = "12")]
-    pub mode: u32,
-}
-
-/// Kinds of locks ([`FileLockEntry::flag`]).
-pub mod lock_kind {
-    /// Of a process, on a range (`F_SETLK`).
-    pub const POSIX: u32 = 1;
-    /// Of an open file, on all of it (`flock`).
-    pub const FLOCK: u32 = 2;
-    /// Of an open file, on a range (`F_OFD_SETLK`).
-    pub const OFD: u32 = 4;
-    /// A lease (`F_SETLEASE`).
-    pub const LEASE: u32 = 8;
-}
-
-/// Bit of [`FileLockEntry::type`]: somebody waits for the lease.
-pub const LEASE_BREAKING: u32 = 4;
-
-/// `filelocks.img`: a lock on a file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FileLockEntry {
-    /// One of [`lock_kind`].
-    #[prost(uint32, required, tag = "1")]
-    pub flag: u32,
-    /// `F_RDLCK` 0, `F_WRLCK` 1, `F_UNLCK` 2, for flock as well; of a lease that is being broken what it is
-    /// to become, with [`LEASE_BREAKING`].
-    #[prost(uint32, required, tag = "2")]
-    pub r#type: u32,
-    /// Process that holds it.
-    #[prost(int32, required, tag = "3")]
-    pub pid: i32,
-    /// Descriptor that it was taken through.
-    #[prost(int32, required, tag = "4")]
-    pub fd: i32,
-    /// First byte.
-    #[prost(int64, required, tag = "5")]
-    pub start: i64,
-    /// How many bytes; 0 to the end.
-    #[prost(int64, required, tag = "6")]
-    pub len: i64,
+impl Owned for FileEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        if let Some(body) = self.body_mut() {
+            body.each_id(change);
+        }
+        if let Some(owner) = self.owner_mut().filter(|owner| owner.pid != 0) {
+            change(Id::User, &mut owner.uid);
+            change(Id::User, &mut owner.euid);
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::owned::owned;
+
 use super::timers::Timeval;
 
 /// [`RemapFilePathEntry::remap_type`]: a name that stands in for the lost one.
@@ -98,3 +100,5 @@ pub struct RemapFilePathEntry {
     #[prost(uint32, optional, tag = "3")]
     pub remap_type: Option<u32>,
 }
+
+owned! { GhostFileEntry }

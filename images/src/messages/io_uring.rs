@@ -2,6 +2,9 @@
 
 use prost::Message;
 
+use super::file_body::file_body;
+use super::memory::vma_status;
+
 use super::parts::FownEntry;
 
 /// An io_uring.
@@ -72,4 +75,12 @@ pub struct RingFileEntry {
     /// What the completion is to say when it is taken out.
     #[prost(uint64, optional, tag = "2")]
     pub tag: Option<u64>,
+}
+
+file_body! {
+    IoUringFileEntry { signals belongs_to_nobody }
+
+    fn mapping_status(&self) -> u32 {
+        vma_status::IO_URING
+    }
 }

@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::owned::{Id, Owned};
+
 use super::memory::HUGE_SHIFT;
 
 /// What all System V objects have.
@@ -99,4 +101,15 @@ pub struct IpcMsg {
     /// Bytes.
     #[prost(uint32, required, tag = "2")]
     pub msize: u32,
+}
+
+impl Owned for IpcDescEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        for user in [&mut self.uid, &mut self.cuid] {
+            change(Id::User, user);
+        }
+        for group in [&mut self.gid, &mut self.cgid] {
+            change(Id::Group, group);
+        }
+    }
 }

@@ -40,6 +40,9 @@ pub mod vma_status {
     pub const UPROBES: u32 = 1 << 17;
     /// The rings of an io_uring (ours: CRIU has none).
     pub const IO_URING: u32 = 1 << 29;
+
+    /// Those that say which kind of file is mapped, if it is not one that is found by its path.
+    pub const OF_KINDS: u32 = SOCKET | MEMFD | IO_URING;
 }
 
 /// Bits of [`PagemapEntry::flags`]: where the pages of a run are.

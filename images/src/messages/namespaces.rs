@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::owned::owned;
+
 use super::timers::Timespec;
 
 /// `utsns-ID.img`: host and domain name.
@@ -218,3 +220,5 @@ pub struct LostMountEntry {
     #[prost(uint64, required, tag = "5")]
     pub inode: u64,
 }
+
+owned! { LostMountEntry }

@@ -3,6 +3,8 @@
 
 use prost::Message;
 
+use super::owned::{Id, Owned};
+
 /// A value of a setting is text.
 pub const SYSCTL_TEXT: u32 = 5;
 /// A value of a setting is a number.
@@ -246,4 +248,14 @@ pub struct SitEntry {
     /// The relay's prefix.
     #[prost(uint32, repeated, packed = "false", tag = "16")]
     pub relay_prefix: Vec<u32>,
+}
+
+impl Owned for TunLinkEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        for (id, number) in [(Id::User, &mut self.owner), (Id::Group, &mut self.group)] {
+            let mut changed = number.cast_unsigned();
+            change(id, &mut changed);
+            *number = changed.cast_signed();
+        }
+    }
 }

@@ -1,6 +1,9 @@
-//! Pipes and fifos, and the bytes in them.
+//! A pipe, and what is in one (`pipes-data.img`, `fifo-data.img`).
 
 use prost::Message;
+
+use super::file_body::file_body;
+use super::owned::{Id, Owned};
 
 use super::parts::FownEntry;
 use super::sockets::FilePermsEntry;
@@ -29,21 +32,6 @@ pub struct PipeEntry {
     pub inode: Option<FilePermsEntry>,
 }
 
-/// An open fifo: pipe identity plus the [`RegFileEntry`](super::RegFileEntry) with id `regf_id`
-/// (or its own id in old images) for its path.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
-pub struct FifoEntry {
-    /// Number of the file in the checkpoint.
-    #[prost(uint32, required, tag = "1")]
-    pub id: u32,
-    /// Inode of the fifo.
-    #[prost(uint32, required, tag = "2")]
-    pub pipe_id: u32,
-    /// File id of its path.
-    #[prost(uint32, optional, tag = "3")]
-    pub regf_id: Option<u32>,
-}
-
 /// `pipes-data.img` and `fifo-data.img`: what is in a pipe. `bytes` bytes follow the entry.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct PipeDataEntry {
@@ -59,4 +47,12 @@ pub struct PipeDataEntry {
     /// Extension: lengths of the packets (written with `O_DIRECT`) that the bytes begin with.
     #[prost(uint32, repeated, tag = "1000")]
     pub packets: Vec<u32>,
+}
+
+file_body! {
+    PipeEntry { signals }
+
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        self.inode.iter_mut().for_each(|inode| inode.each_id(change));
+    }
 }

@@ -3,6 +3,8 @@
 
 use prost::Message;
 
+use super::owned::{Id, Owned};
+
 /// A process. `pstree.img` lists parents before children; the first is the root of the tree.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct PstreeEntry {
@@ -147,4 +149,16 @@ pub struct CredsEntry {
     /// that of the tree's root. The sets above are empty then: in another namespace they would be rights that nobody had.
     #[prost(uint32, repeated, packed = "false", tag = "1000")]
     pub cap_nested: Vec<u32>,
+}
+
+impl Owned for CredsEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        for user in [&mut self.uid, &mut self.euid, &mut self.suid, &mut self.fsuid] {
+            change(Id::User, user);
+        }
+        let groups = [&mut self.gid, &mut self.egid, &mut self.sgid, &mut self.fsgid];
+        for group in groups.into_iter().chain(&mut self.groups) {
+            change(Id::Group, group);
+        }
+    }
 }

@@ -6,10 +6,13 @@ use images::messages::{EventpollFileEntry, EventpollTfdEntry, FdinfoEntry, FileE
 use kernel::descriptors::{self, set_epoll_polling};
 use nix::sys::epoll::{Epoll as Instance, EpollCreateFlags};
 
+use support::Refusal;
+
 use super::file_kind::{FileKind, missing};
 use super::keepers::is_late;
 use super::keepers::{AtHand, for_a_moment};
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::{Error, InstallTask, OpenFiles};
 
 /// An epoll instance.
@@ -19,6 +22,15 @@ pub(super) struct Epoll;
 impl FileKind for Epoll {
     fn r#type(&self) -> u32 {
         fd_type::EVENTPOLL
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
+    }
+
+    /// Files are watched by their numbers.
+    fn owned_with(&self, file: &FileEntry) -> Vec<u32> {
+        file.epfd.iter().flat_map(|epoll| &epoll.tfd).map(|watched| watched.tfd).collect()
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

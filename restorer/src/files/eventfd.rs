@@ -5,9 +5,12 @@ use std::os::fd::OwnedFd;
 use images::messages::{EventfdFileEntry, FileEntry, fd_type};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use support::Refusal;
+
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::opening::{Opening, flagged};
+use super::user::User;
 
 /// See the dumper: the bit of the access mode that an eventfd does not use.
 const SEMAPHORE: u32 = libc::EFD_SEMAPHORE.cast_unsigned();
@@ -19,6 +22,10 @@ pub(super) struct Eventfd;
 impl FileKind for Eventfd {
     fn r#type(&self) -> u32 {
         fd_type::EVENTFD
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -5,11 +5,14 @@ use std::os::fd::OwnedFd;
 use images::messages::{FanotifyFileEntry, FanotifyMarkEntry, FileEntry, RegFileEntry, fd_type};
 use kernel::fanotify::{self, On};
 
+use support::Refusal;
+
 use super::approve::{CAP_SYS_ADMIN, Purpose};
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opener::Opener;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::watched::Target;
 use super::{Error, OpenFiles};
 use crate::pids::Pids;
@@ -37,6 +40,14 @@ impl FileKind for Fanotify {
             }
         }
         Ok(())
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
+    }
+
+    fn watches(&self) -> bool {
+        true
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -7,6 +7,8 @@ use images::messages::{FifoEntry, FileEntry, RegFileEntry, fd_type};
 use images::{Checkpoint, names};
 use nix::fcntl::OFlag;
 
+use support::Refusal;
+
 use super::Error;
 use super::approve::{Approved, Purpose};
 use super::beside::{Beside, Part};
@@ -15,6 +17,7 @@ use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::pipes::{Contents, O_DIRECT, contents, fill};
 use super::reopen::{reopen, shown};
+use super::user::User;
 
 const O_RDWR: u32 = libc::O_RDWR.cast_unsigned();
 
@@ -37,6 +40,10 @@ impl FileKind for Fifo {
         let read = &checkpoint.fifos;
         beside.of::<InFifos>().0 = contents(&checkpoint.images, &names::fifo_data(), read)?;
         Ok(())
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -12,9 +12,11 @@ use super::content::Needs;
 use super::images::FileImages;
 use super::opener::Opener;
 use super::opening::Opening;
+use super::user::User;
 use super::{Error, InstallTask, OpenFiles};
 use crate::pids::Pids;
 use crate::places::Roots;
+use support::Refusal;
 
 /// One kind of open file.
 ///
@@ -50,6 +52,20 @@ pub(super) trait FileKind: Debug + Sync {
     /// For what cannot be, or is not restored.
     fn check(&self, _file: &FileEntry, _images: &FileImages) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// What is refused to a user who is not root, with what it is called: a file that takes rights to make which he has not, or
+    /// that says of its maker more than that it is his.
+    fn beyond(&self, file: &FileEntry, user: &User<'_>) -> Option<(Refusal, String)>;
+
+    /// Whether files are watched by their inodes, so that deleted ones have to be there when these are opened.
+    fn watches(&self) -> bool {
+        false
+    }
+
+    /// The descriptors that a task must have in which [`own`](Self::own) is done, beside that of the file.
+    fn owned_with(&self, _file: &FileEntry) -> Vec<u32> {
+        Vec::new()
     }
 
     /// Opens all `files` of the kind, and hands each to `opening`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ids::ImagePid;
 use kernel::credentials::Credentials;
-use support::{Refusal, Unsupported};
+use support::Unsupported;
 
 /// Who holds each file of the images.
 #[derive(Clone, Debug, Default)]
@@ -57,17 +57,7 @@ impl Holders {
         }
     }
 
-    /// What a file is refused for, of the process that has it.
-    pub(crate) fn refused(
-        &self,
-        file: u32,
-        refusal: Refusal,
-        object: impl Into<String>,
-    ) -> Unsupported {
-        self.named(file, refusal.of(0, object))
-    }
-
-    /// The same of the process that has the file.
+    /// What is refused, of the process that has the file.
     pub(super) fn named(&self, file: u32, found: Unsupported) -> Unsupported {
         match self.first.get(&file) {
             Some(&(pid, descriptor)) => found.held_by(pid.get(), descriptor),

@@ -12,14 +12,18 @@ use kernel::socket_filter;
 use kernel::sockets::{self, set_option};
 use libc::SOL_SOCKET;
 
+use support::Refusal;
+
 use super::Error;
 use super::beside::Beside;
 use super::connections;
+use super::connections::Connections;
 use super::datagrams;
 use super::file_kind::{FileKind, missing};
 use super::inet_common::{check, chosen_by_connect, create, finish, is_tcp, name, raw};
 use super::opening::Opening;
 use super::socket_options;
+use super::user::User;
 
 /// An internet socket.
 #[derive(Debug)]
@@ -36,6 +40,17 @@ impl FileKind for InetSocket {
 
     fn load(&self, checkpoint: &Checkpoint, beside: &mut Beside) -> Result<(), Error> {
         connections::load(checkpoint, beside)
+    }
+
+    fn beyond(&self, file: &FileEntry, user: &User<'_>) -> Option<(Refusal, String)> {
+        let socket = file.isk.as_deref()?;
+        // Repair mode asks nobody whether an address is free, or may be had.
+        if socket.is_connection() && user.connections != Connections::Closed {
+            let object = format!("TCP connection of file {}", file.id);
+            return Some((support::host::CONNECTION_OF_USER, object));
+        }
+        let is_raw = socket.r#type == libc::SOCK_RAW.cast_unsigned();
+        is_raw.then(|| (support::sockets::OF_ROOT, format!("socket of file {}", file.id)))
     }
 
     /// All are made before the first is finished: addresses may be shared.

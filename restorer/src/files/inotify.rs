@@ -6,9 +6,12 @@ use std::os::fd::OwnedFd;
 use images::messages::{FileEntry, InotifyFileEntry, InotifyWdEntry, fd_type};
 use kernel::inotify;
 
+use support::Refusal;
+
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::watched::Target;
 use super::{Error, OpenFiles};
 use crate::pids::Pids;
@@ -33,6 +36,14 @@ impl FileKind for Inotify {
             }
         }
         Ok(())
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
+    }
+
+    fn watches(&self) -> bool {
+        true
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -8,6 +8,8 @@ use kernel::io_uring::{
     Counts, Layout, Ring, Shape, choose_places, register_eventfd, register_files, setup,
 };
 
+use support::Refusal;
+
 use super::beside::{Beside, Part};
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
@@ -15,6 +17,7 @@ use super::images::FileImages;
 use super::keep::Keep;
 use super::opener::Opener;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::{Error, InstallTask, OpenFiles};
 
 /// An io_uring.
@@ -81,6 +84,10 @@ impl FileKind for IoUring {
             }
         }
         Ok(())
+    }
+
+    fn beyond(&self, file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        Some((support::rings::OF_USER, format!("io_uring of file {}", file.id)))
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

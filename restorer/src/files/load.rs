@@ -12,6 +12,7 @@ use images::messages::{
 use super::file_kind::FileKind;
 use super::ghosts::GhostImage;
 use super::images::{FileImages, FileMemory, Remap};
+use super::user::User;
 use super::{Error, links, table};
 
 impl FileImages {
@@ -82,6 +83,21 @@ impl FileImages {
         for id in self.sent.values().flatten() {
             if let Some(file) = self.files.get(id) {
                 supported(file)?.check(file, self)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// No file is beyond a user.
+    ///
+    /// # Errors
+    ///
+    /// The first that is.
+    pub(crate) fn check_user(&self, user: &User<'_>) -> Result<(), Error> {
+        for file in self.files.values() {
+            let kind = table::of_type(file.r#type);
+            if let Some((refusal, object)) = kind.and_then(|kind| kind.beyond(file, user)) {
+                return Err(Error::refused(file.id, refusal, object));
             }
         }
         Ok(())

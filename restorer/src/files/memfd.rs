@@ -32,6 +32,7 @@ use super::keep::Keep;
 use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::reopen::reopen;
+use super::user::User;
 use crate::run::Run;
 
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
@@ -98,6 +99,10 @@ impl FileKind for Memfd {
             return refused(support::images::MEMFD_TOO_LARGE);
         }
         Ok(())
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

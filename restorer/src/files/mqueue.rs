@@ -10,10 +10,13 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, fchown};
 use support::mqueue as refusals;
 
+use support::Refusal;
+
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
+use super::user::User;
 
 /// An open message queue.
 #[derive(Debug)]
@@ -37,6 +40,10 @@ impl FileKind for MessageQueue {
             return Ok(());
         }
         Err(Error::image(format!("message queue {}", file.id), "its name can be none"))
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
@@ -67,7 +74,7 @@ fn failed(what: &str, entry: &MqueueFileEntry) -> impl FnOnce(std::io::Error) ->
 
 /// Opens a queue by its name, which must be the one that it was.
 fn open_named(entry: &MqueueFileEntry) -> Result<OwnedFd, Error> {
-    let refused = |refusal: support::Refusal| Err(Error::refused(entry.id, refusal, object(entry)));
+    let refused = |refusal: Refusal| Err(Error::refused(entry.id, refusal, object(entry)));
     let fd = match mqueue::open(&entry.name, entry.flags & FLAGS) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return refused(refusals::GONE),
         opened => opened.map_err(failed("open", entry))?,

@@ -7,11 +7,14 @@ use images::messages::{FileEntry, FilePermsEntry, NetlinkSkEntry, fd_type};
 use kernel::sockets::{self, Address, set_option};
 use nix::unistd::geteuid;
 
+use support::Refusal;
+
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
 use super::socket_options;
+use super::user::User;
 
 const SOL_NETLINK: i32 = 270;
 const NETLINK_ADD_MEMBERSHIP: i32 = 1;
@@ -36,6 +39,16 @@ impl FileKind for NetlinkSocket {
             return wrong("it is of no type that such sockets have");
         }
         Ok(())
+    }
+
+    fn beyond(&self, file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        let socket = file.nlsk.as_deref()?;
+        // Of these two the kernel lets everybody join any group.
+        let open = [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT].map(i32::cast_unsigned);
+        let is_open =
+            open.contains(&socket.protocol) || socket.groups.iter().all(|word| *word == 0);
+        let object = || format!("socket of file {}", file.id);
+        (!is_open).then(|| (support::sockets::GROUPS_OF_ROOT, object()))
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -9,10 +9,13 @@ use kernel::namespaces::{LAST_OWN, of_flag};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use support::Refusal;
+
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::{Error, OpenFiles};
 use crate::pids::Pids;
 use crate::places::Roots;
@@ -42,6 +45,10 @@ impl FileKind for Namespace {
 
     fn is_later(&self, file: &FileEntry, _roots: &Roots) -> bool {
         file.nsf.as_ref().is_some_and(|entry| !is_own(entry))
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

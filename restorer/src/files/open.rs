@@ -87,10 +87,12 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
         inherited,
         ..
     } = images;
+    let kinds = files.values().filter_map(|file| table::of_type(file.r#type));
+    let watches = kinds.into_iter().any(|kind| kind.watches());
     let mut opening = Opening {
         files: &files,
         beside,
-        opener: Opener::new(context, ghosts, remaps, &files)?,
+        opener: Opener::new(context, ghosts, remaps, &files, watches)?,
         shell_job: context.shell_job,
         gives_masters: context.gives_masters,
         orphans: Vec::new(),
@@ -172,7 +174,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
 }
 
 /// Adds to `holders` the tables of those to whom files are on their way, `sent`, where nobody has them yet;
-/// these files are returned. For an epoll it is one that has every number it watches, if there is one.
+/// these files are returned. It is one that has every number that is wanted with the file ([`owned_with`]), if there is one.
 fn receivers(
     files: &BTreeMap<u32, Box<FileEntry>>,
     tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
@@ -187,12 +189,9 @@ fn receivers(
             if holders.contains_key(&id) {
                 continue;
             }
-            let epoll = files.get(&id).and_then(|file| file.epfd.as_ref());
-            let has_all = |table: &u32| {
-                let table = tables.get(table).map_or(&[][..], |table| table);
-                let mut watched = epoll.map_or(&[][..], |epoll| &epoll.tfd).iter();
-                watched.all(|watched| table.iter().any(|entry| entry.fd == watched.tfd))
-            };
+            let wanted = files.get(&id).map_or_else(Vec::new, |file| owned_with(file));
+            let has_all =
+                |table: &u32| has_all(tables.get(table).map_or(&[], |table| table), &wanted);
             let by = [table].into_iter().chain(tables.keys().copied()).find(has_all);
             holders.insert(id, by.unwrap_or(table));
             found.insert(id);
@@ -203,7 +202,7 @@ fn receivers(
 }
 
 /// The table of each file in which what is to be done once for it is done: the first that has it,
-/// and for an epoll the first that also has every number it watches.
+/// and the first that also has every number that is wanted with the file ([`owned_with`]), if there is one.
 fn holders(
     files: &BTreeMap<u32, Box<FileEntry>>,
     tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
@@ -212,18 +211,26 @@ fn holders(
     for (table, entries) in tables.iter().rev() {
         holders.extend(entries.iter().map(|entry| (entry.id, *table)));
     }
-    let epolls = files.values().filter_map(|file| Some((file.id, file.epfd.as_ref()?)));
-    for (id, epoll) in epolls {
-        let all_watched = |table: &[FdinfoEntry]| {
-            epoll.tfd.iter().all(|watched| table.iter().any(|entry| entry.fd == watched.tfd))
-        };
-        let mut of_epoll =
-            tables.iter().filter(|(_, table)| table.iter().any(|entry| entry.id == id));
-        if let Some((table, _)) = of_epoll.find(|(_, table)| all_watched(table)) {
-            holders.insert(id, *table);
+    for file in files.values() {
+        let wanted = owned_with(file);
+        let mut of_file =
+            tables.iter().filter(|(_, table)| table.iter().any(|entry| entry.id == file.id));
+        if !wanted.is_empty()
+            && let Some((table, _)) = of_file.find(|(_, table)| has_all(table, &wanted))
+        {
+            holders.insert(file.id, *table);
         }
     }
     holders
+}
+
+/// The numbers that a task has to have in which what is to be done once for a file is done.
+fn owned_with(file: &FileEntry) -> Vec<u32> {
+    table::of_type(file.r#type).map_or_else(Vec::new, |kind| kind.owned_with(file))
+}
+
+fn has_all(table: &[FdinfoEntry], wanted: &[u32]) -> bool {
+    wanted.iter().all(|fd| table.iter().any(|entry| entry.fd == *fd))
 }
 
 #[cfg(test)]

@@ -48,11 +48,13 @@ pub(super) struct Opener {
 }
 
 impl Opener {
+    /// `watches` if any of the files watches others.
     pub(super) fn new(
         context: &OpenContext,
         images: BTreeMap<u32, GhostImage>,
         remaps: BTreeMap<u32, Remap>,
         files: &BTreeMap<u32, Box<FileEntry>>,
+        watches: bool,
     ) -> Result<Self, Error> {
         let roots = Arc::clone(&context.roots);
         let approver =
@@ -76,7 +78,11 @@ impl Opener {
             .filter_map(|file| Some((remaps.get(&file.id)?.ghost()?, reopen::unnamed(file.flags))));
         let unnamed = unnamed.collect();
         let inodes = images.iter().filter_map(|(id, image)| Some((image.inode()?, *id))).collect();
-        let unopened = of_descriptors_alone(all, &remaps, &context.lasting);
+        let unopened = match watches {
+            // A watch may be on any inode.
+            true => BTreeMap::new(),
+            false => of_descriptors_alone(all, &remaps, &context.lasting),
+        };
         let (root, validation) = (context.root.clone(), context.validation);
         let networks = context.networks.clone();
         Ok(Self {
@@ -263,17 +269,12 @@ impl Opener {
     }
 }
 
-/// The ghosts that nothing but descriptors wants, with the ids of their files; `lasting` are the files that something else wants. If the
-/// tree watches any files there are none, since a watch may be on any inode.
+/// The ghosts that nothing but descriptors wants, with the ids of their files; `lasting` are the files that something else wants.
 fn of_descriptors_alone(
     files: &BTreeMap<u32, Box<FileEntry>>,
     remaps: &BTreeMap<u32, Remap>,
     lasting: &BTreeSet<u32>,
 ) -> BTreeMap<u32, BTreeSet<u32>> {
-    let watches = |file: &FileEntry| file.ify.is_some() || file.ffy.is_some();
-    if files.values().any(|file| watches(file)) {
-        return BTreeMap::new();
-    }
     let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
     let ghosts = remaps.iter().filter_map(|(id, remap)| Some((*id, remap.ghost()?)));
     for (id, ghost) in ghosts.clone() {
@@ -306,14 +307,11 @@ mod tests {
         let remaps = remaps.map(|(id, ghost)| (id, Remap::Ghost(ghost))).into();
         let found = of_descriptors_alone(&files, &remaps, &[3].into());
         assert_eq!(found, [(10, [1, 2].into()), (30, [4].into())].into());
-        let watch = FileEntry { ify: Some(Default::default()), ..FileEntry::default() };
-        files.insert(7, Box::new(watch));
-        assert_eq!(of_descriptors_alone(&files, &remaps, &BTreeSet::new()), BTreeMap::new());
     }
 
     fn opener(root: Option<PathBuf>) -> Opener {
         let context = OpenContext { root, ..OpenContext::default() };
-        Opener::new(&context, BTreeMap::new(), BTreeMap::new(), &BTreeMap::new()).unwrap()
+        Opener::new(&context, BTreeMap::new(), BTreeMap::new(), &BTreeMap::new(), false).unwrap()
     }
 
     #[test]

@@ -10,6 +10,8 @@ use kernel::packet_ring::advance::advance;
 use kernel::sockets::{self, Address, set_option, set_option_bytes};
 use libc::{AF_PACKET, SOL_PACKET, SOL_SOCKET};
 
+use support::Refusal;
+
 use super::beside::{Beside, Part};
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
@@ -18,6 +20,7 @@ use super::keep::Keep;
 use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::socket_options;
+use super::user::User;
 use super::{Error, Refused};
 
 // include/uapi/linux/if_packet.h
@@ -81,6 +84,10 @@ impl FileKind for PacketSocket {
             true => wrong("it has a membership that nobody can have"),
             false => Ok(()),
         }
+    }
+
+    fn beyond(&self, file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        Some((support::sockets::OF_ROOT, format!("socket of file {}", file.id)))
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

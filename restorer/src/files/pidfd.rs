@@ -12,11 +12,14 @@ use kernel::process::{Fork, exit_now, fork_as_any, wait_status};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
+use support::Refusal;
+
 use super::Error;
 use super::OpenFiles;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use crate::dead;
 use crate::pids::Pids;
 use crate::places::Roots;
@@ -50,6 +53,10 @@ impl FileKind for Pidfd {
                 Err(Error::image(format!("pidfd {}", file.id), reason))
             }
         }
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

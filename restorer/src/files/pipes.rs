@@ -9,11 +9,14 @@ use images::{Checkpoint, Image, Images, PAGE_SIZE, names};
 use kernel::descriptors::{change_status_flags, set_pipe_capacity, set_status_flags};
 use nix::fcntl::OFlag;
 
+use support::Refusal;
+
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::images::LONGEST;
 use super::opening::{Opening, flagged};
 use super::reopen::reopen;
+use super::user::User;
 use super::{Error, socket_options};
 
 /// What is in pipes.
@@ -54,6 +57,10 @@ impl FileKind for Pipe {
         let opened = reopen(handed, flags)
             .map_err(|errno| Error::kernel(format!("open {what} again"), errno))?;
         flagged(opened, entry.flags, &what)
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 
 use images::messages::{FdinfoEntry, FileEntry, RegFileEntry, fd_type};
 
+use support::Refusal;
+
 use super::approve::Purpose;
 use super::beside::Beside;
 use super::content::Needs;
@@ -12,6 +14,7 @@ use super::images::FileImages;
 use super::opener::Opener;
 use super::opening::Opening;
 use super::proc_files;
+use super::user::User;
 use super::{Error, InstallTask, OpenFiles};
 use crate::pids::Pids;
 use crate::places::Roots;
@@ -61,6 +64,10 @@ impl FileKind for Regular {
         let entry = file.reg.as_ref()?;
         let path = entry.name.strip_prefix(b"/").filter(|_| entry.ext != Some(true));
         Some(path.unwrap_or(&entry.name).to_vec())
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

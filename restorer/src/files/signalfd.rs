@@ -5,9 +5,12 @@ use std::os::fd::OwnedFd;
 use images::messages::{FileEntry, SignalfdEntry, fd_type};
 use kernel::signalfd;
 
+use support::Refusal;
+
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::opening::{Opening, flagged};
+use super::user::User;
 
 /// A signalfd.
 #[derive(Debug)]
@@ -16,6 +19,10 @@ pub(super) struct Signalfd;
 impl FileKind for Signalfd {
     fn r#type(&self) -> u32 {
         fd_type::SIGNALFD
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

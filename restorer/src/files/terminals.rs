@@ -27,11 +27,14 @@ use kernel::tty;
 use self::caller::Caller;
 use self::known::{Controlling, File, is_led, number};
 use self::pairs::Pair;
+use support::Refusal;
+
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, Member, missing};
 use super::images::FileImages;
 use super::keep::Keep;
 use super::opening::{Opening, flagged};
+use super::user::User;
 use super::{Error, InstallTask, OpenFiles};
 
 /// What is known of terminals, and of the sessions that they control.
@@ -102,6 +105,10 @@ impl FileKind for OpenTerminal {
             settings::apply_modes(handed, info, &what)?;
         }
         handed.try_clone().map_err(failed)
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

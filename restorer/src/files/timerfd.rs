@@ -7,9 +7,12 @@ use images::messages::{FileEntry, TimerfdEntry, fd_type};
 use kernel::timerfd;
 use nix::time::{ClockId, clock_gettime};
 
+use support::Refusal;
+
 use super::Error;
 use super::file_kind::{FileKind, missing};
 use super::opening::{Opening, flagged};
+use super::user::User;
 
 /// A timerfd.
 #[derive(Debug)]
@@ -18,6 +21,10 @@ pub(super) struct Timerfd;
 impl FileKind for Timerfd {
     fn r#type(&self) -> u32 {
         fd_type::TIMERFD
+    }
+
+    fn beyond(&self, _file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        None
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

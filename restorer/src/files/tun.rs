@@ -11,10 +11,13 @@ use images::Checkpoint;
 use images::messages::{FileEntry, RegFileEntry, TunLinkEntry, TunfileEntry, fd_type};
 use kernel::tun::{self, Device, Settings};
 
+use support::Refusal;
+
 use super::Error;
 use super::beside::{Beside, Part};
 use super::file_kind::{FileKind, missing};
 use super::opening::Opening;
+use super::user::User;
 
 /// What the images say of devices, by the numbers of their namespaces and their names.
 #[derive(Debug, Default)]
@@ -39,6 +42,10 @@ impl FileKind for Tun {
             }
         }
         Ok(())
+    }
+
+    fn beyond(&self, file: &FileEntry, _user: &User<'_>) -> Option<(Refusal, String)> {
+        Some((support::networks::PROGRAM_OF_ROOT, format!("file {}", file.id)))
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

@@ -8,6 +8,8 @@ use images::messages::{FileEntry, PeerCredentials, SK_LISTEN, UnixSkEntry, fd_ty
 use kernel::descriptors::{change_status_flags, set_status_flags};
 use kernel::sockets;
 
+use support::Refusal;
+
 use super::Error;
 use super::actors::{act, pairs};
 use super::approve::Approver;
@@ -22,6 +24,7 @@ use super::unix_names::{Names, address_of, connect};
 use super::unix_outside::Outside;
 use super::unix_plan::{Name, Step, failed, name, plan, what};
 use super::unix_queues::{Message, Queued, Queues, deliver, load};
+use super::user::User;
 
 const O_NONBLOCK: u32 = libc::O_NONBLOCK.cast_unsigned();
 const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
@@ -54,6 +57,14 @@ impl FileKind for UnixSocket {
 
     fn name(&self, file: &FileEntry, _beside: &Beside) -> Option<Vec<u8>> {
         Some(format!("socket:[{}]", file.usk.as_ref()?.ino).into_bytes())
+    }
+
+    fn beyond(&self, file: &FileEntry, user: &User<'_>) -> Option<(Refusal, String)> {
+        let socket = file.usk.as_deref()?;
+        let mut who = [&socket.peer_credentials, &socket.connector].into_iter().flatten();
+        let object = || format!("Unix socket of file {}", file.id);
+        let is_of_others = !who.all(|who| user.is(who));
+        is_of_others.then(|| (support::host::ids_of_others(user.uid, user.gid), object()))
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {

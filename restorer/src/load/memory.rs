@@ -1,17 +1,17 @@
 //! Address spaces, page maps and shared memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
-use images::messages::{IpcShmEntry, MemfdInodeEntry, MmEntry, VmaEntry};
+use images::messages::{IpcShmEntry, MmEntry, VmaEntry};
 use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
-use kernel::huge_pages::{HUGE_MASK, HUGE_SHIFT};
+use kernel::huge_pages::HUGE_SHIFT;
 use support::Refusal;
 
 use super::Process;
-use super::nameless::Nameless;
+use super::memfd::Nameless;
 use super::store::Store;
 use crate::error::Error;
 use crate::run::{Run, RunSource};
@@ -382,41 +382,6 @@ pub(super) fn system_v(
         }
     }
     Ok(found)
-}
-
-/// A memfd in huge pages.
-#[derive(Debug)]
-pub(crate) struct HugeMemfd {
-    /// Their size: two to the power of that.
-    pub(crate) shift: u32,
-    /// The ids of files that are it, by which mappings name it.
-    pub(crate) files: BTreeSet<u64>,
-    /// What it holds, from offset to offset.
-    pub(crate) held: Vec<(u64, u64)>,
-}
-
-/// The memfds in huge pages.
-pub(super) fn huge_memfds(
-    read: &images::Checkpoint,
-    runs: &BTreeMap<u64, Vec<Run>>,
-) -> Vec<HugeMemfd> {
-    let memfds = read.memfds.values();
-    let huge = memfds.filter_map(|memfd| {
-        let size = memfd.hugetlb_flag? >> HUGE_SHIFT & HUGE_MASK;
-        Some((memfd, if size == 0 { kernel::huge_pages::default_shift()? } else { size }))
-    });
-    let files = |inode: u64| {
-        let all = read.files.entries.values().filter_map(|file| file.memfd.as_ref());
-        all.filter(move |file| u64::from(file.inode_id) == inode)
-            .map(|file| file.id.into())
-            .collect()
-    };
-    let held = |memfd: &MemfdInodeEntry| {
-        let runs = runs.get(&memfd.shmid.into()).into_iter().flatten();
-        runs.map(|run| (run.start, run.end())).collect()
-    };
-    huge.map(|(memfd, shift)| HugeMemfd { shift, files: files(memfd.inode_id), held: held(memfd) })
-        .collect()
 }
 
 /// The size of the pages of a segment in huge ones, by the flags that it is made with.

@@ -9,8 +9,8 @@ use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
 
 use super::filters::Filters;
+use super::memfd::Nameless;
 use super::memory;
-use super::nameless::Nameless;
 use super::registers;
 use super::store::Store;
 use super::{Body, Process, State, Thread};

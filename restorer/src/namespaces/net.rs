@@ -17,9 +17,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use images::Checkpoint;
 use images::messages::{NetDeviceEntry, NetnsEntry, device};
 use images::names::{self, NetworkImage};
-use images::{Checkpoint, checkpoint};
 use kernel::firewall::{self, Family};
 use kernel::namespaces::{new_network, own, within_network};
 use kernel::netfilter::{Lock, Method};
@@ -112,11 +112,9 @@ fn lock(read: &Checkpoint, number: u32) -> Option<Lock> {
     let inventory = read.images.inventory();
     let method = inventory.network_lock_method.and_then(Method::of_number);
     let method = method.filter(|method| *method != Method::Skip).or_else(Method::here)?;
-    let is_in = |file: &&Box<_>| checkpoint::network_of(file) == Some(number);
-    let sockets = read.files.entries.values().filter(is_in).filter_map(|file| file.isk.as_deref());
-    let connections = sockets.filter(|socket| socket.is_connection());
-    let ends: Vec<(SocketAddr, SocketAddr)> =
-        connections.filter_map(|socket| Some((socket.local()?, socket.peer()?))).collect();
+    let bodies = read.files.entries.values().filter_map(|file| file.body());
+    let of_it = bodies.filter(|body| body.network() == Some(number));
+    let ends: Vec<(SocketAddr, SocketAddr)> = of_it.filter_map(|body| body.connection()).collect();
     let of_root = || read.processes.first().map(|process| process.pid.to_string());
     let id = inventory.dump_criu_run_id.clone().or_else(of_root)?;
     if ends.is_empty() { None } else { Lock::new(method, &id, ends) }

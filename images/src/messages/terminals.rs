@@ -1,6 +1,9 @@
-//! Terminals: `tty-info.img`, `tty-data.img` and the entry in `files.img`.
+//! Terminals: their files, and what they are (`tty-info.img`, `tty-data.img`).
 
 use prost::Message;
+
+use super::file_body::file_body;
+use super::owned::{Id, Owned};
 
 use super::parts::FownEntry;
 
@@ -231,5 +234,24 @@ impl TermiosEntry {
         };
         self.c_cc = chars.chunks(4).map(word).collect();
         self.c_cc.resize(CONTROL_CHARS, 0);
+    }
+}
+
+file_body! {
+    TtyFileEntry { signals belongs_to_nobody }
+
+    fn path(&self) -> Option<u32> {
+        self.regf_id
+    }
+}
+
+impl Owned for TtyInfoEntry {
+    fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {
+        self.uid.iter_mut().for_each(|user| change(Id::User, user));
+        self.gid.iter_mut().for_each(|group| change(Id::Group, group));
+        if let Some(node) = &mut self.node {
+            change(Id::User, &mut node.uid);
+            change(Id::Group, &mut node.gid);
+        }
     }
 }
