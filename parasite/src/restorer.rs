@@ -19,11 +19,11 @@
 
 mod rings;
 mod steps;
-
-use core::marker::PhantomData;
+mod table;
 
 pub use rings::IssuedRing;
 pub use steps::Step;
+pub use table::Table;
 
 use crate::plain::Plain;
 use crate::task::{AltStack, SigAction, TimerValue};
@@ -59,39 +59,6 @@ plain!(Limit, Thread, Arguments, MemoryPolicy, Keyed);
 
 /// Bytes of the kernel's `siginfo_t`.
 pub const SIGINFO_BYTES: usize = 128;
-
-/// Entries that lie in a row, `offset` bytes behind the start of [`Arguments`].
-#[repr(C)]
-#[derive(Debug)]
-pub struct Table<T> {
-    /// Bytes from the start of [`Arguments`].
-    pub offset: u64,
-    /// Number of entries.
-    pub count: u64,
-    entries: PhantomData<fn() -> T>,
-}
-
-impl<T> Table<T> {
-    /// The table at that place.
-    #[must_use]
-    pub const fn new(offset: u64, count: u64) -> Self {
-        Self { offset, count, entries: PhantomData }
-    }
-}
-
-impl<T> Clone for Table<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Table<T> {}
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self::new(0, 0)
-    }
-}
 
 /// A mapping of the new address space.
 #[repr(C)]
