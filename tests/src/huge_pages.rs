@@ -8,13 +8,25 @@ pub struct HugePages {
     before: u64,
 }
 
+/// How often it is tried to have them.
+const ATTEMPTS: usize = 3;
+
 impl HugePages {
     /// Has so many more set aside; says why, and ends the test, where that cannot be had.
     #[must_use]
     pub fn reserve(count: u64) -> Self {
         let before = total().unwrap_or(0);
-        std::fs::write(file("nr_hugepages"), (before + count).to_string()).unwrap_or_default();
         let reserved = Self { before };
+        for _ in 0..ATTEMPTS {
+            std::fs::write(file("nr_hugepages"), (before + count).to_string()).unwrap_or_default();
+            if total() == Some(before + count) {
+                break;
+            }
+            // Memory is in pieces, as after builds, whose files are in the cache: they are given up, and the rest is moved together.
+            for (name, word) in [("drop_caches", "3"), ("compact_memory", "1")] {
+                std::fs::write(PathBuf::from("/proc/sys/vm").join(name), word).unwrap_or_default();
+            }
+        }
         crate::require!(
             total() == Some(before + count),
             "{count} huge pages of 2 MiB can be set aside"

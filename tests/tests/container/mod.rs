@@ -158,8 +158,17 @@ impl Container {
         state["init_process_pid"].as_i64()
     }
 
-    /// What it has counted to, by its own file system.
+    /// What it has counted to, by its own file system. (It may be about to write it.)
     pub(super) fn count(&self) -> Option<u64> {
+        let mut count = None;
+        wait_until(Duration::from_millis(200), || {
+            count = self.count_now();
+            count.is_some()
+        });
+        count
+    }
+
+    fn count_now(&self) -> Option<u64> {
         let pid = self.pid()?;
         let read = |directory: &str| {
             fs::read_to_string(format!("/proc/{pid}/root/{directory}/count"))
