@@ -16,6 +16,7 @@ use kernel::namespaces::{inside, of_process};
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::sysv::is_gone;
 use kernel::sysv::semaphores::Set;
+use kernel::user_namespaces::has_rights;
 use support::ipc::{UNDO, UNDO_BEYOND, UNDO_FORBIDDEN, UNDO_OF_SOME_THREADS, UNDO_SHARED};
 use support::{Refusal, Unsupported};
 
@@ -155,7 +156,7 @@ fn of_parts(
             }
             let Some(entry) = entry(&set, &undo.adjustments, boot) else { continue };
             let status = Dir::open(part.tid).and_then(|dir| Status::read(&dir));
-            if !set.may_be_changed_by(&status.map_err(io::Error::other)?) {
+            if !set.may_be_changed_by(&status.map_err(io::Error::other)?, rights(process)?) {
                 return Ok(Err(UNDO_FORBIDDEN));
             }
             sets.push(entry);
@@ -163,6 +164,12 @@ fn of_parts(
         found.push((part.tid, OfThread { is_own: part.is_own, sets }));
     }
     Ok(Ok(found))
+}
+
+/// Whether the capabilities of a process are rights over the IPC namespace that it is in.
+fn rights(process: &Process) -> io::Result<bool> {
+    let Some(user) = process.namespaces.get("user") else { return Ok(true) };
+    has_rights(*user, of_process(process.pid, "ipc")?)
 }
 
 /// What is to be undone in a set, if it is anything: a thread that has given back what it took has it there as nothing.

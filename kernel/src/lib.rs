@@ -29,6 +29,7 @@ pub mod kcmp;
 pub mod keyrings;
 pub mod landlock;
 pub mod layout;
+pub mod limits;
 pub mod memory;
 pub mod mounts;
 pub mod mqueue;

@@ -38,7 +38,7 @@ struct SchedAttr {
     policy: u32,
     flags: u64,
     /// Only of threads that are not real-time ones.
-    _nice: i32,
+    nice: i32,
     priority: u32,
     runtime: u64,
     deadline: u64,
@@ -121,12 +121,55 @@ pub fn affinity(tid: HostPid) -> io::Result<Vec<u8>> {
     Ok(mask)
 }
 
+/// Schedules another thread so.
+///
+/// # Errors
+/// When there is no such thread, the caller may not, or a deadline thread finds no room.
+pub fn set_scheduling(tid: HostPid, wanted: &Scheduling) -> io::Result<()> {
+    let &Scheduling { policy, nice, priority, flags, runtime, deadline, period, utilization } =
+        wanted;
+    let (utilization_min, utilization_max) = utilization;
+    let attr = SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy,
+        flags,
+        nice,
+        priority,
+        runtime,
+        deadline,
+        period,
+        utilization_min,
+        utilization_max,
+    };
+    // SAFETY: the kernel reads as many bytes as the struct says that it has.
+    let answer = unsafe { libc::syscall(libc::SYS_sched_setattr, tid.get(), &raw const attr, 0) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of a real-time thread, too, which has a nice value for later.
+    // SAFETY: takes integers only.
+    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, tid.unsigned(), nice) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives another thread an I/O priority (ioprio_set(2)).
+///
+/// # Errors
+/// When there is no such thread, the caller may not, or the kernel has none.
+pub fn set_io_priority(tid: HostPid, priority: u32) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid.get(), priority) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+
 /// A thread's I/O priority (ioprio_get(2)), 0 for none of its own.
 ///
 /// # Errors
 /// When there is no such thread.
 pub fn io_priority(tid: HostPid) -> io::Result<u32> {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     // SAFETY: takes two integers.
     let answer = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.get()) };
     u32::try_from(answer).map_err(|_| io::Error::last_os_error())

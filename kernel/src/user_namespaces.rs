@@ -132,6 +132,26 @@ pub fn owner_of(namespace: impl AsFd) -> io::Result<OwnedFd> {
     related(namespace.as_fd(), NS_GET_USERNS)
 }
 
+/// Whether what a task of the user namespace `user`, by its number, may do by its capabilities it may do to `namespace`: that belongs
+/// to it, or to one below it.
+///
+/// # Errors
+/// As [`owner_of`].
+pub fn has_rights(user: u64, namespace: impl AsFd) -> io::Result<bool> {
+    let mut owner = owner_of(namespace)?;
+    loop {
+        if crate::namespaces::id(&owner)? == user {
+            return Ok(true);
+        }
+        match parent_of(&owner) {
+            Ok(around) => owner = around,
+            // That of the caller has none that it may know.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The namespace around a user namespace.
 ///
 /// # Errors

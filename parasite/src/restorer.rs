@@ -425,7 +425,7 @@ pub struct Thread {
     pub alt_stack: AltStack,
     /// Name.
     pub name: [u8; 16],
-    /// Scheduling.
+    /// Scheduling; without a size it is left to who holds the tree.
     pub scheduling: SchedAttr,
     /// What else it has set.
     pub settings: Settings,

@@ -110,6 +110,7 @@ fn every_process_gets_a_region_of_its_own() {
             let mut descriptors = Descriptors {
                 user_namespace: None,
                 born_in: None,
+                is_without_rights: false,
                 turns: None,
                 late: (Vec::new(), -1),
                 exe: 900,

@@ -1,8 +1,8 @@
 //! The last stage of a restore: every thread is parked in its new process, and the coordinator
 //! gives it its registers and lets it go.
 //!
-//! First what is to be undone at the end of threads is done once more (`SEM_UNDO`). Then process by process, children before
-//! parents:
+//! First what is to be undone at the end of threads is done once more (`SEM_UNDO`), and those in a user namespace are scheduled as they
+//! were, which takes rights of the machine. Then process by process, children before parents:
 //!
 //! 1. where children have been stopped, the SIGCHLD that this caused in the parent is taken away
 //!    (unless the images say that one was pending);
@@ -18,6 +18,7 @@
 
 mod inject;
 mod locks;
+mod scheduling;
 mod semaphores;
 
 use arch::fpu::Layout;
@@ -49,6 +50,7 @@ pub(crate) fn finish(
 ) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
     semaphores::redo(checkpoint, pids, prepared, &mut parked)?;
+    scheduling::set(checkpoint, pids, prepared)?;
     for (index, process) in checkpoint.processes.iter().enumerate().rev() {
         let (Some(body), Some(place)) = (&process.body, &prepared[index]) else { continue };
         let children_stopped = if stop {

@@ -128,11 +128,11 @@ impl Host {
                 let refusal = support::users::NESTED_THREADS;
                 found.push(refusal.of(process.pid.get(), "user namespace"));
             }
-            // In a user namespace nobody may raise a limit, and everybody begins with all capabilities.
-            let may_raise = users.is_none() && self.permitted & 1 << CAP_SYS_RESOURCE != 0;
-            if !may_raise {
+            // In a user namespace nobody may raise a limit: who passes on the way there does.
+            if self.permitted & 1 << CAP_SYS_RESOURCE == 0 {
                 self.check_limits(process, &mut found);
             }
+            // There everybody begins with all capabilities.
             if users.is_none() {
                 self.check_capabilities(body, &mut found);
             }

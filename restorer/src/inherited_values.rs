@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use images::id_map::{Id, IdMap};
 use images::messages::TaskCoreEntry;
+use kernel::limits::{LOCKED_MEMORY, raise};
 use support::users::LOGIN_USERS;
 
 use crate::error::Error;
@@ -23,12 +24,32 @@ pub(crate) fn take_on(checkpoint: &Checkpoint) -> Result<(), Error> {
     if let Some(login) = logins.first() {
         write_login(if logins.len() == 1 { *login } else { NO_LOGIN })?;
     }
+    raise_limits(cores(checkpoint))?;
     let lowest = cores(checkpoint).filter_map(|core| core.oom_score_adj).min();
     let own = std::fs::read_to_string(OOM_SCORE).ok().and_then(|text| text.trim().parse().ok());
     match (lowest, own) {
         (Some(lowest), Some(own)) if lowest < own => write_if_other(OOM_SCORE, &lowest.to_string()),
         _ => Ok(()),
     }
+}
+
+/// Gives the calling process the highest hard limits that any of these has: nobody raises one in a user namespace, and everybody may
+/// lower his. What they lock in memory is counted against the soft one before that is what it was.
+pub(crate) fn raise_limits<'a>(
+    cores: impl Iterator<Item = &'a TaskCoreEntry>,
+) -> Result<(), Error> {
+    let mut highest: Vec<u64> = Vec::new();
+    for limits in cores.filter_map(|core| core.rlimits.as_ref()) {
+        highest.resize(highest.len().max(limits.rlimits.len()), 0);
+        for (most, limit) in highest.iter_mut().zip(&limits.rlimits) {
+            *most = (*most).max(limit.max);
+        }
+    }
+    for (resource, limit) in highest.into_iter().enumerate() {
+        raise(resource, limit, resource == LOCKED_MEMORY)
+            .map_err(Error::kernel(format!("raise the hard limit of resource {resource}")))?;
+    }
+    Ok(())
 }
 
 /// What stands in the way of a restore of a tree whose user namespace has these ids.

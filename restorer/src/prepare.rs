@@ -22,7 +22,7 @@ use parasite::restorer::{Arguments, LateDescriptor, Limit, MmMap, PosixTimer, Th
 use parasite::task::{SigAction, Time, TimerValue};
 
 pub(crate) use attachments::is_read_only;
-pub(crate) use threads::name;
+pub(crate) use threads::{name, scheduling};
 
 use self::table::Tables;
 use crate::error::Error;
@@ -64,6 +64,8 @@ pub(crate) struct Descriptors {
     pub(crate) user_namespace: Option<RawFd>,
     /// What ids are called in the one that it is born in, and whether nobody may choose groups in there.
     pub(crate) born_in: Option<(IdMap, bool)>,
+    /// It is born in a user namespace, where it has no rights of the machine.
+    pub(crate) is_without_rights: bool,
 }
 
 /// A process's region, ready to be copied.
@@ -81,6 +83,8 @@ pub(crate) struct Region {
     pub(crate) arguments: Vec<u8>,
     /// Where the leader's stack ends.
     pub(crate) stack: usize,
+    /// Its threads do not say themselves how they are scheduled.
+    pub(crate) is_without_rights: bool,
     /// Where each thread's report is, in the order of the threads.
     reports: Vec<u64>,
 }
@@ -160,6 +164,7 @@ pub(crate) fn region(
             host,
             is_nested: descriptors.user_namespace.is_some() || descriptors.born_in.is_some(),
             born_in: descriptors.born_in.as_ref(),
+            is_without_rights: descriptors.is_without_rights,
         },
         stack_of,
         &mut tables,
@@ -202,6 +207,7 @@ pub(crate) fn region(
         bytes,
         code_bytes,
         stack: stack_of(0) as usize,
+        is_without_rights: descriptors.is_without_rights,
         arguments_at,
         arguments: tables.finish(bytes_of(&[arguments])),
         reports,

@@ -36,6 +36,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{Directory, InstallTask, Member, OpenFiles};
 use crate::forked::TaskMemory;
+use crate::inherited_values;
 use crate::kept_locks::{self, KeptByMapping};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
@@ -356,6 +357,7 @@ impl BuildContext<'_> {
         let process = made.process.map(|number| &self.checkpoint.processes[number]);
         if let Some(process) = process {
             proc_values::pass_on(process)?;
+            inherited_values::raise_limits(std::iter::once(&process.core))?;
         }
         let groups = process.map(crate::rights::groups_around).unwrap_or_default();
         self.namespaces.enter_before(made.pid, user, &groups)?;

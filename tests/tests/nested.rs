@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
 
+use ids::HostPid;
 use kernel::namespaces::id;
+use kernel::sched::{Scheduling, io_priority, scheduling, set_io_priority, set_scheduling};
 use kernel::user_namespaces::owner_of;
 use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, children_of, wait_until};
 
@@ -103,6 +105,12 @@ fn number(known: &mut Vec<u64>, namespace: u64) -> usize {
     })
 }
 
+/// How a process is scheduled, and its I/O priority.
+fn scheduled(pid: i32) -> (Scheduling, u32) {
+    let pid = HostPid::new(pid).expect("a number");
+    (scheduling(pid).expect("scheduling"), io_priority(pid).expect("I/O priority"))
+}
+
 fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
     let path = |name: &str| format!("/proc/{pid}/{name}");
     let mut say = |what: &str, value: String| lines.push(format!("{pid} {what}: {value}"));
@@ -141,6 +149,7 @@ fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
     for name in ["uid_map", "gid_map", "setgroups", "oom_score_adj"] {
         say(name, fs::read_to_string(path(name)).unwrap_or_default());
     }
+    say("scheduling", format!("{:?}", scheduled(pid)));
     for name in ["cwd", "root", "exe"] {
         say(name, fs::read_link(path(name)).expect("a link").display().to_string());
     }
@@ -219,6 +228,26 @@ fn with_children(memory: &str) -> String {
 fn pids_of_root() {
     let script = with_children("$STAGE");
     Tree::start(&["unshare", "-Urpf", "sh", "-c", &script], 5).carried();
+}
+
+/// What nobody may give himself in a user namespace: all of them have it from the machine's root.
+#[test]
+fn priorities_from_outside() {
+    let script = with_children("$STAGE");
+    let tree = Tree::start(&["unshare", "-Urpf", "sh", "-c", &script], 5);
+    for (place, pid) in (0_i32..).zip(tree.processes()) {
+        let task = HostPid::new(pid).expect("a number");
+        let nice = -3 - place;
+        // SCHED_FIFO, of every other one.
+        let (policy, priority) =
+            if place % 2 == 1 { (1, 7 + place.unsigned_abs()) } else { (0, 0) };
+        set_scheduling(task, &Scheduling { policy, nice, priority, ..Scheduling::default() })
+            .expect("schedule");
+        // The real-time class.
+        set_io_priority(task, 1 << 13 | 3).expect("I/O priority");
+        assert_eq!((scheduled(pid).0.nice, scheduled(pid).1), (nice, 1 << 13 | 3));
+    }
+    tree.carried();
 }
 
 #[test]

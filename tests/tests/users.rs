@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use ids::HostPid;
+use kernel::sched::{Scheduling, io_priority, scheduling, set_io_priority, set_scheduling};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use stasis_tests::{
@@ -55,6 +57,27 @@ fn groups_that_nobody_may_set_come_back() {
 #[test]
 fn namespaces_belong_to_it() {
     start("users_all").carried(Engine::Stasis, Engine::Stasis);
+}
+
+/// What nobody may give himself in there: they have it from the machine's root.
+#[test]
+fn priorities_from_outside() {
+    let rig = start("users_alone");
+    let given = |pid| {
+        let task = HostPid::new(pid).expect("a number");
+        (scheduling(task).expect("scheduling"), io_priority(task).expect("I/O priority"))
+    };
+    // SCHED_RR.
+    let wanted = Scheduling { policy: 2, nice: -7, priority: 5, ..Scheduling::default() };
+    let task = HostPid::new(rig.root).expect("a number");
+    set_scheduling(task, &wanted).expect("schedule");
+    set_io_priority(task, 1 << 13 | 2).expect("I/O priority");
+    let before = given(rig.root);
+    assert_eq!((before.0.policy, before.0.nice, before.0.priority), (2, -7, 5));
+    rig.dump(Engine::Stasis);
+    let root = rig.restore(Engine::Stasis);
+    assert_eq!(given(root), before);
+    rig.check();
 }
 
 #[test]

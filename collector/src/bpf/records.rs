@@ -74,10 +74,9 @@ pub(super) const fn is_kernel_thread(task: &TaskRecord) -> bool {
     task.ids.flags & 0x0020_0000 != 0
 }
 
-/// A thread of the kernel's own that works for a process as one of its threads (`PF_IO_WORKER`, `PF_USER_WORKER`): it runs no code of
-/// the program, and nobody can stop it.
+/// A thread of the kernel's own that works for a process as one of its threads.
 pub(super) const fn is_worker(task: &TaskRecord) -> bool {
-    task.ids.flags & (0x10 | 0x4000) != 0
+    kernel::procfs::is_worker(task.ids.flags, task.signals.blocked, u64::MAX)
 }
 
 /// The state of a process, by the record of its leader.

@@ -40,7 +40,7 @@ pub use namespaces::{NAMESPACES, Namespaces};
 pub use net::{Peer, SocketKind, Sockets, datagram_peers, udp_sockets_at};
 pub use parse::unescape_octal;
 pub use smaps::{Smap, smaps};
-pub use stat::Stat;
+pub use stat::{Stat, is_worker};
 pub use status::{Ids, Status};
 pub use timers::{Notify, NotifyTarget, PosixTimer, PosixTimers};
 pub use values::{Autogroup, CoreDumpFilter, LoginUid, OomScoreAdj, TimerSlack};

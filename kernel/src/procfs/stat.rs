@@ -48,6 +48,8 @@ pub struct Stat {
     pub start_stack: u64,
     pub esp: u64,
     pub eip: u64,
+    /// Blocked signals, the first 31 of them: `/proc/PID/status` has them whole.
+    pub blocked: u64,
     pub wchan: u64,
     pub exit_signal: i32,
     pub processor: i32,
@@ -67,6 +69,16 @@ pub struct Stat {
     pub exit_code: i32,
 }
 
+/// Whether flags and blocked signals, as far as `known`, are those of a thread of the kernel's own that works for a process as one of
+/// its threads (`PF_IO_WORKER`, `PF_USER_WORKER`): it runs no code of the program, and nobody can stop it. The kernel has all signals
+/// blocked in such a thread for good but those that end or stop it; before it had these flags others had their bits.
+#[must_use]
+pub const fn is_worker(flags: u32, blocked: u64, known: u64) -> bool {
+    const WORKERS: u32 = 0x10 | 0x4000;
+    const NEVER_BLOCKED: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+    flags & WORKERS != 0 && blocked & known == !NEVER_BLOCKED & known
+}
+
 impl Stat {
     /// `PF_KTHREAD`: a thread of the kernel's.
     #[must_use]
@@ -74,11 +86,12 @@ impl Stat {
         self.flags & 0x0020_0000 != 0
     }
 
-    /// `PF_IO_WORKER`, `PF_USER_WORKER`: a thread of the kernel's own that works for a process as one of its threads. It runs
-    /// no code of the program, and nobody can stop it.
+    /// A thread of the kernel's own that works for a process as one of its threads ([`is_worker`]).
     #[must_use]
     pub const fn is_worker(&self) -> bool {
-        self.flags & (0x10 | 0x4000) != 0
+        // The kernel tells signals 1 to 31 alone here, and none of who has ended.
+        let known = if self.is_dead() { 0 } else { u64::MAX >> 33 };
+        is_worker(self.flags, self.blocked, known)
     }
 
     /// Whether the task has exited.
@@ -155,8 +168,12 @@ impl ProcFile for Stat {
             start_stack: f.next("start_stack")?,
             esp: f.next("esp")?,
             eip: f.next("eip")?,
+            blocked: {
+                f.skip(1); // pending signals, 31 of them, as the other masks
+                f.next("blocked")?
+            },
             wchan: {
-                f.skip(4); // signal masks, 31 bits of them: /proc/PID/status has them whole
+                f.skip(2); // ignored and caught ones
                 f.next("wchan")?
             },
             exit_signal: {
@@ -198,6 +215,20 @@ mod tests {
         assert_eq!((stat.wchan, stat.exit_signal, stat.rt_priority, stat.policy), (7, 17, 50, 2));
         assert_eq!((stat.start_data, stat.env_end), (93_837_328_624_688, 140_724_907_290_603));
         assert_eq!(stat.exit_code, 256);
+    }
+
+    #[test]
+    fn the_kernel_s_own_workers_take_no_signals() {
+        let all_but_kill_and_stop = 0x7ffb_feff;
+        let stat = Stat::parse(TEXT).unwrap();
+        let worker = Stat { flags: 0x40_4050, blocked: all_but_kill_and_stop, ..stat.clone() };
+        assert!(worker.is_worker());
+        // What these bits meant before there were such threads.
+        assert!(!Stat { blocked: 0, ..worker.clone() }.is_worker());
+        assert!(!Stat { flags: 0x40_0040, ..worker.clone() }.is_worker());
+        assert!(Stat { blocked: 0, state: b'X', ..worker }.is_worker());
+        assert!(is_worker(0x4000, !(1 << 8 | 1 << 18), u64::MAX));
+        assert!(!is_worker(0x4000, 0x7ffb_feff, u64::MAX) && !stat.is_worker());
     }
 
     #[test]

@@ -47,9 +47,10 @@ impl Set {
         Self::of(id, &stat)
     }
 
-    /// Whether a task may change its semaphores, by the rules of the kernel (ipcperms).
+    /// Whether a task may change its semaphores, by the rules of the kernel (ipcperms). Its capabilities count where it `has_rights` over
+    /// the namespace of the set.
     #[must_use]
-    pub fn may_be_changed_by(&self, task: &Status) -> bool {
+    pub fn may_be_changed_by(&self, task: &Status, has_rights: bool) -> bool {
         const CAP_IPC_OWNER: u32 = 15;
         const CHANGES: u32 = 0o2;
         let Owner { uid, gid, cuid, cgid, .. } = self.owner;
@@ -62,7 +63,7 @@ impl Set {
             0
         };
         let granted = self.owner.permissions() >> shift & CHANGES != 0;
-        granted || task.cap_effective >> CAP_IPC_OWNER & 1 != 0
+        granted || has_rights && task.cap_effective >> CAP_IPC_OWNER & 1 != 0
     }
 
     fn of(id: i32, stat: &libc::semid_ds) -> io::Result<Self> {

@@ -31,6 +31,8 @@ pub(super) struct Place<'a> {
     pub(super) is_nested: bool,
     /// Which they are born in: what ids are called there, and whether nobody may choose groups.
     pub(super) born_in: Option<&'a (IdMap, bool)>,
+    /// They have no rights of the machine: it is the holder who says how they are scheduled.
+    pub(super) is_without_rights: bool,
 }
 
 /// Lays out the threads, the leader first. `stack_of` says where the stack of each ends; `is_nested` says that the process enters a user
@@ -70,8 +72,14 @@ fn one(thread: &load::Thread, place: Place<'_>, tables: &mut Tables) -> Result<T
         rseq_signature: rseq.signature,
         alt_stack: alt_stack(core.sas.as_ref()),
         name: name(core.comm.as_deref().unwrap_or_default()),
-        scheduling: scheduling(core),
-        settings: settings(core),
+        scheduling: match place.is_without_rights {
+            true => SchedAttr::default(),
+            false => scheduling(core),
+        },
+        settings: match place.is_without_rights {
+            true => Settings { io_priority: UNSET, ..settings(core) },
+            false => settings(core),
+        },
         processor: processor(thread),
         affinity: tables.put(core.cpu_affinity.as_deref().unwrap_or_default()),
         credentials: credentials(creds, place, tables),
@@ -132,7 +140,8 @@ fn processor(thread: &load::Thread) -> u32 {
         | bit(processor.needs_room(), NEEDS_ROOM)
 }
 
-fn scheduling(core: &ThreadCoreEntry) -> SchedAttr {
+/// How the images have a thread scheduled.
+pub(crate) fn scheduling(core: &ThreadCoreEntry) -> SchedAttr {
     const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
     const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
     const SCHED_FLAG_UTIL_CLAMP: u64 = 0x60;

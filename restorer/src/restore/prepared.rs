@@ -111,6 +111,7 @@ pub(super) fn all(
                 (turns.done.number(), others)
             }),
             user_namespace: nested_users.of(process.pid).filter(|_| born_in.is_none()),
+            is_without_rights: sets.users().is_some() || born_in.is_some(),
             born_in,
         };
         // Their numbers may be those that the restore has for itself.

@@ -240,6 +240,9 @@ fn schedule(context: &Context, thread: &Thread) {
         let args = [0, processors.len(), processors.as_ptr() as usize, 0, 0, 0];
         context.must(Step::Schedule, object, nr::SCHED_SETAFFINITY, args);
     }
+    if thread.scheduling.size == 0 {
+        return;
+    }
     let attributes = &raw const thread.scheduling as usize;
     context.must(Step::Schedule, object, nr::SCHED_SETATTR, [0, attributes, 0, 0, 0, 0]);
     // Of real-time threads, too, which have a nice value for later. PRIO_PROCESS, of this thread.
