@@ -59,6 +59,19 @@ pub struct Shared {
     pub outlives: bool,
 }
 
+/// Something with more references than there are holders of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unaccounted {
+    /// What it is.
+    pub shared: Shared,
+    /// Of each open file description with more references: somebody who holds it, where, and how many more there are.
+    pub descriptions: Vec<(HostPid, Hold, u64)>,
+    /// Of an eventfd, the references to what it counts with beside that of the open file.
+    pub contexts: u64,
+    /// There are references of another kind: descriptions of a pipe that nobody is known to have open.
+    pub others: bool,
+}
+
 /// What a tree does not hold alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sharing {
@@ -67,7 +80,7 @@ pub struct Sharing {
     /// What has more references than there are holders among the processes. If the tree stands still, the
     /// kernel itself holds it, or a message on its way does; if it runs, it may as well be a call that is
     /// being made.
-    pub unaccounted: Vec<Shared>,
+    pub unaccounted: Vec<Unaccounted>,
     /// Sockets with something that they do not tell themselves; known only from eBPF.
     pub peculiar: Vec<Peculiar>,
 }
@@ -112,7 +125,7 @@ struct Judged {
     /// More references than holders have been seen of something.
     has_unknown: bool,
     /// What has more references than there are holders of it.
-    unaccounted: Vec<Shared>,
+    unaccounted: Vec<Unaccounted>,
 }
 
 /// Names what may not be cut in two: a description, or all that is open of an inode.
@@ -209,12 +222,12 @@ fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
             outside: outside.collect(),
             outlives: is_pipe && has(|ends| ends.reads) && has(|ends| ends.writes),
         };
-        let (is_unknown, is_unaccounted) = unaccounted(tree, kind, all);
+        let (is_unknown, more) = unaccounted(tree, kind, all);
         judged.has_unknown |= is_unknown;
         if !shared.outside.is_empty() {
             judged.shared.push(shared);
-        } else if is_unaccounted {
-            judged.unaccounted.push(shared);
+        } else if let Some(More { descriptions, contexts, others }) = more {
+            judged.unaccounted.push(Unaccounted { shared, descriptions, contexts, others });
         }
     }
     judged
@@ -229,8 +242,8 @@ const fn key(held: &Held) -> Key {
 
 /// Whether there are references that none of these holders accounts for; and whether there are if what
 /// only hints at others (names) is left out.
-fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, bool) {
-    let mut descriptions: HashMap<u64, u64> = HashMap::new();
+fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<More>) {
+    let mut descriptions: BTreeMap<u64, u64> = BTreeMap::new();
     let mut programs = HashSet::new();
     for held in holders {
         let runs = held.is_program && programs.insert((held.pid, held.description));
@@ -239,19 +252,36 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, bool) {
         let count = 1 + u64::from(runs) + u64::from(is_sent);
         *descriptions.entry(held.description).or_default() += count;
     }
-    let of_others = |held: &&&Held| {
-        let Some(references) = held.references else { return (true, false) };
-        let own = descriptions.get(&held.description).copied().unwrap_or(0);
-        let all = descriptions.len() as u64;
-        let by_reference = references.description > own
-            || kind == Kind::Pipe && references.descriptions > all
-            || kind == Kind::Eventfd && references.context > 1;
-        let by_name = matches!(kind, Kind::DeletedFile | Kind::SharedMemory)
+    let all = descriptions.len() as u64;
+    let (mut more, mut is_unknown) = (More::default(), false);
+    for held in holders {
+        let Some(references) = held.references else {
+            is_unknown = true;
+            continue;
+        };
+        // Each description once, by the first of its holders.
+        if let Some(own) = descriptions.remove(&held.description)
+            && references.description > own
+        {
+            more.descriptions.push((held.pid, held.hold, references.description - own));
+        }
+        more.others |= kind == Kind::Pipe && references.descriptions > all;
+        if kind == Kind::Eventfd {
+            more.contexts = more.contexts.max(references.context.saturating_sub(1));
+        }
+        is_unknown |= matches!(kind, Kind::DeletedFile | Kind::SharedMemory)
             && (references.by_name > all || references.names > 1);
-        (by_reference || by_name, by_reference)
-    };
-    let told = holders.iter().map(|held| of_others(&held));
-    told.fold((false, false), |sum, (any, sure)| (sum.0 || any, sum.1 || sure))
+    }
+    let more = (more != More::default()).then_some(more);
+    (is_unknown || more.is_some(), more)
+}
+
+/// References that no holder accounts for, as [`Unaccounted`] has them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct More {
+    descriptions: Vec<(HostPid, Hold, u64)>,
+    contexts: u64,
+    others: bool,
 }
 
 /// What the tree holds, by its link text or the name of the mapping, if it is something that must not be cut in

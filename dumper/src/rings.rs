@@ -4,8 +4,10 @@
 //! still is waited for ([`crate::settle`]), and what waits for something to happen is refused. The kind of file
 //! ([`crate::files`]) reads the rings themselves.
 
-use collector::sharing::{Hold, Kind, Shared};
-use collector::{Collector, Inventory, Mapping, Process, RegisteredFile, Requests};
+use std::collections::BTreeMap;
+
+use collector::sharing::{Hold, Unaccounted};
+use collector::{Collector, Inventory, Mapping, OpenFile, Process, RegisteredFile, Requests, Ring};
 use ids::HostPid;
 use images::MappingKind;
 use kernel::io_uring::{place, setup};
@@ -94,8 +96,7 @@ pub(crate) fn completed_by(
 
 /// Whether a process has io_urings, by descriptors or mappings.
 pub(crate) fn has_rings(process: &Process) -> bool {
-    let has = process.files.iter().any(collector::OpenFile::is_ring)
-        || mappings(process).next().is_some();
+    let has = process.files.iter().any(OpenFile::is_ring) || mappings(process).next().is_some();
     has && !is_zombie(process)
 }
 
@@ -103,33 +104,41 @@ fn mappings(process: &Process) -> impl Iterator<Item = &Mapping> {
     process.mappings.iter().filter(|mapping| mapping.kind == MappingKind::IoUringRing)
 }
 
-/// Whether one of these rings holds something that a process has open: as a registered file, or as the eventfd that is told of
-/// completions.
-pub(crate) fn hold(rings: &Rings, inventory: &Inventory, thing: &Shared) -> bool {
-    let Hold::Descriptor(fd) = thing.hold else { return false };
-    let file = |pid: HostPid, fd: i32| {
-        let files = &inventory.processes.get(&pid)?.files;
-        files.iter().find(|file| file.fd == fd)
-    };
-    let Some(wanted) = file(thing.pid, fd) else { return false };
-    let number = || {
-        let info = Dir::open(thing.pid).and_then(|dir| FdInfo::read(&dir, fd)).ok()?;
-        match info.detail {
-            Detail::Eventfd { id, .. } => id,
-            _ => None,
-        }
-    };
-    let is_told = rings.values().any(|ring| ring.eventfd.is_some()) && thing.kind == Kind::Eventfd;
-    let number = is_told.then(number).flatten();
-    rings.iter().any(|((pid, _), ring)| {
-        let registered = ring.files.iter().any(|one| match one.file {
-            RegisteredFile::Descriptor(fd) => {
-                file(*pid, fd).is_some_and(|file| file.description == wanted.description)
-            }
-            _ => false,
+/// Whether all references to something that no process accounts for are those of these rings: each place in which it is a registered
+/// file has one, and each ring that tells an eventfd of its completions one to what that counts with.
+pub(crate) fn hold(rings: &Rings, inventory: &Inventory, thing: &Unaccounted) -> bool {
+    // A ring may be open in several places.
+    let rings = rings.iter().filter_map(|(&(pid, fd), ring)| {
+        Some((file(inventory, pid, fd)?.description, (pid, ring)))
+    });
+    let rings: BTreeMap<u64, (HostPid, &Ring)> = rings.collect();
+    let places = |pid, hold| {
+        let Hold::Descriptor(fd) = hold else { return 0 };
+        let Some(wanted) = file(inventory, pid, fd) else { return 0 };
+        let registered = rings.values().flat_map(|(pid, ring)| {
+            ring.files.iter().filter_map(|place| match place.file {
+                RegisteredFile::Descriptor(fd) => file(inventory, *pid, fd),
+                _ => None,
+            })
         });
-        registered || number.is_some() && ring.eventfd == number
-    })
+        registered.filter(|file| file.description == wanted.description).count() as u64
+    };
+    let is_told = || {
+        let Hold::Descriptor(fd) = thing.shared.hold else { return 0 };
+        let info = Dir::open(thing.shared.pid).and_then(|dir| FdInfo::read(&dir, fd));
+        let Ok(Detail::Eventfd { id: Some(number), .. }) = info.map(|info| info.detail) else {
+            return 0;
+        };
+        rings.values().filter(|(_, ring)| ring.eventfd == Some(number)).count() as u64
+    };
+    !thing.others
+        && thing.descriptions.iter().all(|&(pid, hold, more)| more <= places(pid, hold))
+        && (thing.contexts == 0 || thing.contexts <= is_told())
+}
+
+fn file(inventory: &Inventory, pid: HostPid, fd: i32) -> Option<&OpenFile> {
+    let files = &inventory.processes.get(&pid)?.files;
+    files.iter().find(|file| file.fd == fd)
 }
 
 /// Whether a mapping begins where a part of a ring does.

@@ -93,8 +93,9 @@ pub(crate) fn look_again(
     }
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     // What is registered with a ring is held by that.
-    let unaccounted = found.unaccounted.iter().filter(|shared| !rings::hold(rings, frozen, shared));
-    let refusals = shared.chain(unaccounted).filter(|shared| !is_sealed(shared));
+    let unaccounted = found.unaccounted.iter().filter(|thing| !rings::hold(rings, frozen, thing));
+    let refusals =
+        shared.chain(unaccounted.map(|thing| &thing.shared)).filter(|shared| !is_sealed(shared));
     Ok(refusals.map(|shared| unsupported(root, shared)).collect())
 }
 

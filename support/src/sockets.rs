@@ -372,6 +372,12 @@ pub const RING_UNCLEAR: Refusal = Refusal::fixed(
     "dump it again when the program has read what is in the ring, or when more packets have come",
 );
 
+/// A ring beside which packets wait.
+pub const RING_WITH_COPIES: Refusal = Refusal::fixed(
+    "packets that were too long for its ring wait beside it (PACKET_COPY_THRESH), and they can only be read by taking them away",
+    "have the program receive them before the dump, or make frames that packets fit into",
+);
+
 /// A ring to send by that has been used.
 pub const RING_OF_SENDING: Refusal = Refusal::fixed(
     "packets have been sent by its ring (PACKET_TX_RING), and the kernel does not tell where in it it goes on",

@@ -290,20 +290,6 @@ fn more_semaphores_to_be_given_back_than_are_told() {
 }
 
 #[test]
-fn semaphores_of_a_process_that_may_no_more_change_them() {
-    let _machine = Machine::prepare();
-    let scratch = Scratch::new();
-    let collector = Collector::start(&scratch.path("collector"));
-    let workload = Workload::start("unsupported-semaphores_no_rights", scratch.path("work"));
-    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
-    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
-    assert!(!outcome.success, "it was dumped");
-    let said = &outcome.stderr;
-    assert!(said.contains("may no more change") && said.contains("ipcs -s"), "{said}");
-    workload.check().expect("the program's own check");
-}
-
-#[test]
 fn dispatched_system_calls() {
     refused_by_programs("unsupported-system_calls", &["pr_set_syscall_user_dispatch"]);
 }
@@ -460,6 +446,11 @@ fn sockets_of_other_families() {
 #[test]
 fn a_part_of_a_datagram() {
     refused("unsupported-held_back", &["udp_cork"]);
+}
+
+#[test]
+fn packets_that_are_too_long_for_their_ring() {
+    refused("unsupported-packet_copied", &["packet_copy_thresh", "too long"]);
 }
 
 #[test]

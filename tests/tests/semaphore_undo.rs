@@ -137,3 +137,20 @@ fn a_set_that_is_gone_is_named() {
     Set::remove(case.set).expect("remove the set");
     case.refused(&["not here any more", "unshare --ipc"]);
 }
+
+#[test]
+fn semaphores_of_a_process_that_may_no_more_change_them() {
+    for family in ["unsupported-semaphores_no_rights", "unsupported-semaphores_no_rights_there"] {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let collector = Collector::start(&scratch.path("collector"));
+        let workload = Workload::start(family, scratch.path("work"));
+        let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
+        assert!(!outcome.success, "it was dumped");
+        let said = &outcome.stderr;
+        assert!(said.contains("may no more change") && said.contains("ipcs -s"), "{said}");
+        workload.check().expect("the program's own check");
+        drop(machine);
+    }
+}

@@ -235,3 +235,19 @@ fn who_looks_is_nobody_outside() {
         workload.check().expect("the program's own check");
     });
 }
+
+/// What one ring of the tree holds another one outside may hold as well.
+#[test]
+fn what_a_ring_outside_holds_as_well() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start("unsupported-io_uring_held_elsewhere", scratch.path("work"));
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), how);
+    assert!(!outcome.success, "it was dumped");
+    for word in ["(pipe:[", "(anon_inode:[eventfd])", "the kernel, or a message"] {
+        assert!(outcome.stderr.contains(word), "{}", outcome.stderr);
+    }
+    workload.check().expect("the program's own check");
+}

@@ -3,9 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::unistd::{ForkResult, fork};
 
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage, check, pattern};
@@ -592,4 +594,45 @@ pub(crate) fn closed_file(stage: &Stage) -> Outcome {
     ring.register(2, &file.as_raw_fd(), 1).expect("register files");
     drop(file);
     refused(stage, &mut ring)
+}
+
+/// A pipe and an eventfd that are registered with a ring of the own, and with one of a process outside, which has no descriptor of them
+/// any more.
+pub(crate) fn held_elsewhere(stage: &Stage) -> Outcome {
+    let (reads, _writes) = nix::unistd::pipe().expect("pipe");
+    let told = nix::sys::eventfd::EventFd::new().expect("eventfd");
+    let (hears, says) = nix::unistd::pipe().expect("pipe");
+    let register = |ring: &Ring| {
+        ring.register(2, &reads.as_raw_fd(), 1).expect("register files");
+        ring.register(4, &told.as_fd().as_raw_fd(), 1).expect("register the eventfd");
+    };
+    let go_on = |forked: nix::Result<ForkResult>| forked.expect("fork").is_child();
+    // SAFETY: the program has one thread, so its children may use everything.
+    if go_on(unsafe { fork() }) {
+        // SAFETY: as above.
+        if go_on(unsafe { fork() }) {
+            let ring = Ring::new(4, 8, 0);
+            register(&ring);
+            nix::unistd::write(&says, b"x").expect("tell");
+            let close = |from: i32, to: u32| {
+                // SAFETY: nothing of what is closed is used again.
+                unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) }
+            };
+            close(3, ring.fd.cast_unsigned() - 1);
+            close(ring.fd + 1, u32::MAX);
+            nix::unistd::setsid().expect("setsid");
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(1000));
+            }
+        }
+        // SAFETY: ends the process; the other one falls to whoever adopts it.
+        unsafe { libc::_exit(0) }
+    }
+    nix::sys::wait::wait().expect("wait");
+    nix::unistd::read(&hears, &mut [0]).expect("hear");
+    drop((hears, says));
+    let ring = Ring::new(4, 8, 0);
+    register(&ring);
+    stage.ready_then_wait();
+    Ok(())
 }

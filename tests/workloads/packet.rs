@@ -341,3 +341,19 @@ pub(crate) fn used_ring(stage: &Stage) -> Outcome {
     found.must("the packet is there", arrives(&ringed));
     found.outcome()
 }
+
+/// A packet that is longer than a frame of the ring, which is whole beside it.
+pub(crate) fn copied(stage: &Stage) -> Outcome {
+    const COPY_THRESH: i32 = 7;
+    let ringed = new(AF_PACKET, SOCK_DGRAM, 0);
+    set(&ringed, SOL_PACKET, COPY_THRESH, 1);
+    set_bytes(&ringed, SOL_PACKET, RX_RING, &ring()).expect("PACKET_RX_RING");
+    bind(&ringed, &address(OF_USED_RING));
+    sends(OF_USED_RING, &[7; 2 * FRAME]);
+    assert!(arrives(&ringed), "it receives");
+    stage.ready_then_wait();
+    let mut bytes = [0; 3 * FRAME];
+    let mut found = Findings::default();
+    found.same("the whole packet", &Some(2 * FRAME), &receive(&ringed, &mut bytes).ok());
+    found.outcome()
+}

@@ -208,6 +208,17 @@ pub(crate) fn many(stage: &Stage) -> Outcome {
 
 /// A process that has given up the right to change the set.
 pub(crate) fn no_rights(stage: &Stage) -> Outcome {
+    without_rights(stage, || {})
+}
+
+/// The same, which has all rights in a user namespace below the one that the set belongs to.
+pub(crate) fn no_rights_there(stage: &Stage) -> Outcome {
+    without_rights(stage, || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).expect("unshare");
+    })
+}
+
+fn without_rights(stage: &Stage, more: impl FnOnce()) -> Outcome {
     let set = make();
     add(set, 0, -1, UNDONE).expect("semop");
     let waiting = child(stage, "user", || {
@@ -215,6 +226,7 @@ pub(crate) fn no_rights(stage: &Stage) -> Outcome {
         nix::unistd::setresgid(65_534.into(), 65_534.into(), 65_534.into())
             .expect("give up the group");
         nix::unistd::setresuid(65_534.into(), 65_534.into(), 65_534.into()).expect("give up root");
+        more();
         loop {
             thread::sleep(Duration::from_secs(1000));
         }

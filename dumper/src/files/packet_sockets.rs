@@ -19,6 +19,7 @@ use kernel::packet_ring::MappedRings;
 use kernel::packet_ring::advance::is_loopback_up;
 use kernel::packet_ring::used::{Unclear, Used};
 use kernel::sockets::{is_readable, option};
+use kernel::tty::bytes_waiting;
 use libc::SOL_PACKET;
 
 use super::beside::Part;
@@ -80,12 +81,12 @@ impl FileKind for PacketSocket {
         let mut socket = with_socket(survey.held, pid, file, |socket| self::entry(socket, &known))?;
         let bytes = bytes(&known);
         let ring = with_socket(survey.held, pid, file, |socket| ring_of(socket, &known, bytes))?;
-        // What has been received before there was a ring is not looked for.
         let waits = |socket: BorrowedFd<'_>| match &ring {
-            Some(ring) => Ok(ring.left_behind),
+            Some(ring) => Ok(ring.left_behind || has_queued(socket, &known)?),
             None => is_readable(socket).doing("look for packets in"),
         };
-        if survey.frozen && with_socket(survey.held, pid, file, waits)? {
+        // What is refused is refused in the plan.
+        if with_socket(survey.held, pid, file, waits)? && survey.frozen {
             survey.out.left_behind += 1;
         }
         if let Some(Used { next, unread, .. }) = ring {
@@ -204,6 +205,16 @@ fn membership(known: &Membership) -> Result<Vec<PacketMclist>, Problem> {
         interface: interface(known.interface)?,
     };
     Ok(vec![entry; known.count as usize])
+}
+
+/// Whether packets wait beside the ring: from before there was one, or those that were too long for it (`PACKET_COPY_THRESH`), of which the
+/// ring says that they are there.
+fn has_queued(socket: BorrowedFd<'_>, known: &Known) -> Result<bool, Problem> {
+    let queued = bytes_waiting(socket).doing("look for packets in")? > 0;
+    match queued && known.receive_ring.is_some() && known.copy_threshold > 0 {
+        true => Err(Problem::Refused(support::sockets::RING_WITH_COPIES)),
+        false => Ok(queued),
+    }
 }
 
 /// Number, type and flags of the group that the socket shares packets with.
