@@ -29,6 +29,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         external_unix: ExternalUnix {
             datagrams: options.ext_unix_sk,
             sockets: options.external.iter().filter_map(args::socket).collect(),
+            is_handed: false,
         },
         mounts: args::mounts(&options.external).of_dump(),
         ghost_limit: options.ghost_limit,

@@ -39,6 +39,8 @@ fn asked(
         external_unix: ExternalUnix {
             datagrams: options.external_datagrams,
             sockets: options.external_sockets.clone(),
+            // As CRIU's: `--inherit-fd` is an option of its restore.
+            is_handed: true,
         },
         external_files: options.external_files.clone(),
         // As CRIU's, which says nothing of them: engines hand over their own to a restore.

@@ -48,6 +48,29 @@ pub fn unix_sockets() -> io::Result<Vec<UnixSocket>> {
     Ok(sockets)
 }
 
+/// The names of the listening Unix sockets of the caller's network namespace, as the kernel gives them.
+///
+/// # Errors
+/// When the kernel has no support for it, or answers with what is not understood.
+pub fn unix_listeners() -> io::Result<Vec<Vec<u8>>> {
+    const FAMILY: u8 = libc::AF_UNIX as u8;
+    /// Which states are asked for: a bit for each of `TCP_*`.
+    const LISTEN: u32 = 1 << 10;
+    const SHOW_NAME: u32 = 1;
+    const NAME: u16 = 0;
+    const FIXED: usize = 16;
+    let mut request = vec![FAMILY, 0, 0, 0];
+    for word in [LISTEN, 0, SHOW_NAME, u32::MAX, u32::MAX] {
+        request.extend_from_slice(&word.to_ne_bytes());
+    }
+    let mut names = Vec::new();
+    dump_as(&request, |answer| {
+        let attributes = attributes(answer.get(FIXED..).unwrap_or_default());
+        names.extend(attributes.filter(|(kind, _)| *kind == NAME).map(|(_, name)| name.to_vec()));
+    })?;
+    Ok(names)
+}
+
 /// Which of the UDP and UDP-Lite sockets of the caller's network namespace have been shut down, by inode:
 /// receive side (bit 0), send side (bit 1). Of sockets without a port the kernel does not tell, nor
 /// of any where it was built without `INET_UDP_DIAG`.

@@ -45,11 +45,17 @@ pub fn connected_outside(name: &[u8]) -> Refusal {
     )
 }
 
-/// A peer outside of the tree that cannot be found again.
-pub const NAMELESS_OUTSIDE: Refusal = Refusal::fixed(
-    "it was connected to a process outside the tree that has no name to connect to",
-    "dump a tree that holds both ends",
-);
+/// A peer outside of the tree that cannot be found again; `socket` is the inode that the tree's own socket had.
+#[must_use]
+pub fn nameless_outside(socket: u32) -> Refusal {
+    Refusal::new(
+        "it was connected to a process outside the tree that has no name to connect to",
+        format!(
+            "hand it another socket: criu restore --inherit-fd fd[N]:socket:[{socket}]; or dump a tree that \
+             holds both ends"
+        ),
+    )
+}
 
 /// A Unix socket that CRIU expects somebody else to make.
 pub const UNIX_BY_OTHERS: Refusal = Refusal::fixed(

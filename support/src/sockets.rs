@@ -212,6 +212,8 @@ pub struct OtherEnd<'a> {
     pub name: &'a [u8],
     /// It receives datagrams.
     pub takes_datagrams: bool,
+    /// Nobody listens by its name: it was the other end that connected, or the listener has gone.
+    pub is_client: bool,
     /// The inode of the socket that is connected to it.
     pub socket: u64,
 }
@@ -221,14 +223,22 @@ pub struct OtherEnd<'a> {
 pub fn connected_outside(end: OtherEnd<'_>) -> Refusal {
     const REMEDY: &str = "close the connection, or dump a tree that holds both ends";
     let name = unix_name(end.name);
-    if name.is_empty() {
-        return Refusal::fixed("it is connected to a process outside the tree", REMEDY);
+    let socket = end.socket;
+    if name.is_empty() || end.is_client {
+        let reason =
+            "it is connected to a process outside the tree, and nobody could connect it again";
+        return Refusal::new(
+            reason,
+            format!(
+                "{REMEDY}; or hand its restore another socket: criu dump --external unix[{socket}], \
+                 criu restore --inherit-fd fd[N]:socket:[{socket}]"
+            ),
+        );
     }
     let again = match end.takes_datagrams {
         true => "dump and restore with --ext-unix-sk, which connects it again".to_owned(),
         false => format!(
-            "dump with --external unix[{}] and restore with --ext-unix-sk, which makes a new connection",
-            end.socket
+            "dump with --external unix[{socket}] and restore with --ext-unix-sk, which makes a new connection"
         ),
     };
     Refusal::new(

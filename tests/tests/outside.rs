@@ -1,14 +1,16 @@
 //! Unix sockets that are connected to programs outside of the tree: a log, a listener. They are connected again
 //! when both the dump and the restore are told that they may be.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, Workload, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -179,6 +181,84 @@ fn a_stream_is_connected_anew_if_it_is_named() {
     let mut text = String::new();
     second.read_to_string(&mut text).expect("read");
     assert_eq!(text, "after");
+}
+
+/// A connection from outside, and the inode of its end in the program; or its other end, named `name`.
+fn connected(scratch: &Scratch, name: Option<&str>) -> (Workload, UnixStream, String) {
+    let work = scratch.path("work");
+    let (listens, service) = (work.join("listens"), work.join("service"));
+    let name = name.map(|name| work.join(name));
+    let client = std::thread::spawn(move || {
+        assert!(wait_until(PATIENCE, || listens.exists()), "nobody listens");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("socket");
+        let address = |path: &Path| UnixAddr::new(path).expect("a name");
+        if let Some(name) = name {
+            bind(socket.as_raw_fd(), &address(&name)).expect("bind");
+        }
+        connect(socket.as_raw_fd(), &address(&service)).expect("connect");
+        UnixStream::from(socket)
+    });
+    let workload = Workload::start("outside_client", work.clone());
+    let client = client.join().expect("a client");
+    let inode = std::fs::read_to_string(work.join("inode")).expect("read");
+    (workload, client, inode)
+}
+
+/// Nobody connects again to who has been connected to: a restore is handed another socket.
+fn handed(by: Engine, to: Engine, name: Option<&str>) {
+    let (machine, scratch) = (Machine::prepare(), Scratch::new());
+    let images = scratch.path("images");
+    let (workload, mut first, inode) = connected(&scratch, name);
+    let external = ["--external", &format!("unix[{inode}]")];
+    let key = format!("socket:[{inode}]");
+    if by != Engine::Criu {
+        let refused = dump(Engine::Stasis, workload.pid(), &images, &external, Dump::ENDING);
+        assert!(!refused.success && refused.stderr.contains(&key), "{}", refused.stderr);
+    }
+    let outcome = dump(by, workload.pid(), &images, &external, Dump::ENDING);
+    outcome.must_succeed("dump");
+    let log = |name: &str| std::fs::read_to_string(images.join(name)).expect("the log");
+    assert!(by == Engine::Criu || log("dump.log").contains(&key), "{}", log("dump.log"));
+    let mut text = String::new();
+    first.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "before");
+    machine.await_no_children();
+    if to != Engine::Criu {
+        assert!(!restore(to, &images, &["--ext-unix-sk"]).success);
+        assert!(log("restore.log").contains(&key), "{}", log("restore.log"));
+    }
+    let (other, mut second) = UnixStream::pair().expect("a pair");
+    // Only the copy is inherited.
+    let copy = nix::unistd::dup(&other).expect("dup");
+    let option = format!("fd[{}]:{key}", copy.as_raw_fd());
+    restore(to, &images, &["--inherit-fd", &option]).must_succeed("restore");
+    drop((other, copy));
+    second.write_all(b"answer").expect("answer");
+    workload.check().expect("the program's own check");
+    let mut text = String::new();
+    second.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "after");
+}
+
+#[test]
+fn a_restore_is_handed_what_nobody_connects_again() {
+    handed(Engine::CriuFace, Engine::CriuFace, None);
+}
+
+#[test]
+fn a_client_with_a_name_is_not_connected_to() {
+    handed(Engine::CriuFace, Engine::CriuFace, Some("client"));
+}
+
+#[test]
+fn what_is_handed_over_dumped_by_criu_peer() {
+    handed(Engine::Criu, Engine::CriuFace, None);
+}
+
+#[test]
+fn what_is_handed_over_restored_by_criu_peer() {
+    handed(Engine::CriuFace, Engine::Criu, None);
 }
 
 /// Python's logging to syslog, and a worker of multiprocessing that has not received what was handed to it.

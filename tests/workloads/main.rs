@@ -249,6 +249,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("settings", settings::run),
     ("outside_datagrams", outside::datagrams),
     ("outside_stream", outside::stream),
+    ("outside_client", outside::client),
     ("settings_deadline", settings::deadline),
     ("settings_unseen", settings::unseen),
     ("signals", signals::run),

@@ -1,12 +1,12 @@
 //! Unix sockets that are connected to a program outside of the tree, by a path, by an abstract name, and by a
 //! stream.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 
 use crate::stage::{Findings, Outcome, Stage};
 
@@ -46,5 +46,23 @@ pub(crate) fn stream(stage: &Stage) -> Outcome {
     stage.publish("inode", &std::fs::metadata(link).expect("stat").ino().to_string());
     stage.ready_then_wait();
     found.works("write", stream.write_all(b"after"));
+    found.outcome()
+}
+
+/// Has a stream that a program outside has connected to it, and to which nobody could connect again.
+pub(crate) fn client(stage: &Stage) -> Outcome {
+    let mut found = Findings::default();
+    let listener = UnixListener::bind(stage.path("service")).expect("bind");
+    stage.publish("listens", "");
+    let (mut stream, _) = listener.accept().expect("accept");
+    drop(listener);
+    stream.write_all(b"before").expect("write");
+    let link = format!("/proc/self/fd/{}", stream.as_raw_fd());
+    stage.publish("inode", &std::fs::metadata(link).expect("stat").ino().to_string());
+    stage.ready_then_wait();
+    found.works("write", stream.write_all(b"after"));
+    let mut answer = [0; 6];
+    found.works("read", stream.read_exact(&mut answer));
+    found.same("what was answered", b"answer", &answer);
     found.outcome()
 }

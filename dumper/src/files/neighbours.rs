@@ -102,6 +102,15 @@ impl Neighbours {
         }
     }
 
+    /// Whether a Unix socket outside or inside of the tree listens by a name.
+    pub(super) fn listens(&self, name: &[u8]) -> Result<bool, Problem> {
+        let listed = self.networks.each(kernel::sock_diag::unix_listeners);
+        let listed = listed.doing("list the listening sockets beside")?;
+        let end = |name: &[u8]| name.strip_suffix(&[0]).map_or(name.len(), <[u8]>::len);
+        let is_it = |listener: &Vec<u8>| listener[..end(listener)] == name[..end(name)];
+        Ok(listed.iter().flatten().any(is_it))
+    }
+
     /// How far a UDP socket has been shut down, in the images' numbers.
     pub(super) fn udp_shutdown(&mut self, inode: u32) -> Result<u32, Problem> {
         let shut_down = match &mut self.shut_down {

@@ -33,11 +33,15 @@ impl<'a> Outside<'a> {
         self.0.keys().copied().collect()
     }
 
-    /// Refuses those of these entries that lead outside.
-    pub(super) fn refuse(&self, entries: &[&UnixSkEntry]) -> Result<(), Error> {
+    /// Refuses those of these entries that lead outside, if they `may` not, or if nobody can connect them again.
+    pub(super) fn refuse(&self, entries: &[&UnixSkEntry], may: bool) -> Result<(), Error> {
         let refused = entries.iter().filter_map(|entry| {
             let peer = self.0.get(&entry.peer)?;
-            let refusal = support::images::connected_outside(&peer.name);
+            let refusal = match (peer.name.is_empty(), may) {
+                (true, _) => support::images::nameless_outside(entry.ino),
+                (false, false) => support::images::connected_outside(&peer.name),
+                (false, true) => return None,
+            };
             Some(Refused::new(entry.id, refusal.of(0, what(entry))))
         });
         let refused: Vec<_> = refused.collect();
@@ -58,11 +62,8 @@ impl<'a> Outside<'a> {
         let mut handle = None;
         let address = match name.first() {
             None => {
-                return Err(Error::refused(
-                    entry.id,
-                    support::images::NAMELESS_OUTSIDE,
-                    what(entry),
-                ));
+                let refusal = support::images::nameless_outside(entry.ino);
+                return Err(Error::refused(entry.id, refusal, what(entry)));
             }
             Some(0) => Address::new(family, name),
             Some(b'/') => {

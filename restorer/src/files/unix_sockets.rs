@@ -67,6 +67,22 @@ impl FileKind for UnixSocket {
         is_of_others.then(|| (support::host::ids_of_others(user.uid, user.gid), object()))
     }
 
+    /// Nothing is sent to it: whoever hands it over has its other end.
+    fn inherit(
+        &self,
+        opening: &mut Opening<'_>,
+        file: &FileEntry,
+        handed: &OwnedFd,
+    ) -> Result<OwnedFd, Error> {
+        // CRIU takes down what nobody can put there.
+        let queues = opening.beside.get::<Queued>();
+        if queues.is_some_and(|queues| queues.0.contains_key(&file.id)) {
+            tracing::warn!(socket = file.id, "what waited in a socket that is handed over is lost");
+        }
+        let operation = || format!("duplicate the descriptor for Unix socket {}", file.id);
+        handed.try_clone().map_err(|source| Error::Kernel { operation: operation(), source })
+    }
+
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
         let entries = files
             .iter()
@@ -81,9 +97,7 @@ impl FileKind for UnixSocket {
         // All are made before the first is complete, some of them with another.
         opening.have_room_for(entries.len() * 2, "sockets")?;
         let outside = Outside::of(opening.files);
-        if !opening.external_unix {
-            outside.refuse(&entries)?;
-        }
+        outside.refuse(&entries, opening.external_unix)?;
         let none = Queues::new();
         let queues = opening.beside.get::<Queued>().map_or(&none, |queued| &queued.0);
         let at_hand = |id| opening.at_hand(id);
