@@ -50,7 +50,7 @@ impl Pair {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
         let other = Workload::start(family, scratch.path("other"));
-        let by_programs = family.starts_with("io_uring");
+        let by_programs = ["io_uring", "semaphore"].iter().any(|it| family.starts_with(it));
         dump(&machine, &other, &scratch.path("of-other"), by_programs);
         let workload = Workload::start(family, scratch.path("work"));
         dump(&machine, &workload, &scratch.path("images"), by_programs);
@@ -60,6 +60,22 @@ impl Pair {
 
     fn images(&self) -> PathBuf {
         self.scratch.path("images")
+    }
+
+    /// The files that both programs have made.
+    fn made(&self) -> Vec<PathBuf> {
+        let files = |stage| {
+            let stage = self.scratch.path(stage);
+            names(&stage).into_iter().map(move |name| stage.join(name))
+        };
+        ["work", "other"].into_iter().flat_map(files).collect()
+    }
+
+    /// Removes what another program than there was has made since: it would be taken for what this one does.
+    fn forget(&self, made: &[PathBuf]) {
+        for file in self.made().iter().filter(|file| !made.contains(file)) {
+            fs::remove_file(file).expect("remove");
+        }
     }
 
     /// Without faults. The other does, too, for what the kernel keeps of a tree that is away.
@@ -188,6 +204,7 @@ fn seen(family: &str) {
 /// was; else there is one error, and in either case nothing is left behind.
 fn without_manifest(family: &str, rounds: usize) {
     let mut pair = Pair::of(family);
+    let made = pair.made();
     let mut refused = 0;
     for name in names(&pair.images()) {
         if name == MANIFEST || name == "stats-dump" {
@@ -199,6 +216,7 @@ fn without_manifest(family: &str, rounds: usize) {
             let Some(outcome) = pair.restored(&name, fault, false) else { continue };
             if outcome.success {
                 pair.machine.end_all();
+                pair.forget(&made);
             } else {
                 is_one_error(&outcome, &what);
                 refused += 1;
@@ -258,10 +276,10 @@ fn a_failure_with_nested_pid_namespaces_is_told() {
 
 seen! {
     ghosts memfd pipes timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
-    datagrams_waiting io_uring_shared
+    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings
 }
 
 without_manifest! {
     inotify sysv_memory threads unix_sockets networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces
-    datagrams_waiting io_uring_shared
+    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings
 }
