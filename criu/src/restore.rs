@@ -84,6 +84,7 @@ fn restore(
             inherited: Default::default(),
             empty: options.networks.empty,
             joined: joined.network.map(Arc::new),
+            time: joined.time.map(Arc::new),
             devices: options.networks.devices.clone(),
             weak_settings: options.networks.weak_settings,
         },

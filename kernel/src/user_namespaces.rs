@@ -132,6 +132,20 @@ pub fn owner_of(namespace: impl AsFd) -> io::Result<OwnedFd> {
     related(namespace.as_fd(), NS_GET_USERNS)
 }
 
+/// The kind of a namespace, by its name in `/proc/PID/ns`.
+///
+/// # Errors
+/// With a file that is no namespace.
+pub fn kind_of(namespace: impl AsFd) -> io::Result<&'static str> {
+    use std::os::fd::AsRawFd;
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the request takes no argument and gives a number.
+    let flag = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_NSTYPE) };
+    let flag = nix::errno::Errno::result(flag)?.cast_unsigned();
+    let unknown = || io::Error::other(format!("a namespace of an unknown kind ({flag:#x})"));
+    crate::namespaces::of_flag(flag).ok_or_else(unknown)
+}
+
 /// Whether what a task of the user namespace `user`, by its number, may do by its capabilities it may do to `namespace`: that belongs
 /// to it, or to one below it.
 ///

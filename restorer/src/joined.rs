@@ -11,11 +11,16 @@ pub struct Joined {
     pub ipc: bool,
     /// The names of the host.
     pub uts: bool,
+    /// The clocks. The restoring process stays with its own; the tasks enter [`crate::Given::time`].
+    pub time: bool,
 }
+
+/// The number of the time namespace that is joined: no namespace that is dumped has it.
+pub(crate) const JOINED_TIME: u32 = u32::MAX;
 
 impl Joined {
     /// The ids of a process, as if it had been in the dumper's namespaces of these kinds: a tree comes back in that of the restoring
-    /// process then.
+    /// process then. Of time namespaces, as if all had been in another one.
     pub(crate) fn seen(self, ids: &TaskKobjIdsEntry, own: &TaskKobjIdsEntry) -> TaskKobjIdsEntry {
         let mut seen = *ids;
         if self.ipc {
@@ -23,6 +28,9 @@ impl Joined {
         }
         if self.uts {
             seen.uts_ns_id = own.uts_ns_id;
+        }
+        if self.time {
+            seen.time_ns_id = Some(JOINED_TIME);
         }
         seen
     }

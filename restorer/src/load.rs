@@ -159,6 +159,10 @@ impl Checkpoint {
         let semaphore_undo = semaphore_undo::load(&processes, &read.ipc_namespaces, own, joined)?;
         let levels = Levels::of(&processes.iter().map(member).collect::<Vec<_>>())?;
         let own_ids = dir.inventory().root_ids.unwrap_or_default();
+        if joined.time && own_ids.time_ns_id.is_none() {
+            let reason = "it is of a dumper that knew of no time namespaces, so none can be joined";
+            return Err(Error::image("the inventory", reason));
+        }
         let seen = |process: &Process| {
             Some((process.pid, joined.seen(&process.body.as_ref()?.ids, &own_ids)))
         };

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, built_program, wait_until};
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, built_program, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -13,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn apart(name: &str, command: &str, log: &Path) -> Program {
     let mut program = Command::new("unshare");
     let script = format!("hostname {name} && exec {command}");
-    program.args(["--ipc", "--uts", "sh", "-c", &script]);
+    program.args(["--ipc", "--uts", "--time", "sh", "-c", &script]);
     Program::start(&mut program, log)
 }
 
@@ -40,11 +42,11 @@ fn a_tree_joins_namespaces() {
         || namespace(other.pid(), "uts") != namespace(std::process::id().cast_signed(), "uts");
     assert!(wait_until(PATIENCE, is_apart), "no other namespaces");
     let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
-    for kind in ["ipc", "uts"] {
+    for kind in ["ipc", "uts", "time"] {
         restore.arg("--join-ns").arg(format!("{kind}:{}", other.pid()));
     }
     Outcome::of(&mut restore).must_succeed("restore");
-    for kind in ["ipc", "uts"] {
+    for kind in ["ipc", "uts", "time"] {
         assert_eq!(namespace(tree.pid(), kind), namespace(other.pid(), kind), "{kind}");
     }
     fs::write(work.join("go"), "").expect("say so");
@@ -65,13 +67,36 @@ fn what_cannot_be_joined_is_told() {
     assert!(wait_until(PATIENCE, is_there), "it does not start");
     Engine::CriuFace.dump(tree.pid(), &images, Dump::ENDING).must_succeed("dump");
     machine.await_no_children();
-    for (value, said) in
-        [("uts:/nowhere", "--join-ns uts:/nowhere"), ("user:1", "--join-ns user:1")]
-    {
+    for (value, said) in [
+        ("uts:/nowhere", "--join-ns uts:/nowhere"),
+        ("user:1", "--join-ns user:1"),
+        ("time:/proc/self/ns/uts", "the kind uts"),
+    ] {
         let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
         let outcome = Outcome::of(restore.args(["--join-ns", value]));
         let log = fs::read_to_string(images.join("restore.log")).unwrap_or_default();
         assert!(!outcome.success && log.contains(said), "{log}");
         machine.await_no_children();
     }
+}
+
+/// A tree that had the clocks of the machine.
+#[test]
+fn a_tree_joins_other_clocks() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let images = scratch.path("images");
+    let workload = Workload::start("timers", scratch.path("work"));
+    Engine::CriuFace.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    let mut other = Command::new("unshare");
+    other.args(["--time", "--boottime", "1000", "sleep", "600"]);
+    let other = Program::start(&mut other, &scratch.path("other"));
+    let own = namespace(std::process::id().cast_signed(), "time");
+    assert!(wait_until(PATIENCE, || namespace(other.pid(), "time") != own), "no other clocks");
+    let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+    Outcome::of(restore.arg("--join-ns").arg(format!("time:{}", other.pid())))
+        .must_succeed("restore");
+    assert_eq!(namespace(workload.pid(), "time"), namespace(other.pid(), "time"));
+    workload.check().expect("the program's own check");
 }

@@ -85,6 +85,12 @@ fn versions_and_features_are_told_on_a_connection_that_stays() {
             .is_none()
     );
     assert_eq!(client.end(), Some(0));
+    // A log needs a place.
+    let client = Client::start();
+    let logged = request(kind::CHECK, &Message::new().number(1, -1).bytes(10, b"check.log"));
+    let (said, number) = client.ask(&logged).must_fail(kind::CHECK);
+    assert!(said.contains("Neither images_dir_fd nor images_dir"), "{said}");
+    assert_eq!(number, Some(libc::EBADRQC.into()));
 }
 
 #[test]

@@ -225,7 +225,14 @@ impl Worker<'_> {
         let unlogged =
             |fields: &&Fields| fields.log_file.is_none() || fields.log_to_stderr == Some(true);
         let fields = fields.filter(|fields| !unlogged(fields)).unwrap_or(&none);
-        let outcome = self.run(Command::Check, Some(fields));
+        // The service's own directory is no place for the log of a client.
+        let has_place = fields.images_dir_fd != -1
+            || fields.images_dir.is_some()
+            || fields.work_dir_fd.is_some();
+        let outcome = match has_place || unlogged(&fields) {
+            true => self.run(Command::Check, Some(fields)),
+            false => Outcome::Senseless(FieldsError::Usage(NO_DIRECTORY)),
+        };
         let answer = self.of(Kind::Check, &outcome, Some(fields));
         self.answer(&answer)
     }
@@ -330,8 +337,7 @@ impl Worker<'_> {
             }
         };
         if command != Command::Check && options.images_dir.is_none() {
-            let none = "Neither images_dir_fd nor images_dir was passed by RPC client";
-            return Outcome::Senseless(FieldsError::Usage(none));
+            return Outcome::Senseless(FieldsError::Usage(NO_DIRECTORY));
         }
         if let Err(error) = work_in(&options) {
             return Outcome::Failed(error);
@@ -402,6 +408,8 @@ impl Worker<'_> {
         }
     }
 }
+
+const NO_DIRECTORY: &str = "Neither images_dir_fd nor images_dir was passed by RPC client";
 
 const fn may_stay_open(kind: Kind) -> bool {
     matches!(

@@ -45,6 +45,8 @@ pub struct Given {
     /// The restoring process has joined the one that takes the place of all; this is where it was before, and where what
     /// a dump has locked is.
     pub joined: Option<Arc<OwnedFd>>,
+    /// The time namespace that takes the place of all ([`crate::Joined::time`]).
+    pub time: Option<Arc<OwnedFd>>,
     /// What stands for the other ends of devices, by what images call these: `veth[eth0]`, `macvlan[eth0]`.
     pub devices: BTreeMap<String, String>,
     /// Settings that this kernel does not have, or does not take, are left out.
