@@ -98,11 +98,32 @@ pub enum Error {
 
 fn unsupported(options: &[String]) -> String {
     let line = |option: &String| {
-        format!(
-            "option {option} is not supported by this version of stasis: leave it out, or use CRIU"
-        )
+        let remedy = instead(option);
+        format!("option {option} is not supported by this version of stasis: {remedy}")
     };
     options.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What to do without an option, as it was written.
+fn instead(option: &str) -> &'static str {
+    let begins = |name: &str| option.len() > 4 && name.starts_with(option);
+    match option {
+        _ if option == "-L" || begins("--libdir") => {
+            "it loads no plugins of CRIU, which are shared objects made for its own insides. Leave it out; what a \
+             plugin carries of files, sockets and mounts name with --external, and hand to the restore with \
+             --inherit-fd; what one carries of devices takes CRIU"
+        }
+        _ if begins("--log-pid") => "leave it out, all processes have one log",
+        _ if begins("--auto-dedup") => {
+            "leave it out, earlier images stay whole, and take the room that they took"
+        }
+        _ if begins("--close") => "leave it out, and have the shell close the descriptor (7>&-)",
+        _ if begins("--allow-uprobes") => {
+            "leave it out, and remove the uprobes before the program starts: memory with their breakpoints \
+             would be restored where nobody answers these"
+        }
+        _ => "leave it out, or use CRIU",
+    }
 }
 
 impl Error {
@@ -133,6 +154,29 @@ impl Error {
             Self::Kernel(_) => Some("Does not look good."),
             Self::Extras(_) => Some("Looks good but some kernel features are missing."),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_without_an_option_is_said() {
+        for (option, remedy) in [
+            ("-L", "--inherit-fd"),
+            ("--lib", "--external"),
+            ("--log-pid", "one log"),
+            ("--auto-dedup", "stay whole"),
+            ("--close", "the shell"),
+            ("--allow-uprobes", "remove the uprobes"),
+            ("--tls", "or use CRIU"),
+            ("--external dev[8/1]:b", "or use CRIU"),
+        ] {
+            let said = Error::Options(vec![option.to_owned()]).to_string();
+            assert!(said.starts_with(&format!("option {option} is not")), "{said}");
+            assert!(said.contains(remedy), "{said}");
         }
     }
 }

@@ -323,6 +323,8 @@ impl Options {
             "skip-file-rwx-check" => self.any_permissions = on,
             "evasive-devices" => self.evasive_devices = on,
             "display-stats" => self.shows_statistics = on,
+            // What CRIU has given up of old images is read without it, or refused by its own name.
+            "deprecated" => {}
             // It is about features that no kernel has yet, of which nothing is asked.
             "ms" => {}
             "address" => self.address = Some(value().into()),

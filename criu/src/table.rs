@@ -66,7 +66,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("config", None, Required, ALL),
     carried("cpu-cap", None, Optional, &[Dump, Restore, CpuinfoDump, CpuinfoCheck]),
     carried("daemon", None, Switch, &[Restore, Service]),
-    known("deprecated", None, Switch),
+    carried("deprecated", None, Switch, ALL),
     carried("display-stats", None, Switch, IMAGES),
     carried("empty-ns", None, Required, IMAGES),
     carried("enable-external-masters", None, Plain, IMAGES),
