@@ -81,8 +81,7 @@ impl Survey<'_> {
             let id = self.new_id();
             if !matches!(name.first(), Some(0 | b'/')) {
                 let files = self.out.files.iter().chain(&self.cache.files);
-                let own = files.filter_map(|file| file.usk.as_ref()).filter(|it| it.peer == ino);
-                let own: BTreeSet<u32> = own.map(|socket| socket.ino).collect();
+                let own = unix_sockets::connected_to(ino, files);
                 self.out.warnings.extend(own.into_iter().map(|own| {
                     format!(
                         "Unix socket {own} is connected to one outside of the tree that nobody can connect it to \

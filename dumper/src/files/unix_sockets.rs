@@ -1,5 +1,6 @@
 //! Unix sockets: names, peers, and what is queued.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -291,6 +292,15 @@ fn entry(
         connector: None,
     };
     Ok(entry)
+}
+
+/// Those sockets of the tree, by inode, that are connected to the one with the inode `peer`.
+pub(super) fn connected_to<'f>(
+    peer: u32,
+    files: impl Iterator<Item = &'f FileEntry>,
+) -> BTreeSet<u32> {
+    let sockets = files.filter_map(|file| file.usk.as_ref());
+    sockets.filter(|socket| socket.peer == peer).map(|socket| socket.ino).collect()
 }
 
 /// The entry of a socket outside of the tree, of a type (`SOCK_*`), that others are connected to.
