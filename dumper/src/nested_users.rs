@@ -86,15 +86,14 @@ impl NestedUsers {
                 }
             }
         }
-        refused.extend(found.unsupported_pids(root, inventory));
+        refused.extend(found.unsupported_pids(inventory));
         Ok((found, refused))
     }
 
     /// What stands in the way of a dump of pid namespaces that belong to them. The first process of one comes back in the user
     /// namespace, where nobody chooses numbers of around: what it would make its own parent makes.
-    fn unsupported_pids(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
+    fn unsupported_pids(&self, inventory: &Inventory) -> Vec<Unsupported> {
         let of = |process: &Process, name| process.namespaces.get(name).copied();
-        let of_root = inventory.processes.get(&root).and_then(|root| of(root, "pid"));
         let living = || inventory.processes.values().filter(|process| !is_zombie(process));
         let owner = |process: &Process| {
             let id = of(process, "pid")?;
@@ -111,10 +110,6 @@ impl NestedUsers {
             }
             let mut refuse =
                 |refusal: Refusal| refused.push(refusal.of(process.pid, "pid namespace"));
-            let parent = process.ppid.and_then(|parent| inventory.processes.get(&parent));
-            if parent.and_then(|parent| of(parent, "pid")) != of_root {
-                refuse(users::PIDS_DEEPER);
-            }
             if of(process, "user") != Some(user) {
                 refuse(users::FIRST_ELSEWHERE);
             }
@@ -176,13 +171,11 @@ impl NestedUsers {
         if parent_of(&namespace).and_then(id).ok() != Some(ours) {
             refuse(users::NESTED);
         }
-        if process.threads.len() > 1 {
-            refuse(users::NESTED_THREADS);
-        }
         if shares(process, inventory) {
             refuse(users::NESTED_TABLES);
         }
         let described = entry(&Maps::of(pid)?, owner_uid(&namespace)?);
+        refused.extend(unsupported_threads(process, &described)?);
         self.entries.insert(user, UsernsEntry { nested: Some(true), ..described });
         Ok(refused)
     }
@@ -287,6 +280,38 @@ fn unmapped(ids: &IdMap, status: &Status, groups: &[u32]) -> Option<String> {
         let mut groups = own.iter().chain(groups);
         groups.find(|it| lacks(Id::Group, it)).map(|it| format!("group {it}"))
     })
+}
+
+/// Which threads of a process have ids that they could not take in its user namespace, where they come back with those of the first.
+fn unsupported_threads(process: &Process, users: &UsernsEntry) -> io::Result<Vec<Unsupported>> {
+    let mut refused = Vec::new();
+    if process.threads.len() < 2 {
+        return Ok(refused);
+    }
+    let ids_of = |tid| Dir::open(tid).and_then(|dir| Status::read(&dir)).map_err(io::Error::other);
+    let first = ids_of(process.pid)?;
+    for &tid in process.threads.keys() {
+        let status = match ids_of(tid) {
+            Ok(status) => status,
+            // It has ended.
+            Err(_) if !kernel::process::exists(tid) => continue,
+            Err(error) => return Err(error),
+        };
+        let is_same = (status.uid, status.gid) == (first.uid, first.gid);
+        if is_same && status.groups == first.groups {
+            continue;
+        }
+        let object = format!("thread {tid}");
+        match IdMap::of(users) {
+            Ok(ids) if unmapped(&ids, &status, &status.groups).is_none() => {
+                if users.setgroups_denied == Some(true) && status.groups != first.groups {
+                    refused.push(users::OTHER_GROUPS.of(process.pid, object));
+                }
+            }
+            _ => refused.push(users::THREAD_IDS.of(process.pid, object)),
+        }
+    }
+    Ok(refused)
 }
 
 /// Whether a process shares its descriptors or directories with another one.

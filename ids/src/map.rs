@@ -75,6 +75,13 @@ impl PidMap {
         self.hosts.get(&image).copied()
     }
 
+    /// Forgets a task of the host, whose numbers others may get.
+    pub fn remove(&mut self, host: HostPid) {
+        if let Some(levels) = self.images.remove(&host) {
+            self.hosts.remove(&levels.outermost());
+        }
+    }
+
     /// Every pair, by the number of the host.
     pub fn iter(&self) -> impl Iterator<Item = (HostPid, &ImagePids)> {
         self.images.iter().map(|(host, image)| (*host, image))
@@ -104,6 +111,9 @@ mod tests {
         assert_eq!(map.host(image(2)), Some(host(4002)));
         assert_eq!((map.image(host(1)), map.host(image(4001))), (None, None));
         assert_eq!(map.iter().map(|(host, _)| host.get()).collect::<Vec<_>>(), [4001, 4002]);
+        map.remove(host(4001));
+        map.insert(host(4003), image(1)).unwrap();
+        assert_eq!((map.image(host(4001)), map.host(image(1))), (None, Some(host(4003))));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! is not blocked, and its tracer finds it stopped. A thread that cannot go on leaves its
 //! [`ThreadProgress`] and runs into an illegal instruction, which the tracer sees likewise.
 
+pub mod births;
 mod rings;
 mod steps;
 mod table;
@@ -330,9 +331,14 @@ pub struct Credentials {
     pub no_new_privs: u32,
     /// Supplementary groups (`gid_t`, four bytes each).
     pub supplementary: Table<i32>,
-    /// It was born with its supplementary groups, and may not set any: 1 if so.
-    pub born_with_groups: u64,
+    /// What of this the thread was born with, and does not set: [`BORN_WITH_GROUPS`], [`BORN_WITH_IDS`].
+    pub born_with: u64,
 }
+
+/// [`Credentials::born_with`]: its supplementary groups, of which it may set none.
+pub const BORN_WITH_GROUPS: u64 = 1;
+/// [`Credentials::born_with`]: its groups and users, as it was made by a leader that had the same.
+pub const BORN_WITH_IDS: u64 = 2;
 
 /// The kernel's `struct sched_attr`, second version.
 #[repr(C)]
@@ -435,8 +441,10 @@ pub struct Thread {
     pub strict: u32,
     /// Its filters of system calls, the one first that was installed first.
     pub filters: Table<Filter>,
-    /// Its numbers, from its own pid namespace to that of the tree's root: `set_tid` of clone3(2).
+    /// Its numbers, from its own pid namespace to that of the tree's root, or as far as they may be chosen: `set_tid` of clone3(2).
     pub numbers: Table<i32>,
+    /// Those further up, from that of the tree's root on, each asked of one of the [`Arguments::registrars`].
+    pub asked: Table<i32>,
     /// Processors that it may run on, one bit each; empty to leave them as they are.
     pub affinity: Table<u8>,
     /// Credentials.
@@ -559,10 +567,14 @@ pub struct Arguments {
     pub helper_stack: u64,
     /// Components of the processor's extended state to ask for, as a mask.
     pub components: u64,
-    /// Descriptor of the user namespace to enter, -1 for none.
+    /// Descriptor of the user namespace to enter, -1 for none. With several threads the leader enters it before it makes the others.
     pub user_namespace: i32,
-    /// Padding.
-    pub pad: u32,
+    /// Descriptor (eventfd) by which those take turns who ask registrars; -1 if it asks none.
+    pub registrars_turn: i32,
+    /// Descriptors (sockets) of those that it asks for the numbers of its threads ([`births`]).
+    pub registrars: Table<i32>,
+    /// Descriptors of the restore's own that are not closed with the others, in rising order.
+    pub kept: Table<i32>,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -574,10 +586,8 @@ const _: () = {
     assert!(size_of::<MmMap>() == 12 * 8 + 8);
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
-    assert!(
-        size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 16 + 16 + 16 + 112 + 16 + 16
-    );
-    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 8);
+    assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 4 * 16 + 112 + 16 + 16);
+    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<IssuedRing>() == 24 + 12 * 4 + 2 * 16);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);

@@ -111,6 +111,8 @@ fn every_process_gets_a_region_of_its_own() {
                 user_namespace: None,
                 born_in: None,
                 is_without_rights: false,
+                entered: None,
+                registrars: None,
                 turns: None,
                 late: (Vec::new(), -1),
                 exe: 900,

@@ -5,6 +5,7 @@
 use arch::fpu::Layout;
 use ids::{HostPid, ImagePid};
 use images::MappingKind;
+use images::id_map::Id;
 use images::messages::VmaEntry;
 use inventory::{VmFlags, mapping_kind};
 use kernel::features::{Answer, Feature};
@@ -12,7 +13,7 @@ use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
 use support::Unsupported;
 
 use crate::error::Error;
-use crate::load::{Body, Checkpoint, Mapping, Process, Thread, capability_set};
+use crate::load::{Body, Checkpoint, Mapping, Process, Thread, capability_set, ids_of};
 
 /// A stretch of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +125,7 @@ impl Host {
         }
         for (process, body) in checkpoint.living() {
             let users = checkpoint.namespaces.users();
-            if checkpoint.namespaces.nested_users().has(process.pid) && body.threads.len() > 1 {
-                let refusal = support::users::NESTED_THREADS;
-                found.push(refusal.of(process.pid.get(), "user namespace"));
-            }
+            check_ids_of_threads(checkpoint, process, body, &mut found);
             // In a user namespace nobody may raise a limit: who passes on the way there does.
             if self.permitted & 1 << CAP_SYS_RESOURCE == 0 {
                 self.check_limits(process, &mut found);
@@ -243,6 +241,41 @@ fn check_mappings(process: &Process, body: &Body, found: &mut Vec<Unsupported>) 
         {
             let object = format!("mapping {:#x}-{:#x}", vma.start, vma.end);
             found.push(refusal.of(process.pid.get(), object));
+        }
+    }
+}
+/// Other threads of a process in a user namespace below that of the root take their ids in there, if they have others than the first.
+fn check_ids_of_threads(
+    checkpoint: &Checkpoint,
+    process: &Process,
+    body: &Body,
+    found: &mut Vec<Unsupported>,
+) {
+    let nested = checkpoint.namespaces.nested_users();
+    let Some(user) = nested.number(process.pid) else { return };
+    let Some((first, others)) = body.threads.split_first() else { return };
+    let ids = nested.ids(user);
+    for thread in others {
+        let (of_first, own) =
+            (ids_of(first.core.creds.as_ref()), ids_of(thread.core.creds.as_ref()));
+        if of_first == own {
+            continue;
+        }
+        let object = format!("thread {}", thread.tid);
+        let (Some((ids, no_groups)), Some((own, groups))) = (&ids, own) else {
+            found.push(support::users::WITHOUT_IDS.of(process.pid.get(), object));
+            continue;
+        };
+        let (users, own_groups) = own.split_at(4);
+        let mut all = users
+            .iter()
+            .map(|user| (Id::User, *user))
+            .chain(own_groups.iter().chain(groups).map(|group| (Id::Group, *group)));
+        let lacks = |(kind, id): &(Id, u32)| ids.inside(*kind, *id) == images::id_map::NOBODY;
+        if all.any(|id| lacks(&id)) {
+            found.push(support::users::THREAD_IDS.of(process.pid.get(), object));
+        } else if *no_groups && of_first.map(|it| it.1) != Some(groups) {
+            found.push(support::users::OTHER_GROUPS.of(process.pid.get(), object));
         }
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct Levels {
     strangers: BTreeSet<ImagePid>,
 }
 
+/// A pid namespace of the tree by its number, or `None` for that of the root.
+pub(crate) type PidSpace = Option<u32>;
+
 /// A pid namespace below that of the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Space {
@@ -232,7 +235,7 @@ impl Levels {
     }
 
     /// A namespace and those around it, but for the root's.
-    fn around(&self, namespace: u32) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn around(&self, namespace: u32) -> impl Iterator<Item = u32> + '_ {
         let up = std::iter::successors(Some(namespace), |it| self.spaces.get(it)?.around);
         up.take(self.spaces.len() + 1)
     }

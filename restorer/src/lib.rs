@@ -56,6 +56,7 @@ mod prepare;
 mod proc_values;
 mod reads;
 mod record;
+mod registrars;
 mod restore;
 mod rights;
 mod root;

@@ -32,7 +32,7 @@ pub(crate) use memfd::HugeMemfd;
 use memfd::Nameless;
 pub(crate) use memory::{SharedSegment, SystemVSegment, huge_page_shift};
 use store::Store;
-pub(crate) use task::{capability_set, personality, signal_of};
+pub(crate) use task::{capability_set, ids_of, personality, signal_of};
 
 use crate::Joined;
 use crate::error::Error;

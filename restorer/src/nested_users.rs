@@ -13,6 +13,7 @@ use kernel::descriptors::duplicate_from;
 use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
 
 use crate::error::Error;
+use crate::levels::{Levels, PidSpace};
 use crate::users::maps;
 
 fn entry(checkpoint: &Checkpoint, number: u32) -> Result<UsernsEntry, Error> {
@@ -59,11 +60,6 @@ impl NestedUsers {
         self.described.is_empty()
     }
 
-    /// Whether a process is in one.
-    pub(crate) fn has(&self, pid: ImagePid) -> bool {
-        self.of.contains_key(&pid)
-    }
-
     /// Their numbers.
     pub(crate) fn numbers(&self) -> BTreeSet<u32> {
         self.described.keys().copied().collect()
@@ -107,6 +103,29 @@ impl NestedUsers {
         let (uid_map, gid_map) = (extents(&maps.users), extents(&maps.groups));
         let entry = UsernsEntry { uid_map, gid_map, ..UsernsEntry::default() };
         Some((IdMap::of(&entry).ok()?, maps.no_groups))
+    }
+
+    /// The numbers of a task, from the pid namespace of the root on, that nobody may choose in the user namespace `user`: those in
+    /// namespaces that belong to another one.
+    pub(crate) fn not_chosen(
+        &self,
+        levels: &Levels,
+        task: ImagePid,
+        user: u32,
+    ) -> Vec<(PidSpace, ImagePid)> {
+        let mut spaces: Vec<PidSpace> = levels
+            .namespace(task)
+            .into_iter()
+            .flat_map(|own| levels.around(own))
+            .map(Some)
+            .collect();
+        spaces.push(None);
+        let numbers = levels.all(task);
+        let with_numbers = spaces.into_iter().rev().enumerate();
+        let with_numbers =
+            with_numbers.map_while(|(depth, space)| Some((space, numbers.at(depth)?)));
+        let of_others = |space: &PidSpace| space.and_then(|space| self.owner(space)) != Some(user);
+        with_numbers.take_while(|(space, _)| of_others(space)).collect()
     }
 
     /// The number of the one that a process is in, if that is such a one.

@@ -1,5 +1,5 @@
 //! The number that the kernel gives out next in a pid namespace (`/proc/sys/kernel/ns_last_pid`), where none can be chosen:
-//! at the birth of a process in a pid namespace that belongs to a user namespace of its own.
+//! at births in user namespaces that do not own the pid namespace ([`crate::registrars`]).
 //!
 //! It is opened before any task is in its mount namespace, where there may be no such file, or one that nobody may write to; which
 //! pid namespace it is about is up to whoever writes.
@@ -26,25 +26,32 @@ pub(crate) fn open(base: RawFd) -> Result<File> {
 pub(crate) struct NextNumber<'f> {
     file: &'f File,
     before: String,
+    shared: bool,
 }
 
 impl<'f> NextNumber<'f> {
-    /// Sets it, which nobody else of the tree does meanwhile.
-    pub(crate) fn set(file: &'f File, wanted: ImagePid) -> Result<Self> {
+    /// Sets it, which nobody else of the tree does meanwhile, nor another restore if the namespace is `shared` with others.
+    pub(crate) fn set(file: &'f File, wanted: ImagePid, shared: bool) -> Result<Self> {
         /// Longer than any number.
         const LONGEST: usize = 32;
-        lock(file, libc::F_WRLCK)?;
+        if shared {
+            lock(file, libc::F_WRLCK)?;
+        }
         let mut text = [0; LONGEST];
         let count = file.read_at(&mut text, 0)?;
         let before = String::from_utf8_lossy(&text[..count]).trim().to_owned();
+        // One that has given out none yet says -1, which it does not take.
+        let before = if before.starts_with('-') { "0".to_owned() } else { before };
         file.write_all_at((wanted.get() - 1).to_string().as_bytes(), 0)?;
-        Ok(Self { file, before })
+        Ok(Self { file, before, shared })
     }
 
     /// Puts it back: the numbers that come after are those of others of the tree, which nobody else is to get.
     pub(crate) fn put_back(self) -> Result<()> {
         let put = self.file.write_all_at(self.before.as_bytes(), 0);
-        lock(self.file, libc::F_UNLCK)?;
+        if self.shared {
+            lock(self.file, libc::F_UNLCK)?;
+        }
         put
     }
 }

@@ -63,6 +63,13 @@ impl Pids {
         }
     }
 
+    /// Forgets one that has ended and is not of the tree: others who pass may get its number.
+    pub(crate) fn forget(&mut self, host: HostPid) {
+        if let Self::Met(met) = self {
+            met.map.remove(host);
+        }
+    }
+
     /// Who a task or thread of the images is here.
     pub(crate) fn host(&self, pid: ImagePid) -> Result<HostPid, NoTask> {
         let found = match self {

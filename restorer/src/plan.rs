@@ -23,7 +23,7 @@ use support::Refusal;
 use support::births::{self, Born, Maker};
 
 use crate::error::Error;
-use crate::levels::Levels;
+use crate::levels::{Levels, PidSpace};
 use crate::load::{Checkpoint, State};
 
 /// The tasks to be made; the first is the root.
@@ -38,6 +38,19 @@ pub(crate) struct Plan {
     pub(crate) inner: BTreeSet<ImagePid>,
     /// For which first processes of such namespaces others wait, and how often.
     pub(crate) awaited: BTreeMap<ImagePid, u32>,
+    /// Births at which registrars are asked for numbers.
+    pub(crate) asked: Vec<AskedBirth>,
+}
+
+/// A birth for which registrars are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AskedBirth {
+    /// The task or thread.
+    pub(crate) task: ImagePid,
+    /// The process that it is of.
+    pub(crate) process: ImagePid,
+    /// In which namespaces, from the root's on, and the numbers there.
+    pub(crate) numbers: Vec<(PidSpace, ImagePid)>,
 }
 
 /// How a task comes into its pid namespace.
@@ -134,7 +147,8 @@ pub(crate) enum ForkStep {
     Sibling(usize),
     /// Have this task forked by a process that ends at once, so that the next above that adopts orphans gets it.
     Orphan(usize),
-    /// Have this task forked by a process that ends at once, in the pid namespace whose first process gets it.
+    /// Have this task forked by a process that ends at once, in the pid namespace whose first process gets it; if it is itself the first
+    /// one of a namespace, in the one around that.
     Given(usize),
     /// Take a copy of a table, for itself alone.
     Own(Table),
@@ -249,6 +263,7 @@ impl Plan {
         plan.numbers = plan.tasks.iter().map(|task| task.pid).chain(threads).collect();
         plan.inside = inside;
         plan.place(&checkpoint.levels)?;
+        plan.ask(checkpoint);
         Ok(plan)
     }
 }

@@ -66,6 +66,22 @@ pub(crate) struct Descriptors {
     pub(crate) born_in: Option<(IdMap, bool)>,
     /// It is born in a user namespace, where it has no rights of the machine.
     pub(crate) is_without_rights: bool,
+    /// The same of the one that it enters before it has other threads.
+    pub(crate) entered: Option<(IdMap, bool)>,
+    /// Where it asks for numbers of its threads, and by which one it waits for its turn.
+    pub(crate) registrars: Option<(Vec<RawFd>, RawFd)>,
+}
+
+impl Descriptors {
+    /// Those of the restore's own that are needed when the others are closed.
+    fn kept(&self) -> Vec<RawFd> {
+        let (registrars, turn) = self.registrars.clone().unzip();
+        let more = [Some(self.late.1), self.user_namespace, turn];
+        let all = more.into_iter().flatten().chain(registrars.into_iter().flatten());
+        let mut kept: Vec<RawFd> = all.filter(|fd| *fd >= self.base).collect();
+        kept.sort_unstable();
+        kept
+    }
 }
 
 /// A process's region, ready to be copied.
@@ -135,6 +151,10 @@ pub(crate) fn region(
     arguments.limits = tables.put(&limits(process));
     let (late, slot) = &descriptors.late;
     arguments.late_from = *slot;
+    arguments.kept = tables.put(&descriptors.kept());
+    let (registrars, turn) = descriptors.registrars.clone().unwrap_or((Vec::new(), -1));
+    arguments.registrars_turn = turn;
+    arguments.registrars = tables.put(&registrars);
     (arguments.turns, arguments.others) = descriptors.turns.unwrap_or((-1, 0));
     arguments.late = tables.put(&late.iter().map(late_entry).collect::<Vec<_>>());
     arguments.actions = tables.put(&actions(process)?);
@@ -165,6 +185,8 @@ pub(crate) fn region(
             is_nested: descriptors.user_namespace.is_some() || descriptors.born_in.is_some(),
             born_in: descriptors.born_in.as_ref(),
             is_without_rights: descriptors.is_without_rights,
+            entered: descriptors.entered.as_ref(),
+            asked: registrars.len(),
         },
         stack_of,
         &mut tables,

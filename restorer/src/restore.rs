@@ -24,9 +24,9 @@ use crate::files::{OpenContext, OpenFiles};
 use crate::holder::{self, Side, started};
 use crate::namespaces;
 use crate::network::{self, Network};
-use crate::next_number;
 use crate::numbers;
 use crate::options::{AfterRestore, RestoreOptions, RestoreReport};
+use crate::registrars::Desks;
 use crate::rights;
 use crate::root::{self, Reins};
 use crate::stand_in;
@@ -134,11 +134,11 @@ pub fn restore(
     let (forked, spare_memory) = prepared::forked(of, &host);
     let machine = (&host, &forked);
     let nested_users = sets.nested_users().keep(base)?;
-    let with = (&turns, &nested_users, &sets);
+    let desks = Desks::new(&plan, &checkpoint.levels, base)?;
+    let with = (&turns, (&nested_users, &desks), &sets);
     let prepared = prepared::all(of, machine, with, &mut files, &shared, &helpers, park_signal)?;
 
     progress.begin("restore processes", Some(checkpoint.pages() * images::PAGE_SIZE));
-    let tracer = built::tracer(of, &helpers, park_signal, inside)?;
     let since = started(HostPid::own()).unwrap_or(0);
     let reins = Reins::new(base)?;
     let own_network = sets.has_own_of(root, "net");
@@ -150,10 +150,8 @@ pub fn restore(
         0
     };
     let passing: Vec<HostPid> = spare.by_ref().take(adopted).collect();
-    let next_number = match plan.tasks.iter().any(|task| task.born_in.is_some()) {
-        true => Some(next_number::open(base).map_err(Error::kernel("open ns_last_pid"))?),
-        false => None,
-    };
+    let registrars = desks.registrars(inside, spare.by_ref().take(ATTEMPTS * desks.count()))?;
+    let tracer = built::tracer(of, &helpers, park_signal, (inside, registrars))?;
     let work = Work {
         checkpoint: &checkpoint,
         plan: &plan,
@@ -184,14 +182,14 @@ pub fn restore(
         park_signal,
         spare: &passing,
         first: &first,
-        next_number: next_number.as_ref(),
+        desks: &desks,
         stood_in: stood_in.filter(|_| inside),
     };
     let born_at = Instant::now();
     let made = root::make(&build_context, reins, options.parent, &mut spare, holder.socket());
     // Nobody needs them here any more: they are the tree's. It fetches what others keep.
     let (keepers, _, links) = files.into_kept();
-    drop((kept, complaints, namespaces, attachments, nested_users));
+    drop((kept, complaints, namespaces, attachments, nested_users, desks));
     let subreaper = Subreaper::begin()?;
     let (root, made) = match made {
         Ok(root) => (Some(root), Ok(())),

@@ -29,6 +29,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use parasite::RESTORER;
 use parasite::restorer::Arguments;
+use parasite::restorer::births::NOT_WANTED;
 
 use crate::cgroups;
 use crate::dead;
@@ -40,10 +41,10 @@ use crate::inherited_values;
 use crate::kept_locks::{self, KeptByMapping};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
-use crate::next_number::NextNumber;
 use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
 use crate::proc_values;
+use crate::registrars::Desks;
 use crate::turns::{AllTurns, FirstThere};
 
 /// What all tasks inherit.
@@ -67,8 +68,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) spare: &'a [HostPid],
     /// How those wait for first processes of pid namespaces who have children born there.
     pub(crate) first: &'a FirstThere,
-    /// Where the kernel is told which number comes next, if it has to be.
-    pub(crate) next_number: Option<&'a File>,
+    /// Where those are asked for numbers who have them given out.
+    pub(crate) desks: &'a Desks,
     /// The number that hooks know the root by, if it is not that of the images.
     pub(crate) stood_in: Option<HostPid>,
 }
@@ -274,6 +275,9 @@ impl BuildContext<'_> {
     fn give(&self, task: &Task, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
         let failed = || Error::kernel("create a process that passes in another pid namespace");
         let made = &self.plan.tasks[child];
+        if let Some(user) = made.born_in {
+            return self.make_in_users(task, (child, user), rseq);
+        }
         let Birth::Into(first) = made.birth else {
             return Err(Error::image(format!("process {}", made.pid), "it is in no pid namespace"));
         };
@@ -303,55 +307,79 @@ impl BuildContext<'_> {
     }
 
     /// Makes the first process of a pid namespace that belongs to a user namespace below the root's. It is born in that, by a process
-    /// that passes there, and nobody in there may choose the number that it has around. So the kernel is told which
-    /// number it is to give out next, and asked again if somebody else has got that meanwhile.
+    /// that passes there, and nobody in there may choose the numbers that it has around. So registrars are asked for those,
+    /// once more if somebody else has got one meanwhile.
     fn make_in_users(
         &self,
         task: &Task,
         (child, user): (usize, u32),
         rseq: &RseqConfiguration,
     ) -> Result<(), Error> {
-        const TRIES: usize = 500;
-        let wanted = self.plan.tasks[child].pid;
-        let failed = || Error::kernel(format!("create process {wanted} in user namespace {user}"));
+        let made = &self.plan.tasks[child];
+        let failed =
+            || Error::kernel(format!("create process {} in user namespace {user}", made.pid));
         self.pass_slack(child)?;
-        let depth = self.checkpoint.levels.depth(task.pid);
+        // One that falls to the first process of the namespace around its own is born there.
+        let into = match made.birth {
+            Birth::Into(first) => Some(first),
+            _ => None,
+        };
+        if let Some(around) = into {
+            self.have_children_elsewhere(task, Some(around))?;
+        }
+        let depth = self.checkpoint.levels.depth(made.pid).saturating_sub(1);
+        let mut is_there = false;
         for _ in 0..TRIES {
             let (mut ours, theirs) = UnixStream::pair().map_err(failed())?;
             let Some(passing) = self.fork_spare(depth).map_err(failed())? else {
                 drop(ours);
-                if let Err(error) = self.pass_into(child, user, theirs) {
+                if let Err(error) = self.pass_into((child, into.is_none()), user, theirs) {
                     let mut pipe = self.complaints;
-                    drop(pipe.write_all(&Failure::complaint(wanted.get(), &error)));
+                    drop(pipe.write_all(&Failure::complaint(made.pid.get(), &error)));
                     exit_now(1);
                 }
                 self.run(child, rseq)
             };
             drop(theirs);
-            let mut number = [0; 4];
-            let made = ours.read_exact(&mut number[..1]).and_then(|()| {
-                let file = self.next_number.ok_or(std::io::ErrorKind::NotFound)?;
-                let next = NextNumber::set(file, wanted)?;
-                let made = ours.write_all(&[0]).and_then(|()| ours.read_exact(&mut number));
-                made.and(next.put_back())
-            });
-            wait_status(passing).map_err(failed())?;
-            made.map_err(failed())?;
-            let number = ImagePid::new(i32::from_ne_bytes(number))
-                .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-            let is_wanted = number == wanted;
-            ours.write_all(&[u8::from(is_wanted)]).map_err(failed())?;
-            if is_wanted {
-                return self.first.tell(wanted);
+            let mut told = [0; 5];
+            let heard = ours.read_exact(&mut told);
+            let [number @ .., wanted] = told;
+            is_there = heard.is_ok() && wanted != 0;
+            // Who passes waits for one that is not wanted, unless that is a child of this process.
+            let judge = |ours: &mut UnixStream| ours.write_all(&[wanted]).map_err(failed());
+            if heard.is_ok() && !is_there {
+                judge(&mut ours)?;
             }
-            wait_ended(number, false).map_err(failed())?;
+            wait_status(passing).map_err(failed())?;
+            heard.map_err(failed())?;
+            if is_there {
+                judge(&mut ours)?;
+                break;
+            }
+            if into.is_none() {
+                let number = ImagePid::new(i32::from_ne_bytes(number))
+                    .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
+                wait_ended(number, false).map_err(failed())?;
+            }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        Err(failed()(std::io::ErrorKind::AlreadyExists.into()))
+        if into.is_some() {
+            self.come_back(task)?;
+        }
+        if !is_there {
+            return Err(failed()(std::io::ErrorKind::AlreadyExists.into()));
+        }
+        self.first.tell(made.pid)
     }
 
-    /// In the process that passes: enters the namespaces of a task, and has it made as a child of the own parent. Returns in that task.
-    fn pass_into(&self, child: usize, user: u32, mut tie: UnixStream) -> Result<(), Error> {
+    /// In the process that passes: enters the namespaces of a task, and has it made as a child of the own parent, or (not `sibling`) as
+    /// one that is left to who adopts orphans here. Returns in that task.
+    fn pass_into(
+        &self,
+        (child, sibling): (usize, bool),
+        user: u32,
+        mut tie: UnixStream,
+    ) -> Result<(), Error> {
         let made = &self.plan.tasks[child];
         let failed = || Error::kernel(format!("create process {}", made.pid));
         let process = made.process.map(|number| &self.checkpoint.processes[number]);
@@ -362,10 +390,13 @@ impl BuildContext<'_> {
         let groups = process.map(crate::rights::groups_around).unwrap_or_default();
         self.namespaces.enter_before(made.pid, user, &groups)?;
         unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed()(errno.into()))?;
-        let mut go = [0];
-        tie.write_all(&go).and_then(|()| tie.read_exact(&mut go)).map_err(failed())?;
-        let first = ImagePids::single(self.checkpoint.levels.all(made.pid).innermost());
-        match fork_as(&first, true, CloneFlags::empty()).map_err(failed())? {
+        let numbers = self.checkpoint.levels.all(made.pid);
+        let birth = self.plan.asked.iter().find(|birth| birth.task == made.pid);
+        let around = birth.map_or(&[][..], |birth| &birth.numbers);
+        let chosen = ImagePids::from_outermost((around.len()..).map_while(|at| numbers.at(at)));
+        let chosen = chosen.ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
+        let asked = self.desks.ask(around).map_err(failed())?;
+        match fork_as(&chosen, sibling, CloneFlags::empty()).map_err(failed())? {
             None => {
                 let mut is_wanted = [0];
                 tie.read_exact(&mut is_wanted).map_err(failed())?;
@@ -375,7 +406,16 @@ impl BuildContext<'_> {
                 Ok(())
             }
             Some(number) => {
-                tie.write_all(&number.get().to_ne_bytes()).map_err(failed())?;
+                let own = numbers.depth().checked_sub(1).and_then(|depth| numbers.at(depth));
+                let is_own = own.is_some_and(|own| own.get() == number.get());
+                let is_wanted = asked.born().map_err(failed())? && is_own;
+                let mut told = [0; 5];
+                told[..4].copy_from_slice(&number.get().to_ne_bytes());
+                told[4] = is_wanted.into();
+                tie.write_all(&told).map_err(failed())?;
+                if !is_wanted && !sibling {
+                    wait_status(number).map_err(failed())?;
+                }
                 exit_now(0)
             }
         }
@@ -483,8 +523,8 @@ impl BuildContext<'_> {
     }
 }
 
-/// The exit code of a process that has not got the number that it was to have, but perhaps that of another task.
-pub(crate) const NOT_WANTED: i32 = 93;
+/// How often a birth is tried at which another process may get the number.
+const TRIES: usize = 500;
 
 /// What a process is born with that is its maker's, too.
 fn shared(task: &Task) -> CloneFlags {

@@ -11,10 +11,11 @@ use ids::{HostPid, ImagePid};
 use kernel::process::send_signal;
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::ptrace::{Event, Options, Running, Stop, Stopped, poll_any, wait_any};
+use parasite::restorer::births::NOT_WANTED;
 
 use crate::error::Error;
 use crate::pids::Pids;
-use crate::task::NOT_WANTED;
+use crate::registrars::Registrars;
 
 /// What the tracer asks for: every task made by a traced one is traced, and dies with the tracer.
 const OPTIONS: Options = Options::SYSCALL_GOOD
@@ -37,6 +38,8 @@ pub(crate) struct Tracer {
     ours: BTreeSet<ImagePid>,
     /// Who is who.
     pids: Pids,
+    /// Who has numbers given out for births.
+    registrars: Option<Registrars>,
 }
 
 /// Why a task is lost.
@@ -64,7 +67,33 @@ impl Tracer {
         ours: BTreeSet<ImagePid>,
         pids: Pids,
     ) -> Self {
-        Self { park_signal, options: OPTIONS, alive: BTreeSet::new(), dying, ours, pids }
+        Self {
+            park_signal,
+            options: OPTIONS,
+            alive: BTreeSet::new(),
+            dying,
+            ours,
+            pids,
+            registrars: None,
+        }
+    }
+
+    /// For tasks whose births need registrars.
+    pub(crate) fn with_registrars(self, registrars: Registrars) -> Self {
+        Self { registrars: Some(registrars), ..self }
+    }
+
+    /// No task is born any more.
+    pub(crate) fn end_registrars(&mut self) {
+        if let Some(registrars) = &mut self.registrars {
+            registrars.end();
+        }
+    }
+
+    fn meet(&mut self, host: HostPid) -> Result<(), Error> {
+        self.pids.meet(host)?;
+        let task = self.pids.image(host);
+        self.registrars.as_mut().map_or(Ok(()), |registrars| registrars.met(task, host))
     }
 
     /// Who is who, of those that are there.
@@ -83,7 +112,7 @@ impl Tracer {
         let root = Running::seize(pid, self.options)?;
         root.interrupt()?;
         let root = root.wait_stopped()?;
-        self.pids.meet(pid)?;
+        self.meet(pid)?;
         Ok(root)
     }
 
@@ -109,17 +138,25 @@ impl Tracer {
             match wait_any()? {
                 Event::Ended { tid, status } => {
                     self.alive.remove(&tid);
-                    if !may_end && status == NOT_WANTED << 8 {
+                    let is_ours = self.is_ours(tid);
+                    if !is_ours || status == NOT_WANTED << 8 {
+                        self.pids.forget(tid);
+                    }
+                    if status == NOT_WANTED << 8 {
                         continue;
                     }
-                    if self.is_ours(tid) && !(may_end && self.is_dying(tid)) {
+                    let is_registrar = |it: &Registrars| it.has(tid);
+                    if self.registrars.as_ref().is_some_and(is_registrar) {
+                        return Err(Loss::Ended { tid, status });
+                    }
+                    if is_ours && !(may_end && self.is_dying(tid)) {
                         return Err(Loss::Ended { tid, status });
                     }
                 }
                 Event::Stopped(task) => {
                     let tid = task.tid();
                     self.alive.insert(tid);
-                    self.pids.meet(tid)?;
+                    self.meet(tid)?;
                     if let Some(task) = self.pass(task, tid)? {
                         parked.insert(tid, task);
                     }
@@ -158,6 +195,7 @@ impl Tracer {
 
     /// Ends everything that was built and takes the dead away.
     pub(crate) fn destroy(&mut self) {
+        self.end_registrars();
         for &tid in &self.alive {
             // It may have gone already, which is what is wanted.
             drop(send_signal(tid, libc::SIGKILL));

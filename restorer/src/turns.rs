@@ -93,7 +93,7 @@ fn id(table: Table, body: &Body) -> u32 {
 pub(crate) struct Count(File);
 
 impl Count {
-    fn new(base: RawFd) -> Result<Self, Error> {
+    pub(crate) fn new(base: RawFd) -> Result<Self, Error> {
         let failed = || Error::kernel("make an eventfd to wait by");
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_SEMAPHORE;
         let made = EventFd::from_flags(flags).map_err(|errno| failed()(errno.into()))?;

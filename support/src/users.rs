@@ -25,13 +25,6 @@ pub const IPC_IN_USE: Refusal = Refusal::fixed(
     "have the program remove them before the dump (ipcrm), or start it without an IPC namespace of its own",
 );
 
-/// A pid namespace that belongs to a user namespace below that of the root, of a process that is in one itself.
-pub const PIDS_DEEPER: Refusal = Refusal::fixed(
-    "it belongs to a user namespace below that of the tree's root, and the parent of its first process is not in the pid \
-     namespace of the root, so that nobody can choose the numbers that it has around",
-    "dump the tree of that first process by itself (`stasis ps` lists them)",
-);
-
 /// A pid namespace that belongs to a user namespace that its first process is not in any more.
 pub const FIRST_ELSEWHERE: Refusal = Refusal::fixed(
     "it belongs to another user namespace than its first process is in",
@@ -66,10 +59,11 @@ pub fn not_made_in(kind: &str) -> Refusal {
     )
 }
 
-/// Threads in a user namespace below that of the root of the tree.
-pub const NESTED_THREADS: Refusal = Refusal::fixed(
-    "it is one below that of the tree's root, and the process has several threads, whose numbers nobody in there may choose",
-    "dump the tree of the first process in it by itself, with a pid namespace of its own (unshare --user --pid --fork)",
+/// A thread in a user namespace below that of the root of the tree, with other ids than the first one of its process. A restore makes it
+/// in there, where nobody may take ids that have no number.
+pub const THREAD_IDS: Refusal = Refusal::fixed(
+    "it has other users or groups than the first thread of its process, and some of them have no number in its user namespace",
+    "have all threads of the process take the same ids (setuid(2) of the C library does), or ids that are mapped",
 );
 
 /// A process in a user namespace below that of the tree's root which shares descriptors or directories. A restore has it enter that

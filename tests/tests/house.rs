@@ -359,6 +359,7 @@ fn numbers_of_tasks_are_types() {
         "dumper/src/numbers.rs",
         "restorer/src/numbers.rs",
         "restorer/src/pids.rs",
+        "restorer/src/registrars.rs",
         "restorer/src/restore/built.rs",
         "restorer/src/restore/loaded.rs",
     ];

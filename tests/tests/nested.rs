@@ -286,6 +286,64 @@ fn refused(arguments: &[&str], processes: usize, what: &str) {
     tree.machine.end_all();
 }
 
+/// Has three threads more, of which each goes on after the restore, and then does what the others do.
+const THREADS: &str = r#"
+import os, sys, threading, time
+stage, go = os.environ["STAGE"], threading.Event()
+def see():
+    status = open("/proc/thread-self/status").read().splitlines()
+    return [line for line in status if line.split(":")[0] in ("NSpid", "Uid", "Gid", "CapEff")]
+seen = []
+def work():
+    before = see()
+    ready.wait()
+    go.wait()
+    seen.append(before == see())
+ready = threading.Barrier(4)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+before = see()
+ready.wait()
+os.mkfifo(stage + "/go")
+fifo = os.open(stage + "/go", os.O_RDWR)
+open(stage + "/there", "w").close()
+os.read(fifo, 3)
+go.set()
+for thread in threads: thread.join()
+with open(stage + "/.result", "w") as result:
+    result.write("PASS\n" if seen == [True] * 3 and before == see() else repr((seen, before, see())))
+os.rename(stage + "/.result", stage + "/result")
+os.read(fifo, 3)
+"#;
+
+fn with_threads(command: &[&str], processes: usize) {
+    if !is_there("python3") {
+        return;
+    }
+    Tree::start(&[command, &["python3", "-c", THREADS]].concat(), processes).carried();
+}
+
+#[test]
+fn threads_of_a_user() {
+    with_threads(&[&USER[..], &["unshare", "-Ur"]].concat(), 1);
+}
+
+#[test]
+fn threads_in_pids_of_a_user() {
+    with_threads(&[&USER[..], &["unshare", "-Urpf"]].concat(), 2);
+}
+
+/// One pid namespace belongs to the user namespace, and the one around it to that of the machine.
+#[test]
+fn threads_in_pids_of_several() {
+    with_threads(&["unshare", "-pf", "sh", "-c", "unshare -Urpf \"$@\"; :", "sh"], 4);
+}
+
+#[test]
+fn threads_in_pids_further_down() {
+    with_threads(&["unshare", "-Urpf", "sh", "-c", "unshare -pf \"$@\"; :", "sh"], 4);
+}
+
 #[test]
 fn a_session_of_the_first_process_is_refused() {
     let script = ": > \"$STAGE/there\"; sleep 1000; :";
@@ -294,10 +352,10 @@ fn a_session_of_the_first_process_is_refused() {
 }
 
 #[test]
-fn pids_further_down_are_refused() {
-    let script = ": > \"$STAGE/there\"; unshare -pf sleep 1000; :";
-    let what = "the parent of its first process is not in the pid namespace of the root";
-    refused(&["unshare", "-Urpf", "sh", "-c", script], 4, what);
+fn pids_further_down() {
+    let inside = with_children("$STAGE");
+    let below = "unshare -pf sh -c \"$0\"; :";
+    Tree::start(&["unshare", "-Urpf", "sh", "-c", below, &inside], 7).carried();
 }
 
 /// What shows the machine's processes can only be copied from there.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -132,20 +134,119 @@ fn of_ranges(stage: &Stage) -> Outcome {
     })
 }
 
+/// What a thread has for itself.
+fn of_thread() -> Vec<String> {
+    let told = ["Pid:", "Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:"];
+    let status = fs::read_to_string("/proc/thread-self/status").expect("status");
+    let mut lines: Vec<String> = status
+        .lines()
+        .filter(|line| told.iter().any(|name| line.starts_with(name)))
+        .map(str::to_owned)
+        .collect();
+    // SAFETY: these calls take numbers.
+    let (nice, policy) =
+        unsafe { (libc::getpriority(libc::PRIO_PROCESS, 0), libc::sched_getscheduler(0)) };
+    lines.push(format!("nice {nice} policy {policy}"));
+    lines
+}
+
+/// Several threads, of which each has something that the others have not, and one more priority than it may take again.
+fn of_threads(stage: &Stage) -> Outcome {
+    become_user(1234, 1235, &[1236]);
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    write("self", "setgroups", "deny");
+    write("self", "gid_map", "7 1235 1");
+    write("self", "uid_map", "7 1234 1");
+    let (go, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(4)));
+    // SAFETY: takes numbers.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let thread = |nth: u64| {
+        let (go, ready) = (Arc::clone(&go), Arc::clone(&ready));
+        std::thread::spawn(move || {
+            let parameter = libc::sched_param { sched_priority: 0 };
+            // SAFETY: these calls take numbers, and a structure that outlives the call.
+            let set = unsafe {
+                match nth {
+                    0 => libc::setpriority(libc::PRIO_PROCESS, 0, nice + 1),
+                    1 => libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter),
+                    _ => libc::prctl(libc::PR_CAPBSET_DROP, 16, 0, 0, 0),
+                }
+            };
+            check(set).expect("set");
+            let before = of_thread();
+            ready.wait();
+            while !go.load(Ordering::Acquire) {
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+            (before, of_thread())
+        })
+    };
+    let threads: Vec<_> = (0..3).map(thread).collect();
+    ready.wait();
+    // The others are less nice than their leader.
+    // SAFETY: takes numbers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice + 3) }).expect("nice");
+    let of_leader = of_thread();
+    member(stage, "of threads", |found| {
+        go.store(true, Ordering::Release);
+        found.same("the leader", &of_leader, &of_thread());
+        for thread in threads {
+            let (before, after) = thread.join().expect("a thread");
+            found.same("a thread", &before, &after);
+        }
+        found.must("a new thread", std::thread::spawn(of_thread).join().is_ok());
+    })
+}
+
+/// The first thread has taken ids in it, and the other one has those that it was born with, which have a number as well.
+fn of_other_ids(stage: &Stage) -> Outcome {
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+    stage.publish("others to map", "");
+    await_all(&[stage.path("others mapped")]);
+    become_user(0, 0, &[9]);
+    let (go, ready) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(2)));
+    let thread = {
+        let (go, ready) = (Arc::clone(&go), Arc::clone(&ready));
+        std::thread::spawn(move || {
+            let before = of_thread();
+            ready.wait();
+            while !go.load(Ordering::Acquire) {
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+            (before, of_thread())
+        })
+    };
+    ready.wait();
+    // SAFETY: takes numbers. The C library's function would change all threads.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, 5, 6, 7) } as i32).expect("setresuid");
+    let of_leader = of_thread();
+    member(stage, "of other ids", |found| {
+        go.store(true, Ordering::Release);
+        found.same("the leader", &of_leader, &of_thread());
+        let (before, after) = thread.join().expect("a thread");
+        found.same("the thread", &before, &after);
+    })
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     open_stage(stage);
     let user = child(stage, "user", || of_user(stage));
     let nobody = child(stage, "nobody", || without_ids(stage));
     let ranges = child(stage, "ranges", || of_ranges(stage));
     let with = child(stage, "with", || owning(stage));
-    await_all(&[stage.path("to map")]);
+    let threads = child(stage, "threads", || of_threads(stage));
+    let others = child(stage, "others", || of_other_ids(stage));
+    await_all(&["to map", "others to map"].map(|name| stage.path(name)));
     let map = "0 100000 1000\n1000 300000 70000\n";
     write(&ranges.to_string(), "gid_map", map);
     write(&ranges.to_string(), "uid_map", map);
+    write(&others.to_string(), "gid_map", map);
+    write(&others.to_string(), "uid_map", map);
     stage.publish("mapped", "");
-    await_all(
-        &["of a user", "below", "without ids", "of ranges", "owning"].map(|name| stage.path(name)),
-    );
+    stage.publish("others mapped", "");
+    let all =
+        ["of a user", "below", "without ids", "of ranges", "owning", "of threads", "of other ids"];
+    await_all(&all.map(|name| stage.path(name)));
     let before = own();
     let owners = || [user, nobody, ranges].map(owner);
     let of = owners();
@@ -155,7 +256,15 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.same("the owners", &[1234, 77, 0], &of);
     found.same("the owners in the end", &of, &owners());
     found.must("apart", namespace(&user.to_string()) != namespace("self"));
-    for (what, pid) in [("user", user), ("nobody", nobody), ("ranges", ranges), ("with", with)] {
+    let all = [
+        ("user", user),
+        ("nobody", nobody),
+        ("ranges", ranges),
+        ("with", with),
+        ("threads", threads),
+        ("others", others),
+    ];
+    for (what, pid) in all {
         found.same(what, &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
     }
     found.outcome()
@@ -163,6 +272,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
 
 /// What is not carried.
 pub(crate) fn refused(stage: &Stage) -> Outcome {
+    open_stage(stage);
     let owning = child(stage, "owning", || {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC).expect("unshare");
         // SAFETY: the call takes numbers.
@@ -179,13 +289,22 @@ pub(crate) fn refused(stage: &Stage) -> Outcome {
     });
     let threads = child(stage, "threads", || {
         unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
+        // Nobody has a number yet.
         std::thread::spawn(|| {
             loop {
                 std::thread::park();
             }
         });
+        stage.publish("to map", "");
+        await_all(&[stage.path("mapped")]);
+        // SAFETY: takes numbers. The C library's function would change all threads.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, 0, 0, 0) } as i32).expect("setresuid");
+        nix::sys::prctl::set_dumpable(true).expect("dumpable");
         member(stage, "threads", |_| {})
     });
+    await_all(&[stage.path("to map")]);
+    write(&threads.to_string(), "uid_map", "0 100000 1000\n");
+    stage.publish("mapped", "");
     await_all(&["owning", "deeper", "threads"].map(|name| stage.path(name)));
     stage.ready_then_wait();
     let mut found = Findings::default();

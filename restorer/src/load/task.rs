@@ -3,7 +3,7 @@
 use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
 use ids::ImagePid;
-use images::messages::{CoreEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry};
+use images::messages::{CoreEntry, CredsEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry};
 use images::{checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
@@ -173,6 +173,13 @@ fn check_signals(object: &str, queue: Option<&SignalQueueEntry>) -> Result<(), E
 /// The number in a `siginfo_t`, 0 when there is none.
 pub(crate) fn signal_of(siginfo: &[u8]) -> u32 {
     siginfo.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// Users and groups, and supplementary groups.
+pub(crate) fn ids_of(creds: Option<&CredsEntry>) -> Option<([u32; 8], &[u32])> {
+    let creds = creds?;
+    let CredsEntry { uid, euid, suid, fsuid, gid, egid, sgid, fsgid, .. } = *creds;
+    Some(([uid, euid, suid, fsuid, gid, egid, sgid, fsgid], &creds.groups))
 }
 
 /// A capability set from its two words.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | in the namespace of its maker | as any other, with a number for each namespace |
 //! | the first one of a namespace | with `CLONE_NEWPID`, by who is in the one around it |
-//! | the first one of a namespace that belongs to a user namespace below the root's | in that user namespace, by a process that passes there |
+//! | the first one of a namespace that belongs to a user namespace below the root's | in that user namespace, by a process that passes there. Where nobody there may choose its numbers, registrars are asked for them ([`crate::registrars`]) |
 //! | a child of that one | by its maker, in a process that passes in the pid namespace, and falls to it: nobody in the user namespace chooses numbers of around |
 //! | of another one in a namespace further down | by a maker that has its children born there for that time (setns), when the first one is there |
 //!
@@ -14,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ids::ImagePid;
 
-use super::{Birth, ForkStep, Group, Plan, refuse};
+use super::{AskedBirth, Birth, ForkStep, Group, Plan, refuse};
 use crate::error::Error;
 use crate::levels::Levels;
+use crate::load::Checkpoint;
 use crate::nested_users::NestedUsers;
 
 impl Plan {
@@ -35,6 +36,9 @@ impl Plan {
                 _ if levels.is_first(pid) && !is_helper => {
                     let around = own.map(|own| levels.space(own).and_then(|space| space.around));
                     match around {
+                        Some(Some(around)) if Some(around) != of_maker && is_given => {
+                            levels.space(around).map(|space| Birth::Into(space.first))
+                        }
                         Some(around) if around != of_maker => None,
                         _ => Some(Birth::First),
                     }
@@ -56,15 +60,14 @@ impl Plan {
     /// Finds the first processes of pid namespaces that belong to user namespaces below the root's, and has what they would make made
     /// by their makers.
     pub(super) fn hand_over(&mut self, levels: &Levels, users: &NestedUsers) -> Result<(), Error> {
-        let makers = self.makers();
-        for (index, maker) in makers.iter().enumerate() {
+        for index in 0..self.tasks.len() {
             let task = &self.tasks[index];
             let own = levels.namespace(task.pid).filter(|_| levels.is_first(task.pid));
             let owner = own.filter(|_| task.process.is_some()).and_then(|own| users.owner(own));
             let Some(owner) = owner else { continue };
             let apart = || refuse(self.tasks[index].pid, support::images::PIDS_APART);
-            let maker = maker.ok_or_else(apart)?;
-            let is_at_root = levels.depth(self.tasks[maker].pid) == 0;
+            // It may have been handed over by one that was handed over itself.
+            let maker = self.makers()[index].ok_or_else(apart)?;
             let is_own = users.number(task.pid) == Some(owner);
             let given = |step: &ForkStep| match *step {
                 ForkStep::Child(made) => Some(ForkStep::Given(made)),
@@ -76,7 +79,7 @@ impl Plan {
             let steps = &self.tasks[maker].forks;
             let at = steps.iter().position(|step| step.made() == Some(index));
             let makes = kept.iter().any(|step| step.made().is_some());
-            let (Some(at), true, true, false) = (at, is_at_root, is_own, makes) else {
+            let (Some(at), true, false) = (at, is_own, makes) else {
                 return Err(apart());
             };
             self.tasks[index].forks = kept;
@@ -84,6 +87,24 @@ impl Plan {
             self.tasks[maker].forks.splice(at + 1..at + 1, moved);
         }
         Ok(())
+    }
+
+    /// Finds the births at which registrars are asked.
+    pub(super) fn ask(&mut self, checkpoint: &Checkpoint) {
+        let (levels, users) = (&checkpoint.levels, checkpoint.namespaces.nested_users());
+        let asked = |task, process, user| {
+            let numbers = users.not_chosen(levels, task, user);
+            (!numbers.is_empty()).then_some(AskedBirth { task, process, numbers })
+        };
+        for task in &self.tasks {
+            self.asked.extend(task.born_in.and_then(|user| asked(task.pid, task.pid, user)));
+            let Some(user) = users.number(task.pid) else { continue };
+            let process = task.process.and_then(|process| checkpoint.processes.get(process));
+            let threads = process.and_then(|process| process.body.as_ref()).map(|it| &it.threads);
+            for thread in threads.into_iter().flatten().skip(1) {
+                self.asked.extend(asked(thread.tid, task.pid, user));
+            }
+        }
     }
 
     fn makers(&self) -> Vec<Option<usize>> {

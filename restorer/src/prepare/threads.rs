@@ -8,15 +8,15 @@ use images::id_map::IdMap;
 use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
-    CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, SIGINFO_BYTES, SchedAttr,
-    Settings, Table, Thread, UNSET,
+    BORN_WITH_GROUPS, BORN_WITH_IDS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS,
+    NEEDS_ROOM, SIGINFO_BYTES, SchedAttr, Settings, Table, Thread, UNSET,
 };
 use parasite::task::AltStack;
 
 use super::table::Tables;
 use crate::error::Error;
 use crate::host::Host;
-use crate::load::{self, Body, Chain, capability_set};
+use crate::load::{self, Body, Chain, capability_set, ids_of};
 
 /// `SS_DISABLE`: no alternate stack.
 const SS_DISABLE: u32 = 2;
@@ -33,10 +33,13 @@ pub(super) struct Place<'a> {
     pub(super) born_in: Option<&'a (IdMap, bool)>,
     /// They have no rights of the machine: it is the holder who says how they are scheduled.
     pub(super) is_without_rights: bool,
+    /// The same of the one that the leader enters before it makes the others.
+    pub(super) entered: Option<&'a (IdMap, bool)>,
+    /// How many numbers of a thread, from the pid namespace of the root on, are asked for and not chosen.
+    pub(super) asked: usize,
 }
 
-/// Lays out the threads, the leader first. `stack_of` says where the stack of each ends; `is_nested` says that the process enters a user
-/// namespace below that of the tree.
+/// Lays out the threads, the leader first. `stack_of` says where the stack of each ends.
 pub(super) fn lay_out(
     body: &Body,
     place: Place<'_>,
@@ -45,9 +48,22 @@ pub(super) fn lay_out(
 ) -> Result<Table<Thread>, Error> {
     let mut threads = Vec::with_capacity(body.threads.len());
     let mut filters = Filters::default();
+    let leader = body.threads.first().and_then(|leader| leader.core.creds.as_ref());
     for (index, thread) in body.threads.iter().enumerate() {
         let filters = filters.of(&thread.filters, tables);
-        threads.push(Thread { stack: stack_of(index), filters, ..one(thread, place, tables)? });
+        let mut place = place;
+        let mut born_with = 0;
+        if place.entered.is_some() && body.threads.len() > 1 {
+            if ids_of(leader) == ids_of(thread.core.creds.as_ref()) {
+                born_with = BORN_WITH_IDS;
+            } else {
+                // It is born where the leader is by then.
+                place.born_in = place.entered;
+            }
+        }
+        let mut laid = Thread { stack: stack_of(index), filters, ..one(thread, place, tables)? };
+        laid.credentials.born_with |= born_with;
+        threads.push(laid);
     }
     Ok(tables.put(&threads))
 }
@@ -59,9 +75,15 @@ fn one(thread: &load::Thread, place: Place<'_>, tables: &mut Tables) -> Result<T
         .creds
         .as_ref()
         .ok_or_else(|| Error::image(format!("thread {}", thread.tid), "it has no credentials"))?;
+    let mut asked = numbers(&thread.levels);
+    asked.reverse();
+    let mut chosen = asked.split_off(place.asked.min(asked.len()));
+    chosen.reverse();
+    let (asked, chosen) = (&asked, &chosen);
     Ok(Thread {
         tid: thread.levels.innermost().get(),
-        numbers: tables.put(&numbers(&thread.levels)),
+        numbers: tables.put(chosen),
+        asked: tables.put(asked),
         parent_death_signal: core.pdeath_sig.unwrap_or(0) as i32,
         stack: 0,
         clear_child_tid: thread.processor.clear_child_tid(),
@@ -226,7 +248,10 @@ fn credentials(creds: &CredsEntry, place: Place<'_>, tables: &mut Tables) -> Cre
         securebits: creds.secbits,
         no_new_privs: creds.no_new_privs.unwrap_or(0),
         supplementary: tables.put(&groups),
-        born_with_groups: place.born_in.map_or(host.born_with_groups, |it| it.1).into(),
+        born_with: match place.born_in.map_or(host.born_with_groups, |it| it.1) {
+            true => BORN_WITH_GROUPS,
+            false => 0,
+        },
     }
 }
 

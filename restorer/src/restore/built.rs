@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 
-use ids::{HostPid, ImagePid};
+use ids::{HostPid, ImagePid, ImagePids};
 use kernel::pidfd::PidFd;
+use kernel::procfs::{Dir, ProcFile, Status};
 
 use super::shared::OwnDescriptors;
 use crate::cgroups;
@@ -17,6 +18,7 @@ use crate::holder::Held;
 use crate::load::{Body, Checkpoint, State, Thread};
 use crate::pids::Pids;
 use crate::plan::Plan;
+use crate::registrars::Registrars;
 use crate::root::{self, Reins};
 use crate::sysv::Attachments;
 use crate::task::PreparedTask;
@@ -80,11 +82,12 @@ pub(super) fn tracer(
     (checkpoint, plan): (&Checkpoint, &Plan),
     helpers: &BTreeMap<ImagePid, ImagePid>,
     park_signal: i32,
-    inside: bool,
+    (inside, registrars): (bool, Registrars),
 ) -> Result<Tracer, Error> {
     let mut dying = dying(checkpoint, plan);
     dying.extend(helpers.values());
     let tracer = Tracer::new(park_signal, dying, plan.numbers.clone(), Pids::of(inside));
+    let tracer = tracer.with_registrars(registrars);
     let filtered = |(_, body): &(_, &Body)| body.threads.iter().any(Thread::is_filtered);
     let Some((process, _)) = checkpoint.living().find(filtered) else { return Ok(tracer) };
     if !kernel::seccomp::may_read() {
@@ -121,6 +124,21 @@ fn dying(checkpoint: &Checkpoint, plan: &Plan) -> BTreeSet<ImagePid> {
     ends.map(|task| task.pid).collect()
 }
 
+/// Those have their numbers in all pid namespaces who could not choose them.
+fn check_asked(plan: &Plan, checkpoint: &Checkpoint, pids: &Pids) -> Result<(), Error> {
+    for birth in &plan.asked {
+        let (wanted, host) = (checkpoint.levels.all(birth.task), pids.host(birth.task)?);
+        let mut numbers = Dir::open(host).and_then(|dir| Status::read(&dir))?.ns_pid;
+        let above = numbers.len().saturating_sub(wanted.depth() + 1);
+        let numbers = ImagePids::from_outermost(numbers.drain(above..));
+        if numbers.as_ref() != Some(&wanted) {
+            let what = "it has other numbers than it had".to_owned();
+            return Err(Error::Lost { pid: birth.task.get(), what });
+        }
+    }
+    Ok(())
+}
+
 /// Builds the tree up to the point where every thread is parked in its new process. What is open here is
 /// closed when there is nothing to do but to wait.
 fn build(
@@ -149,6 +167,8 @@ fn build(
     let (_, later, _) = files.into_kept();
     drop(kept);
     let parked = tracer.gather_all(checkpoint.threads())?;
+    tracer.end_registrars();
+    check_asked(plan, checkpoint, tracer.pids())?;
     drop((later, attachments));
     groups.move_threads(tracer.pids())?;
     Ok(parked)

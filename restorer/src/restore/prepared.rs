@@ -20,6 +20,7 @@ use crate::namespaces::Sets;
 use crate::nested_users::NestedMade;
 use crate::plan::{Part, Plan, Table};
 use crate::prepare::{self, Descriptors};
+use crate::registrars::Desks;
 use crate::task::PreparedTask;
 use crate::turns::AllTurns;
 
@@ -76,7 +77,7 @@ pub(super) fn forked(
 pub(super) fn all(
     (checkpoint, plan): (&Checkpoint, &Plan),
     (host, forked): (&Host, &Layout),
-    (turns, nested_users, sets): (&AllTurns, &NestedMade, &Sets),
+    (turns, (nested_users, desks), sets): (&AllTurns, (&NestedMade, &Desks), &Sets),
     files: &mut OpenFiles,
     shared: &Shared,
     helpers: &BTreeMap<ImagePid, ImagePid>,
@@ -93,6 +94,14 @@ pub(super) fn all(
         let part = task.map_or(Part::Alone, |task| task.descriptors.part);
         let born_in = task.and_then(|task| task.born_in);
         let born_in = born_in.and_then(|user| sets.nested_users().ids(user));
+        let user = sets.nested_users().number(process.pid);
+        let entered = user.filter(|_| born_in.is_none());
+        let asked = plan
+            .asked
+            .iter()
+            .find(|birth| birth.process == process.pid && birth.task != process.pid);
+        let spaces: Vec<_> =
+            asked.iter().flat_map(|birth| &birth.numbers).map(|(space, _)| *space).collect();
         let descriptors = Descriptors {
             exe: files.program(body.mm.exe_file_id)?,
             mapped: mapped(body, files)?,
@@ -111,8 +120,12 @@ pub(super) fn all(
                 (turns.done.number(), others)
             }),
             user_namespace: nested_users.of(process.pid).filter(|_| born_in.is_none()),
-            is_without_rights: sets.users().is_some() || born_in.is_some(),
+            is_without_rights: sets.users().is_some()
+                || born_in.is_some()
+                || entered.is_some() && body.threads.len() > 1,
             born_in,
+            entered: entered.and_then(|user| sets.nested_users().ids(user)),
+            registrars: desks.descriptors(&spaces),
         };
         // Their numbers may be those that the restore has for itself.
         if descriptors.user_namespace.is_some() && descriptors.late.1 >= 0 {

@@ -14,6 +14,27 @@ pub struct Seat {
     pub arguments: *mut Arguments,
     /// The thread's own entry.
     pub thread: *mut Thread,
+    /// Whether it has the numbers that it was to have: [`UNKNOWN`] until that is known. Kept by a futex.
+    pub wanted: AtomicU32,
+    /// Not 0 until a thread that was not wanted has ended. Kept by a futex.
+    pub there: AtomicU32,
+    /// So that the stack is aligned.
+    pub pad: u64,
+}
+
+/// [`Seat::wanted`]: nobody knows yet.
+pub const UNKNOWN: u32 = 0;
+/// [`Seat::wanted`]: it goes on.
+pub const WANTED: u32 = 1;
+/// [`Seat::wanted`]: it ends.
+pub const UNWANTED: u32 = 2;
+
+impl Seat {
+    /// One for a thread.
+    pub const fn new(arguments: *mut Arguments, thread: *mut Thread, wanted: u32) -> Self {
+        let (wanted, there) = (AtomicU32::new(wanted), AtomicU32::new(1));
+        Self { arguments, thread, wanted, there, pad: 0 }
+    }
 }
 
 /// The arguments and the thread at hand.
@@ -90,6 +111,18 @@ impl Context {
         // SAFETY: the host laid out the segments that each read names, no two reads the same;
         // `next_read` gives each read to one thread.
         unsafe { core::slice::from_raw_parts_mut(first, read.segments as usize) }
+    }
+
+    /// Waits as long as a futex has this value.
+    pub fn wait_while(&self, futex: &AtomicU32, value: u32) {
+        const FUTEX_WAIT: usize = 0;
+        while futex.load(Ordering::Acquire) == value {
+            // An error means that the value has changed, or a signal: look again.
+            let args = [futex.as_ptr() as usize, FUTEX_WAIT, value as usize, 0, 0, 0];
+            if self.may(nr::FUTEX, args).is_err() {
+                continue;
+            }
+        }
     }
 
     /// Not 0 while the helper is there.

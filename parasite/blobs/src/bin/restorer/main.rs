@@ -7,7 +7,8 @@
 //!    the new one, read their pages, make the rings of asynchronous I/O, then protect, advise and lock them; set the kernel's notes
 //!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]).
 //! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
-//!    to a thread) and limits, which could have stood in the way before ([`process`]).
+//!    to a thread) and limits, which could have stood in the way before ([`process`]). A leader that has a user namespace below
+//!    the tree's to enter and other threads to make enters it before: nobody who has threads may.
 //! 3. **thread**, in every thread: what it has registered with the kernel, name, scheduling, filters of
 //!    system calls (which the tracer keeps from having an effect until it lets go), credentials, and only then what a change of credentials takes back ([`thread`]).
 //! 4. **pending**: signals that were waiting. All signals but the one to park by are blocked
@@ -20,6 +21,7 @@
 #![no_main]
 
 mod aio;
+mod births;
 mod context;
 mod memory;
 mod pages;
@@ -43,6 +45,7 @@ unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
     memory::restore(&context);
     process::before_threads(&context);
     thread::common_filters(&context);
+    thread::enter_users_early(&context);
     thread::create_others(&context);
     process::after_threads(&context);
     thread::register(&context);

@@ -288,9 +288,7 @@ fn descriptors(context: &Context) {
         }
     };
     let (mut from, last) = (arguments.close_from as usize, u32::MAX as usize);
-    // The user namespace is entered later, and never by who has late descriptors.
-    let kept = arguments.late_from.max(arguments.user_namespace);
-    if kept >= 0 && kept as usize >= from {
+    for &kept in context.entries(arguments.kept) {
         close(from, (kept as usize).wrapping_sub(1));
         from = kept as usize + 1;
     }

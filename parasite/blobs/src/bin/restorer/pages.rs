@@ -10,7 +10,7 @@ use core::mem::size_of;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{Read, Segment, Step};
 
-use crate::context::{Context, Seat};
+use crate::context::{Context, Seat, WANTED};
 use crate::thread::{CloneArgs, SHARED_BY_THREADS};
 
 const MADV_POPULATE_WRITE: usize = 23;
@@ -19,7 +19,6 @@ const WORTH_POPULATING: u64 = 64 * 1024;
 /// No page is to be found where the image says there is one: the pages file is too short.
 const ENODATA: i32 = 61;
 const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
-const FUTEX_WAIT: usize = 0;
 
 /// Puts all pages back.
 pub fn fill(context: &Context) {
@@ -41,7 +40,7 @@ fn make_helper(context: &Context) -> bool {
     let top = arguments.region_start + arguments.helper_stack;
     let seat = (top - size_of::<Seat>() as u64) as *mut Seat;
     // SAFETY: the host gave the helper a stack of its own in the region.
-    unsafe { seat.write(Seat { arguments: context.base(), thread: core::ptr::null_mut() }) };
+    unsafe { seat.write(Seat::new(context.base(), core::ptr::null_mut(), WANTED)) };
     let helping = context.helping();
     helping.store(1, core::sync::atomic::Ordering::Release);
     let clone = CloneArgs {
@@ -82,17 +81,8 @@ unsafe extern "C" fn helper(seat: usize) -> ! {
 
 fn wait_for_helper(context: &Context) {
     let helping = context.helping();
-    loop {
-        let seen = helping.load(core::sync::atomic::Ordering::Acquire);
-        if seen == 0 {
-            break;
-        }
-        let args = [helping.as_ptr() as usize, FUTEX_WAIT, seen as usize, 0, 0, 0];
-        if context.may(nr::FUTEX, args).is_err() {
-            // It has changed, or a signal: look again.
-            continue;
-        }
-    }
+    // The kernel clears it as a whole.
+    context.wait_while(helping, 1);
     let error = context.helper_error().load(core::sync::atomic::Ordering::Acquire);
     if error != 0 {
         context.fail(Step::Fill, 0, error as i32)

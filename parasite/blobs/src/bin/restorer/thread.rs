@@ -6,14 +6,16 @@ use core::sync::atomic::Ordering;
 use arch::settings;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{
-    CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, NEEDS_ROOM, Step, Thread, UNSET,
+    BORN_WITH_GROUPS, BORN_WITH_IDS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
-use crate::context::{Context, Seat};
+use crate::births;
+use crate::context::{Context, Seat, UNKNOWN, WANTED};
 use crate::process::signal_number;
 use crate::rings;
 
 const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
 /// How often a number is asked for, a millisecond apart.
 const TRIES: u32 = 500;
 const CLONE_VM: u64 = 0x100;
@@ -22,6 +24,7 @@ const CLONE_FILES: u64 = 0x400;
 const CLONE_SIGHAND: u64 = 0x800;
 const CLONE_THREAD: u64 = 0x1_0000;
 const CLONE_SYSVSEM: u64 = 0x4_0000;
+const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
 /// What the threads of a process have in common.
 pub const SHARED_BY_THREADS: u64 =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
@@ -86,41 +89,66 @@ pub struct CloneArgs {
 pub fn create_others(context: &Context) {
     let threads = context.arguments().threads;
     let first = context.first(threads);
-    for (index, thread) in context.entries(threads).iter().enumerate().skip(1) {
-        let top = context.arguments().region_start + thread.stack;
-        let seat = (top - size_of::<Seat>() as u64) as *mut Seat;
-        // SAFETY: the host gave every thread a stack of its own in the region, which nobody uses
-        // before the thread is there.
-        unsafe {
-            seat.write(Seat { arguments: context.base(), thread: first.wrapping_add(index) })
-        };
-        // The kernel wants start and length; the start does not matter here.
-        let arguments = CloneArgs {
-            flags: SHARED_BY_THREADS,
-            stack: seat as u64 - 16,
-            stack_size: 16,
-            set_tid: context.first(thread.numbers) as u64,
-            set_tid_size: thread.numbers.count,
-            ..CloneArgs::default()
-        };
+    // The last first: while a number is asked for, others of the machine may get those behind it.
+    for (index, thread) in context.entries(threads).iter().enumerate().skip(1).rev() {
         // A thread begins with the slack of the one that makes it, and goes back to that.
         slack(context, thread.settings.default_timer_slack);
         context.at(Step::Clone, thread.tid as u64);
-        let place = &raw const arguments as usize;
         let mut tries = 1;
         loop {
-            // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
-            // takes the seat.
-            let made =
-                unsafe { clone_thread(place, size_of::<CloneArgs>(), follower, seat as usize) };
-            match made {
-                Ok(_) => break,
-                Err(EEXIST) if tries < TRIES => wait_a_moment(context),
-                Err(error) => context.fail(Step::Clone, thread.tid as u64, error),
+            match create(context, first.wrapping_add(index), thread) {
+                Ok(true) => break,
+                Err(error) if error != EEXIST || tries >= TRIES => {
+                    context.fail(Step::Clone, thread.tid as u64, error)
+                }
+                Ok(false) if tries >= TRIES => {
+                    context.fail(Step::Clone, thread.tid as u64, EEXIST)
+                }
+                _ => wait_a_moment(context),
             }
             tries += 1;
         }
     }
+    births::over(context);
+}
+
+/// Makes one; whether it has the numbers that it is to have. If not it has ended by now.
+fn create(context: &Context, place: *mut Thread, thread: &Thread) -> Result<bool, i32> {
+    let asks = births::are_asked(context);
+    let top = context.arguments().region_start + thread.stack;
+    let seat = (top - size_of::<Seat>() as u64) as *mut Seat;
+    let wanted = if asks { UNKNOWN } else { WANTED };
+    // SAFETY: the host gave every thread a stack of its own in the region, which nobody uses
+    // before the thread is there.
+    unsafe { seat.write(Seat::new(context.base(), place, wanted)) };
+    // SAFETY: it lies in the region, and the thread, which has it as well, changes nothing but what is atomic in it.
+    let shared = unsafe { &*seat };
+    // The kernel wants start and length; the start does not matter here.
+    let arguments = CloneArgs {
+        flags: SHARED_BY_THREADS | if asks { CLONE_CHILD_CLEARTID } else { 0 },
+        child_tid: if asks { shared.there.as_ptr() as u64 } else { 0 },
+        stack: seat as u64 - 16,
+        stack_size: 16,
+        set_tid: if thread.numbers.count > 0 { context.first(thread.numbers) as u64 } else { 0 },
+        set_tid_size: thread.numbers.count,
+        ..CloneArgs::default()
+    };
+    if asks {
+        births::ask(context, thread);
+    }
+    let at = &raw const arguments as usize;
+    // SAFETY: the arguments name the thread's own stack, whose end the seat is; `follower`
+    // takes the seat.
+    let made = unsafe { clone_thread(at, size_of::<CloneArgs>(), follower, seat as usize) };
+    if !asks {
+        return made.map(|_| true);
+    }
+    let mut is_wanted = births::born(context, thread);
+    let number = made?;
+    // Where all were asked for it is the one of its own pid namespace.
+    is_wanted &= thread.numbers.count > 0 || number == thread.tid as usize;
+    births::judge(context, shared, is_wanted);
+    Ok(is_wanted)
 }
 
 /// Waits for the kernel to free a number: who had it was gone for everybody a moment before that.
@@ -139,6 +167,8 @@ fn wait_a_moment(context: &Context) {
 unsafe extern "C" fn follower(seat: usize) -> ! {
     // SAFETY: the leader put the seat at the top of this thread's own stack.
     let context = unsafe { Context::follower(seat) };
+    // SAFETY: the same; the leader changes nothing but what is atomic in it.
+    births::await_judgement(&context, unsafe { &(*(seat as *const Seat)).wanted });
     register(&context);
     own_filters(&context);
     credentials(&context);
@@ -322,27 +352,13 @@ fn slack(context: &Context, nanoseconds: u64) {
 pub fn credentials(context: &Context) {
     let thread = context.thread();
     let wanted = &thread.credentials;
-    let object = thread.tid as u64;
-    let call = |number, args| context.must(Step::Credentials, object, number, args);
-    let prctl = |option, a, b| call(nr::PRCTL, [option, a, b, 0, 0, 0]);
+    let prctl = |option, a, b| call(context, nr::PRCTL, [option, a, b, 0, 0, 0]);
 
-    let groups = context.entries(wanted.supplementary);
-    if wanted.born_with_groups == 0 {
-        call(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]);
+    if wanted.born_with & BORN_WITH_IDS == 0 {
+        ids(context, wanted);
     }
-    prctl(PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0);
-    let [real, effective, saved, file_system] = wanted.groups;
-    call(nr::SETRESGID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
-    call(nr::SETFSGID, [file_system as usize, 0, 0, 0, 0, 0]);
-    let [real, effective, saved, file_system] = wanted.users;
-    call(nr::SETRESUID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
-    call(nr::SETFSUID, [file_system as usize, 0, 0, 0, 0, 0]);
-    let users = context.arguments().user_namespace;
-    if users >= 0 {
-        call(nr::SETNS, [users as usize, CLONE_NEWUSER, 0, 0, 0, 0]);
-        call(nr::CLOSE, [users as usize, 0, 0, 0, 0, 0]);
-        // It begins without the bits.
-        prctl(PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0);
+    if context.arguments().user_namespace >= 0 && context.arguments().threads.count == 1 {
+        enter_users(context);
     }
 
     for capability in 0..u64::BITS as usize {
@@ -368,6 +384,78 @@ pub fn credentials(context: &Context) {
     capset(context, wanted);
     if wanted.no_new_privs != 0 {
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
+    }
+}
+
+/// Makes a call of which the credentials of the thread at hand come.
+fn call(context: &Context, number: usize, args: [usize; 6]) -> usize {
+    context.must(Step::Credentials, context.thread().tid as u64, number, args)
+}
+
+/// Takes groups and users.
+fn ids(context: &Context, wanted: &Credentials) {
+    let call = |number, args| call(context, number, args);
+    let groups = context.entries(wanted.supplementary);
+    if wanted.born_with & BORN_WITH_GROUPS == 0 {
+        call(nr::SETGROUPS, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]);
+    }
+    call(nr::PRCTL, [PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0, 0, 0, 0]);
+    let [real, effective, saved, file_system] = wanted.groups;
+    call(nr::SETRESGID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
+    call(nr::SETFSGID, [file_system as usize, 0, 0, 0, 0, 0]);
+    let [real, effective, saved, file_system] = wanted.users;
+    call(nr::SETRESUID, [real as usize, effective as usize, saved as usize, 0, 0, 0]);
+    call(nr::SETFSUID, [file_system as usize, 0, 0, 0, 0, 0]);
+}
+
+/// Enters the user namespace. Who helped to read pages may be a thread of the process for a moment yet.
+fn enter_users(context: &Context) {
+    let users = context.arguments().user_namespace as usize;
+    let args = [users, CLONE_NEWUSER, 0, 0, 0, 0];
+    let mut tries = 1;
+    while let Err(error) = context.may(nr::SETNS, args) {
+        if error != EINVAL || tries >= TRIES {
+            context.fail(Step::Credentials, context.thread().tid as u64, error)
+        }
+        wait_a_moment(context);
+        tries += 1;
+    }
+    call(context, nr::CLOSE, [users, 0, 0, 0, 0, 0]);
+    // It begins without the bits.
+    call(context, nr::PRCTL, [PR_SET_SECUREBITS, KEEP_CAPABILITIES, 0, 0, 0, 0]);
+}
+
+/// In the leader of a process of several threads that is to be in a user namespace below the tree's: takes its ids and enters that.
+/// Who it makes from then on is born there, with these ids. What takes rights of around is done before.
+pub fn enter_users_early(context: &Context) {
+    let arguments = context.arguments();
+    if arguments.user_namespace < 0 || arguments.threads.count == 1 {
+        return;
+    }
+    raise_limits(context);
+    ids(context, &context.thread().credentials);
+    enter_users(context);
+}
+
+/// Raises the hard limits that are lower than they are to be.
+fn raise_limits(context: &Context) {
+    for limit in context.entries(context.arguments().limits) {
+        let mut now = Limit { resource: limit.resource, ..Limit::default() };
+        let at = &raw mut now.soft as usize;
+        context.must(
+            Step::Limit,
+            limit.resource,
+            nr::PRLIMIT64,
+            [0, limit.resource as usize, 0, at, 0, 0],
+        );
+        // SAFETY: a local that the kernel has just written.
+        let mut raised = unsafe { (&raw const now).read_volatile() };
+        if raised.hard < limit.hard {
+            raised.hard = limit.hard;
+            let at = &raw const raised.soft as usize;
+            let args = [0, limit.resource as usize, at, 0, 0, 0];
+            context.must(Step::Limit, limit.resource, nr::PRLIMIT64, args);
+        }
     }
 }
 
