@@ -29,7 +29,7 @@ impl fmt::Display for Hold {
 pub(crate) struct References {
     /// To the open file description.
     pub(crate) description: u64,
-    /// Of a pipe or fifo, the descriptions that there are.
+    /// Of a pipe or fifo, the descriptions that there are; of a BPF map, the references to it.
     pub(crate) descriptions: u64,
     /// Of a file, the descriptions that were opened by this name.
     pub(crate) by_name: u64,

@@ -32,6 +32,8 @@ pub enum Kind {
     Socket,
     /// An eventfd, whose count somebody may hold without it.
     Eventfd,
+    /// A BPF map, which programs and names in a BPF file system hold without it.
+    Map,
     /// Another that has a link text with `anon_inode:`: it tells of events, or does work.
     Anonymous,
     /// A deleted file that somebody may write, or a memfd.
@@ -68,7 +70,7 @@ pub struct Unaccounted {
     pub descriptions: Vec<(HostPid, Hold, u64)>,
     /// Of an eventfd, the references to what it counts with beside that of the open file.
     pub contexts: u64,
-    /// There are references of another kind: descriptions of a pipe that nobody is known to have open.
+    /// There are references of another kind: descriptions of a pipe that nobody is known to have open, what uses a BPF map.
     pub others: bool,
 }
 
@@ -257,6 +259,8 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<
     for held in holders {
         let Some(references) = held.references else {
             is_unknown = true;
+            // Of these only the kernel's counts tell.
+            more.others |= kind == Kind::Map;
             continue;
         };
         // Each description once, by the first of its holders.
@@ -265,7 +269,11 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<
         {
             more.descriptions.push((held.pid, held.hold, references.description - own));
         }
-        more.others |= kind == Kind::Pipe && references.descriptions > all;
+        more.others |= match kind {
+            Kind::Pipe => references.descriptions > all,
+            Kind::Map => references.descriptions != 1,
+            _ => false,
+        };
         if kind == Kind::Eventfd {
             more.contexts = more.contexts.max(references.context.saturating_sub(1));
         }
@@ -292,6 +300,7 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
         Class::Pipe => Some(Kind::Pipe),
         Class::Socket => Some(Kind::Socket),
         Class::Anonymous if target == "anon_inode:[eventfd]" => Some(Kind::Eventfd),
+        Class::Anonymous if target == "anon_inode:bpf-map" => Some(Kind::Map),
         Class::Anonymous => (!is_the_same_twice(target)).then_some(Kind::Anonymous),
         Class::File { is_written } => {
             let name = target.as_bytes();

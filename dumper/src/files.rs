@@ -8,6 +8,7 @@
 //! the working and the root directory. The ids are those of `files.img`.
 
 mod beside;
+mod bpfmap;
 mod connections;
 mod content;
 mod datagrams;

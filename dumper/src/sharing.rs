@@ -59,6 +59,9 @@ pub(crate) fn look(
     };
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     let refused = shared.filter(|shared| !is_sealed(shared));
+    // No call holds a map itself, so what does is there to stay.
+    let used = found.unaccounted.iter().filter(|it| it.shared.kind == Kind::Map && it.others);
+    let refused = refused.chain(used.map(|used| &used.shared));
     let mut refusals: Vec<_> = refused.map(|shared| unsupported(root, shared)).collect();
     // What is not there in another look may be there in the frozen one.
     known.is_in_doubt |= !refusals.is_empty();
@@ -193,6 +196,7 @@ fn unsupported(root: HostPid, shared: &Shared) -> Unsupported {
         Kind::Pipe => Thing::Pipe,
         Kind::Socket => Thing::Socket,
         Kind::Eventfd | Kind::Anonymous => Thing::Anonymous,
+        Kind::Map => Thing::Map,
         Kind::DeletedFile => Thing::DeletedFile,
         Kind::SharedMemory => Thing::Memory,
     };

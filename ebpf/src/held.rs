@@ -220,6 +220,7 @@ fn describe(file: u64, magic: u64, mode: u16) -> HeldRecord {
     } else if magic == ANON_INODE_FS {
         let context: u64 = field(file, o::FILE_PRIVATE);
         record.context_references = field(context, o::EVENTFD_REFERENCES);
+        record.count = field(context, o::MAP_REFERENCES);
     } else if mode & S_IFMT == S_IFREG {
         record.count = load(inode, o::INODE_WRITERS);
         record.writable_mappings = load(load(inode, o::INODE_MAPPING), o::MAPPING_WRITABLE);

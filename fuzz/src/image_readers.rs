@@ -10,7 +10,7 @@ use crate::used;
 /// Reads `input`, after its first byte, as the kind of image that this byte chooses.
 pub fn image_readers(input: &[u8]) {
     let Some((kind, bytes)) = input.split_first() else { return };
-    match kind % 28 {
+    match kind % 29 {
         0 => plain(&names::inventory(), bytes),
         1 => plain(&names::pstree(), bytes),
         2 => plain(&names::core(1), bytes),
@@ -19,6 +19,9 @@ pub fn image_readers(input: &[u8]) {
         5 => plain(&names::fs(1), bytes),
         6 => plain(&names::files(), bytes),
         7 => plain(&names::fdinfo(1), bytes),
+        28 => payloads(&names::bpfmap_data(), bytes, |entry| {
+            u64::from(entry.keys_bytes) + u64::from(entry.values_bytes)
+        }),
         8 => payloads(&names::pipes_data(), bytes, |entry| entry.bytes.into()),
         9 => payloads(&names::fifo_data(), bytes, |entry| entry.bytes.into()),
         10 => payloads(&names::sk_queues(), bytes, |entry| entry.length.into()),

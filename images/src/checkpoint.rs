@@ -26,7 +26,8 @@ use crate::pagemap::PageMap;
 use unique::unique;
 
 pub use contents::{
-    Ghost, GhostPart, Payload, PayloadReader, PipeContents, QueuedPacket, StreamContents,
+    Ghost, GhostPart, MapContents, Payload, PayloadReader, PipeContents, QueuedPacket,
+    StreamContents,
 };
 pub use files::Files;
 pub use ipc::{IpcNamespace, MessageQueue, SemaphoreSet};
@@ -53,6 +54,8 @@ pub struct Checkpoint {
     pub terminal_input: Vec<TtyDataEntry>,
     /// What is in pipes.
     pub pipes: Vec<PipeContents>,
+    /// What is in BPF maps.
+    pub maps: Vec<MapContents>,
     /// What is in fifos.
     pub fifos: Vec<PipeContents>,
     /// What is in sockets' receive queues, oldest first for each socket.
@@ -98,6 +101,7 @@ impl Checkpoint {
             terminals: terminals(&images)?,
             terminal_input: images.read_all(&names::tty_data())?,
             pipes: contents::pipes(&images, &names::pipes_data())?,
+            maps: contents::maps(&images)?,
             fifos: contents::pipes(&images, &names::fifo_data())?,
             packets: contents::packets(&images)?,
             locks: images.read_all(&names::file_locks())?,

@@ -29,6 +29,8 @@ pub const PAGEMAP: u32 = 0x5608_4025;
 pub const FILES: u32 = 0x5630_3138;
 /// `fdinfo-ID.img`.
 pub const FDINFO: u32 = 0x5621_3732;
+/// `bpfmap-data.img`.
+pub const BPFMAP_DATA: u32 = 0x6432_4033;
 /// `pipes-data.img`.
 pub const PIPES_DATA: u32 = 0x5645_3709;
 /// `fifo-data.img`.

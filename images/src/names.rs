@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 
 use crate::magic;
 use crate::messages::{
-    CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry,
-    GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
+    BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry,
+    FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
     ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead,
     PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry,
     StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry,
@@ -114,6 +114,11 @@ pub fn files() -> Image<FileEntry> {
 /// `fdinfo-ID.img`: the descriptor table with id `files_id`.
 pub fn fdinfo(files_id: u32) -> Image<FdinfoEntry> {
     Image::new(format!("fdinfo-{files_id}.img"), magic::FDINFO)
+}
+
+/// `bpfmap-data.img`: each entry is followed by `keys_bytes` and `values_bytes` bytes.
+pub fn bpfmap_data() -> Image<BpfmapDataEntry> {
+    Image::new("bpfmap-data.img", magic::BPFMAP_DATA)
 }
 
 /// `pipes-data.img`: each entry is followed by `bytes` bytes.

@@ -72,6 +72,9 @@ fn written_again(name: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         ("remap-fpath", _) => plain(&names::remap_fpath(), bytes),
         ("stats-dump", _) => plain(&names::stats_dump(), bytes),
         ("pipes-data", _) => again(&names::pipes_data(), bytes, |pipe| pipe.bytes.into()),
+        ("bpfmap-data", _) => again(&names::bpfmap_data(), bytes, |map| {
+            u64::from(map.keys_bytes) + u64::from(map.values_bytes)
+        }),
         ("fifo-data", _) => again(&names::fifo_data(), bytes, |pipe| pipe.bytes.into()),
         ("sk-queues", _) => again(&names::sk_queues(), bytes, |packet| packet.length.into()),
         (_, "core") => plain(&names::core(1), bytes),

@@ -13,6 +13,7 @@ pub mod arena;
 pub mod attributes;
 pub mod boot;
 pub mod bpf;
+pub mod bpfmap;
 pub mod cgroup;
 pub mod clocks;
 pub mod credentials;

@@ -7,6 +7,7 @@
 mod actors;
 mod approve;
 mod beside;
+mod bpfmap;
 pub(crate) mod changed;
 mod connections;
 mod content;

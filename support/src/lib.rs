@@ -22,6 +22,7 @@
 //! | [`networks`] | network namespaces |
 //! | [`ipc`] | System V shared memory and semaphores, and queues in IPC namespaces |
 //! | [`mqueue`] | POSIX message queues |
+//! | [`bpfmap`] | BPF maps |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | [`sharing`] | what others hold as well |
@@ -35,6 +36,7 @@
 //! | [`unsupported`] | the types, and how they are said to people |
 
 pub mod births;
+pub mod bpfmap;
 pub mod cgroups;
 pub mod changed;
 pub mod containers;

@@ -13,6 +13,8 @@ pub enum Thing {
     Socket,
     /// Something that tells of events, or does work: an eventfd, an epoll instance, a timerfd, an inotify instance, an io_uring.
     Anonymous,
+    /// A BPF map.
+    Map,
     /// A deleted file, or a memfd.
     DeletedFile,
     /// Shared anonymous memory.
@@ -26,7 +28,7 @@ impl Thing {
             Self::Pipe => "what is sent through it would not arrive",
             Self::Socket => "it would be another socket",
             Self::Anonymous => "each would have one of its own, and events would not arrive",
-            Self::DeletedFile => "neither would see what the other writes",
+            Self::Map | Self::DeletedFile => "neither would see what the other writes",
             Self::Memory => "neither would see what the other writes into it",
         }
     }
@@ -78,6 +80,14 @@ pub fn held_outside(thing: Thing, holder: &Holder) -> Refusal {
 /// Something to which there are references that no process has.
 #[must_use]
 pub fn held_by_kernel(thing: Thing) -> Refusal {
+    if thing == Thing::Map {
+        return Refusal::fixed(
+            "a BPF program, a name in a BPF file system, a mapping or another descriptor of the same map holds it as well, or nobody can \
+             tell, without eBPF: after a restore neither would see what the other writes",
+            "have the program unloaded, and the name removed, before the dump, and dump it as root with eBPF (`stasis check` says \
+             what is missing)",
+        );
+    }
     Refusal::new(
         format!(
             "the kernel, or a message that nobody has received, holds it as well: after a restore {}",

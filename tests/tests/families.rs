@@ -253,6 +253,26 @@ mod seccomp {
     }
 }
 
+/// Without eBPF nobody can tell who uses a map.
+mod bpfmap {
+    use super::*;
+
+    #[test]
+    fn natively() {
+        super::natively("bpfmap");
+    }
+
+    #[test]
+    fn carried_by_programs() {
+        carried_with("bpfmap", Engine::Stasis, Engine::Stasis, true);
+    }
+
+    #[test]
+    fn running_on_by_programs() {
+        running_on("bpfmap", true);
+    }
+}
+
 /// What is in flight of asynchronous I/O is seen by programs alone.
 mod aio {
     use super::*;

@@ -449,6 +449,16 @@ fn a_part_of_a_datagram() {
 }
 
 #[test]
+fn bpf_maps_that_others_use_or_of_other_kinds() {
+    refused_by_programs(
+        "unsupported-bpfmap_twice",
+        &["bpf-map", "another descriptor of the same map"],
+    );
+    refused_by_programs("unsupported-bpfmap_mapped", &["mapping 0x"]);
+    refused_by_programs("unsupported-bpfmap_other", &["another kind than arrays and hashes"]);
+}
+
+#[test]
 fn packets_that_are_too_long_for_their_ring() {
     refused("unsupported-packet_copied", &["packet_copy_thresh", "too long"]);
 }

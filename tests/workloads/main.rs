@@ -10,6 +10,7 @@
 
 mod aio;
 mod beyond_criu;
+mod bpfmap;
 mod busy;
 mod cgroup_namespaces;
 mod changing_files;
@@ -101,6 +102,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("io_uring", io_uring::run),
     ("io_uring_shared", io_uring::shared),
     ("beyond_criu", beyond_criu::run),
+    ("bpfmap", bpfmap::run),
     ("busy", busy::run),
     ("changing_files", changing_files::run),
     ("changing_files_kinds", changing_files::kinds),
@@ -306,6 +308,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-landlock", unsupported::landlock),
     ("unsupported-message_queue", unsupported::message_queue),
     ("unsupported-secret_memory", unsupported::secret_memory),
+    ("unsupported-bpfmap_twice", bpfmap::twice),
+    ("unsupported-bpfmap_mapped", bpfmap::mapped),
+    ("unsupported-bpfmap_other", bpfmap::other),
     ("unsupported-semaphores_apart", semaphore_undo::apart),
     ("unsupported-semaphores_many", semaphore_undo::many),
     ("unsupported-semaphores_no_rights_there", semaphore_undo::no_rights_there),

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use collector::OpenFile;
 
+use super::bpfmap::BpfMap;
 use super::devices::Device;
 use super::epoll::Epoll;
 use super::eventfd::Eventfd;
@@ -38,6 +39,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Namespace,
     &Pidfd,
     &IoUring,
+    &BpfMap,
     &Memfd,
     &MessageQueue,
     &UnixSocket,

@@ -107,7 +107,7 @@ pub struct HeldRecord {
     pub inode: u64,
     /// Which file system it is on (`*_SUPER_MAGIC`).
     pub magic: u64,
-    /// Of a pipe or fifo how many descriptions there are of it, of a deleted file how many are open for
+    /// Of a BPF map the references to it, of others that are anonymous without meaning; of a pipe or fifo how many descriptions there are of it, of a deleted file how many are open for
     /// writing.
     pub count: i32,
     /// How many mappings may write the file's pages for others to see.

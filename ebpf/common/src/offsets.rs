@@ -268,6 +268,7 @@ offsets! {
     INODE_MAPPING = "inode.i_mapping";
     MAPPING_WRITABLE = "address_space.i_mmap_writable.counter";
     DENTRY_REFERENCES = "dentry.d_lockref.count";
+    MAP_REFERENCES = "bpf_map.refcnt.counter" optional;
     EVENTFD_REFERENCES = "eventfd_ctx.kref.refcount.refs.counter" optional;
     PIPE_FILES = "pipe_inode_info.files";
     SOCKET_FILE = "socket.file";

@@ -9,7 +9,8 @@ use super::unique::unique;
 use crate::error::Error;
 use crate::images::Images;
 use crate::messages::{
-    FileEntry, GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry, TcpStreamEntry,
+    BpfmapDataEntry, FileEntry, GhostChunkEntry, GhostFileEntry, PipeDataEntry, SkPacketEntry,
+    TcpStreamEntry,
 };
 use crate::names::{self, Image};
 use crate::store::Content;
@@ -53,6 +54,15 @@ pub struct PipeContents {
     /// Which pipe, and how large its buffer is.
     pub entry: PipeDataEntry,
     /// Its contents, in `pipes-data.img` or `fifo-data.img`.
+    pub payload: Payload,
+}
+
+/// What is in a BPF map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapContents {
+    /// How much.
+    pub entry: BpfmapDataEntry,
+    /// Keys and values, in `bpfmap-data.img`.
     pub payload: Payload,
 }
 
@@ -133,6 +143,13 @@ pub(super) fn pipes(
     let by_id =
         found.into_iter().map(|(entry, payload)| (entry.pipe_id, PipeContents { entry, payload }));
     Ok(unique(image.name(), "pipe", by_id)?.into_values().collect())
+}
+
+pub(super) fn maps(images: &Images) -> Result<Vec<MapContents>, Error> {
+    let size =
+        |entry: &BpfmapDataEntry| u64::from(entry.keys_bytes) + u64::from(entry.values_bytes);
+    let found = with_payloads(images, &names::bpfmap_data(), size)?;
+    Ok(found.into_iter().map(|(entry, payload)| MapContents { entry, payload }).collect())
 }
 
 pub(super) fn packets(images: &Images) -> Result<Vec<QueuedPacket>, Error> {

@@ -59,4 +59,21 @@ pub struct BpfmapFileEntry {
     pub map_extra: Option<u64>,
 }
 
+/// `bpfmap-data.img`: what is in a map. `keys_bytes` and `values_bytes` bytes follow the entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct BpfmapDataEntry {
+    /// Number of the map.
+    #[prost(uint32, required, tag = "1")]
+    pub map_id: u32,
+    /// Bytes of all keys.
+    #[prost(uint32, required, tag = "2")]
+    pub keys_bytes: u32,
+    /// Bytes of all values.
+    #[prost(uint32, required, tag = "3")]
+    pub values_bytes: u32,
+    /// How many elements.
+    #[prost(uint32, required, tag = "4")]
+    pub count: u32,
+}
+
 file_body! { BpfmapFileEntry { signals belongs_to_nobody } }

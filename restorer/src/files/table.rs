@@ -1,5 +1,6 @@
 //! The kinds of open file that are restored: a line for each, here and nowhere else.
 
+use super::bpfmap::BpfMap;
 use super::epoll::Epoll;
 use super::eventfd::Eventfd;
 use super::fanotify::Fanotify;
@@ -29,6 +30,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Fifo,
     &Memfd,
     &MessageQueue,
+    &BpfMap,
     &Eventfd,
     &Timerfd,
     &Signalfd,
