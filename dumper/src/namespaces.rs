@@ -128,6 +128,10 @@ impl Namespaces {
         for id in networks.ids() {
             found.number("net", id);
         }
+        // Others may be in them, or belong to them, and nobody is there.
+        for id in users.nested.ids() {
+            found.number("user", id);
+        }
         for (&(name, id), &number) in &found.others {
             let Some((_, read)) = TABLE.iter().find(|(kind, _)| *kind == name) else { continue };
             let member = members.get(&(name, id)).copied();

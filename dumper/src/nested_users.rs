@@ -31,6 +31,10 @@ const OWNED: [&str; 6] = ["net", "uts", "mnt", "pid", "cgroup", "ipc"];
 pub(crate) struct NestedUsers {
     /// What they say of themselves, by the kernel's ids.
     entries: BTreeMap<u64, UsernsEntry>,
+    /// The ones that they are in, by the kernel's ids, unless that is the dumper's.
+    around: BTreeMap<u64, u64>,
+    /// Those of which nothing is known yet.
+    met: BTreeMap<u64, Arc<OwnedFd>>,
     /// The namespaces that do not belong to the dumper's user namespace, by kind and the kernel's id: the one that owns each, and a process in it.
     owners: BTreeMap<(&'static str, u64), (u64, HostPid)>,
 }
@@ -46,8 +50,8 @@ impl NestedUsers {
         let mut found = Self::default();
         let mut refused = Vec::new();
         let Some(&ours) = around.namespaces.get("user") else { return Ok((found, refused)) };
-        let other = |owner: io::Result<OwnedFd>| match owner.and_then(id) {
-            Ok(owner) => Ok(Some(owner).filter(|owner| *owner != ours)),
+        let other = |owner: io::Result<OwnedFd>| match owner.and_then(|it| Ok((id(&it)?, it))) {
+            Ok((owner, namespace)) => Ok(Some((owner, namespace)).filter(|it| it.0 != ours)),
             // One around our own, as far as anybody knows.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(None),
             Err(error) => Err(error),
@@ -66,11 +70,16 @@ impl NestedUsers {
         }
         for (number, network) in networks {
             if around.namespaces.get("net") != Some(number)
-                && let Ok(Some(owner)) = other(owner_of(&**network))
+                && let Ok(Some((owner, namespace))) = other(owner_of(&**network))
+                && let Ok(true) = found.meet(ours, &namespace)
             {
                 found.owners.entry(("net", *number)).or_insert((owner, root));
             }
         }
+        found.ask_the_others().map_err(|source| {
+            let operation = "look at the user namespaces below that of";
+            Error::Process { operation, pid: root, source }
+        })?;
         for ((name, _), (owner, member)) in &found.owners {
             if !OWNED.contains(name) || !found.entries.contains_key(owner) {
                 refused.push(users::OF_NESTED.of(*member, format!("{name} namespace")));
@@ -110,7 +119,7 @@ impl NestedUsers {
             }
             let mut refuse =
                 |refusal: Refusal| refused.push(refusal.of(process.pid, "pid namespace"));
-            if of(process, "user") != Some(user) {
+            if of(process, "user").is_none_or(|own| !self.is_within(own, user)) {
                 refuse(users::FIRST_ELSEWHERE);
             }
             let led = |other: &&Process| other.pid != process.pid && other.sid == Some(process.pid);
@@ -138,7 +147,7 @@ impl NestedUsers {
         ours: u64,
         inventory: &Inventory,
         around: &Surroundings,
-        other: &dyn Fn(io::Result<OwnedFd>) -> io::Result<Option<u64>>,
+        other: &dyn Fn(io::Result<OwnedFd>) -> io::Result<Option<(u64, OwnedFd)>>,
     ) -> io::Result<Vec<Unsupported>> {
         let pid = process.pid;
         let mut refused = Vec::new();
@@ -154,7 +163,11 @@ impl NestedUsers {
                 kind == *name || std::fs::metadata(format!("/proc/{pid}/ns/{name}")).is_ok();
             let own = process.namespaces.get("user").filter(|user| **user != ours);
             let owner = match is_told {
-                true => other(of_process(pid, name).and_then(owner_of))?,
+                true => match other(of_process(pid, name).and_then(owner_of))? {
+                    Some((owner, namespace)) if self.meet(ours, &namespace)? => Some(owner),
+                    Some((owner, _)) => Some(owner),
+                    None => None,
+                },
                 false => own.copied(),
             };
             // That of children is one that others are in, if anybody is.
@@ -168,16 +181,64 @@ impl NestedUsers {
         };
         let mut refuse = |refusal: Refusal| refused.push(refusal.of(pid, "user namespace"));
         let namespace = of_process(pid, "user")?;
-        if parent_of(&namespace).and_then(id).ok() != Some(ours) {
+        if !self.meet(ours, &namespace)? {
             refuse(users::NESTED);
         }
         if shares(process, inventory) {
             refuse(users::NESTED_TABLES);
         }
-        let described = entry(&Maps::of(pid)?, owner_uid(&namespace)?);
-        refused.extend(unsupported_threads(process, &described)?);
-        self.entries.insert(user, UsernsEntry { nested: Some(true), ..described });
+        self.describe(user, &Maps::of(pid)?, owner_uid(&namespace)?);
+        if let Some(described) = self.entries.get(&user) {
+            refused.extend(unsupported_threads(process, described)?);
+        }
         Ok(refused)
+    }
+
+    /// Takes note of a user namespace, and of those around it as far as the dumper's; whether it is one below that.
+    fn meet(&mut self, ours: u64, namespace: &OwnedFd) -> io::Result<bool> {
+        /// As many as the kernel nests.
+        const DEEPEST: usize = 33;
+        let mut found = Vec::new();
+        let mut at = namespace.try_clone()?;
+        while found.len() < DEEPEST {
+            let own = id(&at)?;
+            if own == ours {
+                break;
+            }
+            // Of one that is not below ours nobody tells what it is in.
+            let Ok(around) = parent_of(&at) else { return Ok(false) };
+            found.push((own, std::mem::replace(&mut at, around)));
+        }
+        let ids: Vec<u64> = found.iter().map(|(own, _)| *own).collect();
+        self.around.extend(ids.iter().zip(ids.iter().skip(1)).map(|(own, around)| (*own, *around)));
+        let unknown = found.into_iter().filter(|(own, _)| !self.entries.contains_key(own));
+        self.met.extend(unknown.map(|(own, namespace)| (own, Arc::new(namespace))));
+        Ok(true)
+    }
+
+    /// Notes what a user namespace says of itself.
+    fn describe(&mut self, id: u64, maps: &Maps, owner: u32) {
+        self.met.remove(&id);
+        self.entries.insert(id, UsernsEntry { nested: Some(true), ..entry(maps, owner) });
+    }
+
+    /// Asks those in which nobody of the tree is.
+    fn ask_the_others(&mut self) -> io::Result<()> {
+        for (id, namespace) in std::mem::take(&mut self.met) {
+            self.describe(id, &Maps::within(&*namespace)?, owner_uid(&*namespace)?);
+        }
+        Ok(())
+    }
+
+    /// Whether a user namespace is another one, or below it.
+    fn is_within(&self, user: u64, other: u64) -> bool {
+        let up = std::iter::successors(Some(user), |it| self.around.get(it).copied());
+        up.take(self.around.len() + 1).any(|it| it == other)
+    }
+
+    /// The kernel's ids of all.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.entries.keys().copied()
     }
 
     /// How ids are called in the one that the mount namespaces of the tree belong to, in which file systems are made; plain if they
@@ -246,7 +307,8 @@ impl NestedUsers {
         let entry = self.entries.get(&id)?;
         let owned = self.owners.iter().filter(|(_, (owner, _))| *owner == id);
         let owned = owned.filter_map(|(key, _)| numbers.get(key).copied()).collect();
-        Some(UsernsEntry { owned, ..entry.clone() })
+        let around = self.around.get(&id).and_then(|it| numbers.get(&("user", *it)).copied());
+        Some(UsernsEntry { owned, around, ..entry.clone() })
     }
 
     /// Moves the capabilities of a process in one of them into a field of their own, where nobody takes them for rights in the tree's namespace.
@@ -337,5 +399,6 @@ pub(crate) fn entry(maps: &Maps, owner: u32) -> UsernsEntry {
         owner: (owner != 0).then_some(owner),
         nested: None,
         owned: Vec::new(),
+        around: None,
     }
 }

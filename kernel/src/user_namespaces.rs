@@ -53,6 +53,31 @@ impl Maps {
         })
     }
 
+    /// Those of a namespace in which there may be nobody, with the ids as the caller has them.
+    ///
+    /// # Errors
+    /// Without the right to enter it.
+    pub fn within(namespace: impl AsFd) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let (mut ours, mut theirs) =
+            (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
+        let mut byte = [0];
+        let Some(member) = fork_any()? else {
+            drop(ours);
+            let told = enter_unseen(namespace.as_fd())
+                .and_then(|()| theirs.write_all(&byte))
+                .and_then(|()| theirs.read(&mut byte));
+            exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
+        };
+        drop(theirs);
+        let read = ours.read_exact(&mut byte).and_then(|()| Self::of(member));
+        drop(ours);
+        match libc::WEXITSTATUS(wait_status(member)?) {
+            0 => read,
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
     fn write(&self, pid: HostPid) -> io::Result<()> {
         let write = |name: &str, text: &str| {
             let written = std::fs::write(format!("/proc/{pid}/{name}"), text);
@@ -84,27 +109,46 @@ fn text(map: &[Range]) -> String {
     map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
 }
 
+/// Enters a user namespace in a process that has nothing to do there but to be in it, or to write the maps of one below. Whoever owns
+/// it has no right over that process, whose memory is the caller's.
+fn enter_unseen(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(setns(namespace, CloneFlags::CLONE_NEWUSER)?)
+}
+
 /// Makes a user namespace with these maps, a child of the caller's.
 ///
 /// # Errors
 /// Without the right to, or if the kernel does not take the maps.
 pub fn new_user(maps: &Maps) -> io::Result<OwnedFd> {
-    new_user_of(maps, KEPT)
+    new_user_of(maps, KEPT, None)
 }
 
-/// The same, which belongs to the user `owner`.
+/// The same, which belongs to the user `owner`; as a child of another namespace, if one is given with some group that there is. Ids are as
+/// in that one.
 ///
 /// # Errors
 /// As [`new_user`].
-pub fn new_user_of(maps: &Maps, owner: u32) -> io::Result<OwnedFd> {
+pub fn new_user_of(
+    maps: &Maps,
+    owner: u32,
+    around: Option<(BorrowedFd<'_>, u32)>,
+) -> io::Result<OwnedFd> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     let (mut ours, mut theirs) =
         (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
     let mut byte = [0];
     let Some(maker) = fork_any()? else {
         drop(ours);
-        // SAFETY: the call takes integers only.
-        let is_owner = done(unsafe { libc::syscall(libc::SYS_setresuid, KEPT, owner, KEPT) });
+        let is_there = around.map_or(Ok(()), |(around, group)| {
+            enter_unseen(around)?;
+            // SAFETY: the call takes integers only.
+            done(unsafe { libc::syscall(libc::SYS_setresgid, KEPT, group, KEPT) })
+        });
+        let is_owner = is_there.and_then(|()| {
+            // SAFETY: the call takes integers only.
+            done(unsafe { libc::syscall(libc::SYS_setresuid, KEPT, owner, KEPT) })
+        });
         let made = is_owner.and_then(|()| Ok(unshare(CloneFlags::CLONE_NEWUSER)?));
         let told =
             made.and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
@@ -112,13 +156,32 @@ pub fn new_user_of(maps: &Maps, owner: u32) -> io::Result<OwnedFd> {
     };
     drop(theirs);
     let made = ours.read_exact(&mut byte).and_then(|()| {
-        maps.write(maker)?;
+        match around {
+            None => maps.write(maker)?,
+            // Only who is there may.
+            Some((around, _)) => written_within(around, || maps.write(maker))?,
+        }
         crate::namespaces::of_process(maker, "user")
     });
     drop(ours);
     let status = wait_status(maker)?;
     match libc::WEXITSTATUS(status) {
         0 => made,
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Has something written by a process that is in a user namespace.
+fn written_within(
+    namespace: BorrowedFd<'_>,
+    write: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(writer) = fork_any()? else {
+        let written = enter_unseen(namespace).and_then(|()| write());
+        exit_now(written.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+    };
+    match libc::WEXITSTATUS(wait_status(writer)?) {
+        0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
@@ -347,6 +410,15 @@ mod tests {
         assert_eq!(number(owner_of(&uts)), number(user.try_clone()));
         assert_eq!(number(parent_of(&user)), number(own_user()));
         assert_eq!(owner_uid(&user).unwrap(), 0);
+        // One in it, in which nobody is; ids are those of who looks.
+        let inner = vec![(7, 1000, 5)];
+        let inner = Maps { users: inner.clone(), groups: inner, ..maps.clone() };
+        let below = new_user_of(&inner, 3, Some((user.as_fd(), 0))).unwrap();
+        assert_eq!(number(parent_of(&below)), number(user.try_clone()));
+        assert_eq!(owner_uid(&below).unwrap(), 100_003);
+        let outer = vec![(7, 101_000, 5)];
+        let outer = Maps { users: outer.clone(), groups: outer, ..maps.clone() };
+        assert_eq!(Maps::within(&below).unwrap(), outer);
         assert_eq!(uts_names(&uts).unwrap().node, b"inside");
         // Threads are in it as well, and what is opened there is ours.
         let name = there.during(|| inside("uts", &uts, || Ok(nix::sys::utsname::uname()?)));

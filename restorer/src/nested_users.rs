@@ -30,8 +30,10 @@ pub(crate) fn is_nested(checkpoint: &Checkpoint, number: u32) -> Result<bool, Er
 /// What the images say of them.
 #[derive(Debug, Default)]
 pub(crate) struct NestedUsers {
-    /// By their numbers: the maps, and the owner.
+    /// By their numbers: the maps, and the owner, in ids of around the tree.
     described: BTreeMap<u32, (Maps, u32)>,
+    /// The numbers of those that they are in, unless that is the one of the tree.
+    around: BTreeMap<u32, u32>,
     of: BTreeMap<ImagePid, u32>,
     /// By the numbers of namespaces that belong to them.
     owned: BTreeMap<u32, u32>,
@@ -50,10 +52,48 @@ impl NestedUsers {
         if entry.nested != Some(true) {
             return Ok(false);
         }
-        self.described.insert(number, (maps(&entry), entry.owner.unwrap_or(0)));
         self.of.insert(pid, number);
-        self.owned.extend(entry.owned.iter().map(|owned| (*owned, number)));
+        self.describe(number, &entry);
+        let mut next = self::entry(checkpoint, number)?.around;
+        let mut below = number;
+        // Those around it, in which nobody may be. No number is met twice on the way.
+        while let Some(number) = next {
+            if self.around.contains_key(&below) {
+                break;
+            }
+            let entry = self::entry(checkpoint, number)?;
+            if entry.nested != Some(true) || number == below {
+                let what = format!("it is in {number}, which is not nested");
+                return Err(Error::image(format!("user namespace {below}"), what));
+            }
+            self.around.insert(below, number);
+            self.describe(number, &entry);
+            (below, next) = (number, entry.around);
+        }
+        if !self.up(number).all(|it| self.described.contains_key(&it)) {
+            return Err(Error::image(format!("user namespace {number}"), "it is in itself"));
+        }
         Ok(true)
+    }
+
+    fn describe(&mut self, number: u32, entry: &UsernsEntry) {
+        self.described.insert(number, (maps(entry), entry.owner.unwrap_or(0)));
+        self.owned.extend(entry.owned.iter().map(|owned| (*owned, number)));
+    }
+
+    /// One, and those around it. One that is in itself, which only images can say, ends with what is none.
+    fn up(&self, number: u32) -> impl Iterator<Item = u32> + '_ {
+        let mut left = self.around.len() + 1;
+        std::iter::successors(Some(number), move |it| {
+            let next = self.around.get(it).copied()?;
+            left -= 1;
+            Some(if left == 0 { u32::MAX } else { next })
+        })
+    }
+
+    /// Whether one is another one, or below it.
+    pub(crate) fn is_within(&self, number: u32, other: u32) -> bool {
+        self.up(number).any(|it| it == other)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -67,9 +107,23 @@ impl NestedUsers {
 
     /// Makes them.
     pub(crate) fn make(&mut self) -> Result<(), Error> {
-        for (&number, (maps, owner)) in &self.described {
-            let failed = Error::kernel(format!("make user namespace {number}"));
-            self.made.insert(number, new_user_of(maps, *owner).map_err(failed)?);
+        let mut numbers: Vec<u32> = self.described.keys().copied().collect();
+        numbers.sort_by_key(|number| self.up(*number).count());
+        for number in numbers {
+            let Some((maps, owner)) = self.described.get(&number) else { continue };
+            let failed = || Error::kernel(format!("make user namespace {number}"));
+            let around = self.around.get(&number);
+            let made =
+                match around.and_then(|it| Some((self.described.get(it)?, self.made.get(it)?))) {
+                    None => new_user_of(maps, *owner, None),
+                    Some(((of_around, _), around)) => {
+                        // It is made there, where ids are others.
+                        let (maps, owner) = within(of_around, maps, *owner).map_err(failed())?;
+                        let group = first(&of_around.groups);
+                        new_user_of(&maps, owner, Some((around.as_fd(), group)))
+                    }
+                };
+            self.made.insert(number, made.map_err(failed())?);
         }
         Ok(())
     }
@@ -88,7 +142,6 @@ impl NestedUsers {
 
     fn place<'a>(maps: &Maps, user: &'a OwnedFd) -> Inside<'a> {
         // The maker takes the first id that is mapped; where none is, it keeps its own.
-        let first = |ranges: &[Range]| ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX);
         let ids = (first(&maps.users), first(&maps.groups));
         Inside { user: user.as_fd(), ids, before: &[], is_exposed: true }
     }
@@ -124,7 +177,10 @@ impl NestedUsers {
         let with_numbers = spaces.into_iter().rev().enumerate();
         let with_numbers =
             with_numbers.map_while(|(depth, space)| Some((space, numbers.at(depth)?)));
-        let of_others = |space: &PidSpace| space.and_then(|space| self.owner(space)) != Some(user);
+        let of_others = |space: &PidSpace| {
+            let owner = space.and_then(|space| self.owner(space));
+            owner.is_none_or(|owner| !self.is_within(owner, user))
+        };
         with_numbers.take_while(|(space, _)| of_others(space)).collect()
     }
 
@@ -155,6 +211,33 @@ impl NestedUsers {
         let made = self.made.iter().map(keep).collect::<Result<BTreeMap<_, _>, Error>>()?;
         Ok(NestedMade { of: self.of.clone(), made })
     }
+}
+
+/// The first id that there is in a namespace.
+fn first(ranges: &[Range]) -> u32 {
+    ranges.iter().map(|it| it.0).min().unwrap_or(u32::MAX)
+}
+
+/// What maps and an owner, in ids of around the tree, are in a namespace in between.
+fn within(between: &Maps, maps: &Maps, owner: u32) -> io::Result<(Maps, u32)> {
+    let unmapped =
+        |id: u32| io::Error::other(format!("id {id} has no number in the one around it"));
+    let id = |ranges: &[Range], id: u32| {
+        let of = |it: &&Range| id.checked_sub(it.1).is_some_and(|nth| nth < it.2);
+        let range = ranges.iter().find(of).ok_or_else(|| unmapped(id))?;
+        Ok::<_, io::Error>(range.0.saturating_add(id - range.1))
+    };
+    let all = |between: &[Range], ranges: &[Range]| {
+        let one = |it: &Range| Ok((it.0, id(between, it.1)?, it.2));
+        ranges.iter().map(one).collect::<io::Result<Vec<Range>>>()
+    };
+    let inside = Maps {
+        users: all(&between.users, &maps.users)?,
+        groups: all(&between.groups, &maps.groups)?,
+        projects: all(&between.projects, &maps.projects)?,
+        no_groups: maps.no_groups,
+    };
+    Ok((inside, id(&between.users, owner)?))
 }
 
 /// Those that have been made.

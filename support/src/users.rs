@@ -2,10 +2,10 @@
 
 use crate::unsupported::{Refusal, word};
 
-/// A process in a user namespace below that of the root of the tree, if that has one of its own or it is further down.
+/// A process in a user namespace below that of the root of the tree, if that has one of its own with a pid namespace.
 pub const NESTED: Refusal = Refusal::fixed(
     "it is another one than that of the tree's root (as sandboxes of browsers make them), which is not carried there yet: only \
-     of a tree in the user namespace of stasis, and only right below that",
+     of a tree in the user namespace of stasis, or in one that has no pid namespace of its own",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
 );
@@ -25,9 +25,9 @@ pub const IPC_IN_USE: Refusal = Refusal::fixed(
     "have the program remove them before the dump (ipcrm), or start it without an IPC namespace of its own",
 );
 
-/// A pid namespace that belongs to a user namespace that its first process is not in any more.
+/// A pid namespace that belongs to a user namespace that its first process is neither in nor below any more.
 pub const FIRST_ELSEWHERE: Refusal = Refusal::fixed(
-    "it belongs to another user namespace than its first process is in",
+    "it belongs to a user namespace that its first process is neither in nor below",
     "dump the tree of that first process by itself (`stasis ps` lists them)",
 );
 

@@ -274,6 +274,30 @@ fn a_sandbox_of_bubblewrap() {
     Tree::start(&["sh", "-c", script, &with_children("/mnt")], 6).carried();
 }
 
+/// A user's --dev takes a second user namespace: one to mount it in, and one with the user's own number.
+#[test]
+fn a_sandbox_of_bubblewrap_of_a_user() {
+    if !is_there("bwrap") {
+        return;
+    }
+    let script = "exec bwrap --unshare-all --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc --dev /dev --tmpfs /mnt sh -c \"$0\"";
+    let inside = with_children("/mnt");
+    Tree::start(&[&USER[..], &["sh", "-c", script, &inside]].concat(), 6).carried();
+}
+
+/// The first process of a pid namespace has gone on into a user namespace below the one that the pid namespace belongs to.
+#[test]
+fn pids_of_the_namespace_around() {
+    let inside = with_children("$STAGE");
+    let command = ["unshare", "-Urpf", "unshare", "-U", "sh", "-c", &inside];
+    Tree::start(&[&USER[..], &command].concat(), 5).carried();
+}
+
+#[test]
+fn threads_in_pids_of_the_namespace_around() {
+    with_threads(&[&USER[..], &["unshare", "-Urpf", "unshare", "-Ur"]].concat(), 2);
+}
+
 /// It is refused before the freeze, by a message that says so, and runs on.
 fn refused(arguments: &[&str], processes: usize, what: &str) {
     let tree = Tree::start(arguments, processes);

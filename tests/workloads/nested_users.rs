@@ -119,6 +119,49 @@ fn owning(stage: &Stage) -> Outcome {
     })
 }
 
+/// In one that is in another, in which nobody is; a host name belongs to that one.
+fn in_another(stage: &Stage) -> Outcome {
+    become_user(1234, 1235, &[]);
+    let around = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWUTS;
+    unshare(around).expect("unshare");
+    write("self", "setgroups", "deny");
+    write("self", "gid_map", "8 1235 1");
+    write("self", "uid_map", "9 1234 1");
+    nix::unistd::sethostname("around").expect("host name");
+    unshare(CloneFlags::CLONE_NEWUSER).expect("unshare again");
+    write("self", "gid_map", "3 8 1");
+    write("self", "uid_map", "4 9 1");
+    let seen = || {
+        let file = File::open("/proc/self/ns/user").expect("open");
+        // SAFETY: the request takes nothing, and gives a descriptor or an error.
+        let around = unsafe { libc::ioctl(file.as_raw_fd(), 0xb702) };
+        let map = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).expect("read");
+        let ids = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+        (around, map("uid_map"), map("gid_map"), ids, owner(nix::unistd::getpid()))
+    };
+    let before = seen();
+    let ready = Arc::new(Barrier::new(2));
+    let thread = {
+        let ready = Arc::clone(&ready);
+        std::thread::spawn(move || {
+            let before = of_thread();
+            ready.wait();
+            std::thread::park();
+            (before, of_thread())
+        })
+    };
+    ready.wait();
+    member(stage, "in another", |found| {
+        found.same("what it sees", &before, &seen());
+        let name = nix::sys::utsname::uname().expect("uname").nodename().to_owned();
+        found.same("host name", &std::ffi::OsString::from("around"), &name);
+        found.must("the name of others", nix::unistd::sethostname("mine").is_err());
+        thread.thread().unpark();
+        let (before, after) = thread.join().expect("a thread");
+        found.same("a thread", &before, &after);
+    })
+}
+
 /// Root has mapped ranges, and somebody of these is in it without rights.
 fn of_ranges(stage: &Stage) -> Outcome {
     unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
@@ -236,6 +279,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let with = child(stage, "with", || owning(stage));
     let threads = child(stage, "threads", || of_threads(stage));
     let others = child(stage, "others", || of_other_ids(stage));
+    let inner = child(stage, "inner", || in_another(stage));
     await_all(&["to map", "others to map"].map(|name| stage.path(name)));
     let map = "0 100000 1000\n1000 300000 70000\n";
     write(&ranges.to_string(), "gid_map", map);
@@ -244,8 +288,16 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     write(&others.to_string(), "uid_map", map);
     stage.publish("mapped", "");
     stage.publish("others mapped", "");
-    let all =
-        ["of a user", "below", "without ids", "of ranges", "owning", "of threads", "of other ids"];
+    let all = [
+        "of a user",
+        "below",
+        "without ids",
+        "of ranges",
+        "owning",
+        "of threads",
+        "of other ids",
+        "in another",
+    ];
     await_all(&all.map(|name| stage.path(name)));
     let before = own();
     let owners = || [user, nobody, ranges].map(owner);
@@ -263,6 +315,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         ("with", with),
         ("threads", threads),
         ("others", others),
+        ("inner", inner),
     ];
     for (what, pid) in all {
         found.same(what, &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
@@ -278,14 +331,6 @@ pub(crate) fn refused(stage: &Stage) -> Outcome {
         // SAFETY: the call takes numbers.
         check(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }).expect("semget");
         member(stage, "owning", |_| {})
-    });
-    let deeper = child(stage, "deeper", || {
-        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
-        write("self", "uid_map", "0 0 1");
-        write("self", "setgroups", "deny");
-        write("self", "gid_map", "0 0 1");
-        unshare(CloneFlags::CLONE_NEWUSER).expect("unshare again");
-        member(stage, "deeper", |_| {})
     });
     let threads = child(stage, "threads", || {
         unshare(CloneFlags::CLONE_NEWUSER).expect("unshare");
@@ -305,10 +350,10 @@ pub(crate) fn refused(stage: &Stage) -> Outcome {
     await_all(&[stage.path("to map")]);
     write(&threads.to_string(), "uid_map", "0 100000 1000\n");
     stage.publish("mapped", "");
-    await_all(&["owning", "deeper", "threads"].map(|name| stage.path(name)));
+    await_all(&["owning", "threads"].map(|name| stage.path(name)));
     stage.ready_then_wait();
     let mut found = Findings::default();
-    for pid in [owning, deeper, threads] {
+    for pid in [owning, threads] {
         found.same("child", &Ok(WaitStatus::Exited(pid, 0)), &waitpid(pid, None));
     }
     found.outcome()

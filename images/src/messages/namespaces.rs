@@ -112,6 +112,9 @@ pub struct UsernsEntry {
     /// Extension: the numbers of those namespaces of the tree that belong to it, of one that is nested.
     #[prost(uint32, repeated, packed = "false", tag = "1005")]
     pub owned: Vec<u32>,
+    /// Extension: the number of the one around it, of one that is nested in another that is.
+    #[prost(uint32, optional, tag = "1006")]
+    pub around: Option<u32>,
 }
 
 /// A range of ids.

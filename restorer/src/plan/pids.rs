@@ -68,7 +68,8 @@ impl Plan {
             let apart = || refuse(self.tasks[index].pid, support::images::PIDS_APART);
             // It may have been handed over by one that was handed over itself.
             let maker = self.makers()[index].ok_or_else(apart)?;
-            let is_own = users.number(task.pid) == Some(owner);
+            let own = users.number(task.pid);
+            let is_own = own.is_some_and(|own| users.is_within(own, owner));
             let given = |step: &ForkStep| match *step {
                 ForkStep::Child(made) => Some(ForkStep::Given(made)),
                 _ => None,

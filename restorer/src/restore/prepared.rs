@@ -92,10 +92,9 @@ pub(super) fn all(
         };
         let task = plan.tasks.iter().find(|task| task.process == Some(index));
         let part = task.map_or(Part::Alone, |task| task.descriptors.part);
-        let born_in = task.and_then(|task| task.born_in);
-        let born_in = born_in.and_then(|user| sets.nested_users().ids(user));
-        let user = sets.nested_users().number(process.pid);
-        let entered = user.filter(|_| born_in.is_none());
+        let place = task.and_then(|task| task.born_in);
+        let born_in = place.and_then(|user| sets.nested_users().ids(user));
+        let entered = sets.nested_users().number(process.pid).filter(|it| place != Some(*it));
         let asked = plan
             .asked
             .iter()
@@ -119,7 +118,7 @@ pub(super) fn all(
                 let others = if let Part::First { others } = part { others } else { 0 };
                 (turns.done.number(), others)
             }),
-            user_namespace: nested_users.of(process.pid).filter(|_| born_in.is_none()),
+            user_namespace: nested_users.of(process.pid).filter(|_| entered.is_some()),
             is_without_rights: sets.users().is_some()
                 || born_in.is_some()
                 || entered.is_some() && body.threads.len() > 1,
