@@ -97,6 +97,7 @@ fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture
         sigactions: actions(&report.state.actions),
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
+        stop_told: (stopped && task.settings.stop_told).then_some(true),
         membarrier_registration_mask: Some(report.state.membarrier).filter(|mask| *mask != 0),
         core_dump_filter: Some(task.settings.core_dump_filter),
         autogroup_nice: Some(task.settings.autogroup_nice),

@@ -47,6 +47,8 @@ pub struct ProcessSettings {
     pub protection_keys: u32,
     /// Which of these the kernel has taken for code that may not be read; 0 for none.
     pub execute_only_key: u32,
+    /// It is stopped, and its parent has been told (`WUNTRACED`).
+    pub stop_told: bool,
 }
 
 impl ProcessSettings {

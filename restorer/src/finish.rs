@@ -4,12 +4,12 @@
 //! First what is to be undone at the end of threads is done once more (`SEM_UNDO`), and those in a user namespace are scheduled as they
 //! were, which takes rights of the machine. Then process by process, children before parents:
 //!
-//! 1. where children have been stopped, the SIGCHLD that this caused in the parent is taken away
-//!    (unless the images say that one was pending);
+//! 1. where children have been stopped, the parent waits for those of which it had been told, and the SIGCHLD that the stops caused in it
+//!    is taken away (unless the images say that one was pending);
 //! 2. its file locks are taken, in the same way as the next one;
 //! 3. the restorer's region goes, by a system call that the leader is made to make at its own
 //!    `syscall` instruction, the last one in the region that is used;
-//! 4. a process that was stopped is stopped, while all its signals are still blocked;
+//! 4. a process that was stopped is stopped, with all its threads, while all its signals are still blocked;
 //! 5. every thread gets its registers, extended state and signal mask.
 //!
 //! Then, on the word of the commander, all are let go ([`crate::holder`]). Up to that moment any
@@ -65,7 +65,11 @@ pub(crate) fn finish(
         };
         let pid = pids.host(process.pid)?;
         let locks = checkpoint.locks.of(process.pid);
-        leader((process, pid), (&place.region, locks), &mut parked, drain, halt)?;
+        let told = told(checkpoint, process);
+        leader((process, pid), (&place.region, locks), &mut parked, (drain, &told), halt)?;
+        if let Some(signal) = halt {
+            stop_others(body, pids, &mut parked, signal)?;
+        }
         threads((process, body), pids, &parked, &layout)?;
     }
     Ok(parked)
@@ -121,16 +125,30 @@ fn stop_signal(checkpoint: &Checkpoint, process: &Process) -> i32 {
     }
 }
 
+/// The children of a process of whose stops it has been told, as it calls them.
+fn told(checkpoint: &Checkpoint, process: &Process) -> Vec<ImagePid> {
+    let of_process = checkpoint.processes.iter().filter(|child| child.ppid == Some(process.pid));
+    let told = of_process
+        .filter(|child| child.state == State::Stopped && child.core.stop_told == Some(true));
+    told.filter_map(|child| checkpoint.levels.local(process.pid, child.pid)).collect()
+}
+
 /// What is done to a process by its leader.
 fn leader(
     (process, pid): (&Process, HostPid),
     (region, locks): (&Region, &[FileLockEntry]),
     parked: &mut Parked,
-    drain: bool,
+    (drain, told): (bool, &[ImagePid]),
     halt: Option<i32>,
 ) -> Result<(), Error> {
     let mut leader = take(parked, pid)?;
     let at = leader.registers()?.instruction() - SYSCALL_INSTRUCTION_LEN;
+    for child in told {
+        const AT_ONCE_AND_OF_STOPS: u64 = (libc::WNOHANG | libc::WUNTRACED) as u64;
+        let args = [child.get() as u64, 0, AT_ONCE_AND_OF_STOPS, 0, 0, 0];
+        // Nothing is missing where there was nothing to be told.
+        leader = inject(leader, region, at, nr::WAIT4, args)?.0;
+    }
     if drain {
         leader = drain_child_signal(leader, region, at)?;
     }
@@ -187,6 +205,18 @@ fn critical_section(
             set_section(tid, rseq.rseq_abi_pointer, pointer)
                 .map_err(Error::kernel(format!("write to thread {}", thread.tid)))?;
         }
+    }
+    Ok(())
+}
+
+/// Has the other threads of a process take part in its stop: they meet it before anything of theirs. Its parent is told of the stop
+/// when all have, which must not be after it has been let go.
+fn stop_others(body: &Body, pids: &Pids, parked: &mut Parked, signal: i32) -> Result<(), Error> {
+    for thread in body.threads.iter().skip(1) {
+        let tid = pids.host(thread.tid)?;
+        let stopped = take(parked, tid)?.resume(0)?.wait_stopped()?;
+        expect(&stopped, Stop::Group(signal))?;
+        parked.insert(tid, stopped);
     }
     Ok(())
 }

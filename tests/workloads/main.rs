@@ -75,6 +75,7 @@ mod sockets;
 mod spawning;
 mod stage;
 mod still;
+mod stops;
 mod sysv;
 mod tcp;
 mod terminal;
@@ -104,6 +105,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("beyond_criu", beyond_criu::run),
     ("bpfmap", bpfmap::run),
     ("busy", busy::run),
+    ("stops", stops::run),
     ("changing_files", changing_files::run),
     ("changing_files_kinds", changing_files::kinds),
     ("churn", churn::run),

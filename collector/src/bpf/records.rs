@@ -182,7 +182,11 @@ fn process_settings(leader: &TaskRecord) -> ProcessSettings {
     const LOCK_ON_FAULT: u64 = 1 << 19;
     let defaults = leader.settings.default_memory_flags;
     let lock = |flag: u64, value: u32| if defaults & flag != 0 { value } else { 0 };
+    // include/linux/sched/signal.h
+    const STOPPED: u32 = 1;
     ProcessSettings {
+        // Who waits for it takes the code of the stop away.
+        stop_told: leader.ids.signal_flags & STOPPED != 0 && leader.ids.group_exit_code == 0,
         core_dump_filter: (flags & FILTER) >> FILTER_SHIFT,
         autogroup_nice: leader.settings.autogroup_nice,
         future_locks: lock(LOCKED, settings::MCL_FUTURE)

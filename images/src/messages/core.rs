@@ -179,6 +179,9 @@ pub struct TaskCoreEntry {
     /// Extension: it is in a session keyring of its own, which is empty.
     #[prost(bool, optional, tag = "1012")]
     pub empty_session_keyring: Option<bool>,
+    /// Extension: it is stopped, and its parent has been told.
+    #[prost(bool, optional, tag = "1013")]
+    pub stop_told: Option<bool>,
     /// Extension: the terminal that controls its session does not control it (`TIOCNOTTY`).
     #[prost(bool, optional, tag = "1040")]
     pub without_terminal: Option<bool>,
