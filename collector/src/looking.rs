@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ids::HostPid;
+use kernel::procfs::{Dir, ProcFile, Stat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::geteuid;
 
@@ -32,9 +33,26 @@ pub fn mark() -> io::Result<OwnedFd> {
 /// Whether a process only looks, or has gone since it was seen.
 pub(crate) fn is_passing(pid: HostPid) -> bool {
     match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(mut entries) => entries.any(|entry| entry.is_ok_and(|entry| is_mark(&entry.path()))),
+        // On its way out it lets go of its mark before its number goes.
+        Ok(mut entries) => {
+            entries.any(|entry| entry.is_ok_and(|entry| is_mark(&entry.path()))) || !is_alive(pid)
+        }
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// Whether a thread of the process has not begun to end.
+pub(crate) fn is_alive(pid: HostPid) -> bool {
+    const PF_EXITING: u32 = 4;
+    let alive = |stat: &Stat| !stat.is_dead() && stat.flags & PF_EXITING == 0;
+    let Ok(dir) = Dir::open(pid) else { return false };
+    if Stat::read(&dir).is_ok_and(|stat| alive(&stat)) {
+        return true;
+    }
+    let threads = dir.threads().unwrap_or_default();
+    threads
+        .into_iter()
+        .any(|tid| dir.thread(tid).and_then(|dir| Stat::read(&dir)).is_ok_and(|stat| alive(&stat)))
 }
 
 fn is_mark(path: &Path) -> bool {
@@ -54,5 +72,16 @@ mod tests {
         assert!(is_passing(HostPid::own()));
         drop(mark);
         assert!(!is_passing(HostPid::own()));
+    }
+
+    #[test]
+    fn who_has_ended_holds_nothing() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = HostPid::new(child.id().cast_signed()).unwrap();
+        while !is_passing(pid) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(is_passing(pid));
     }
 }

@@ -11,9 +11,10 @@ use api::TrackTarget;
 use ebpf_common::track::{TrackedProcess, dumper_of};
 use ids::HostPid;
 use kernel::cgroup::{self, Hierarchies, Version};
-use kernel::procfs::{self, Dir, ProcFile, Stat, Status};
+use kernel::procfs::{self, Dir, ProcFile, Status};
 
 use crate::bpf::{BpfError, Counts, NotEntered, Tracers, now};
+use crate::looking::is_alive;
 
 /// How many processes may be tracked unless another number is given: each takes some 150 bytes of
 /// the kernel's memory, from the start.
@@ -329,18 +330,4 @@ fn of_cgroup(name: &str) -> Result<Vec<HostPid>, cgroup::Error> {
         answer => answer,
     };
     Ok(members?.processes.into_iter().collect())
-}
-
-/// Whether a thread of the process has not begun to end.
-fn is_alive(pid: HostPid) -> bool {
-    const PF_EXITING: u32 = 4;
-    let alive = |stat: &Stat| !stat.is_dead() && stat.flags & PF_EXITING == 0;
-    let Ok(dir) = Dir::open(pid) else { return false };
-    if Stat::read(&dir).is_ok_and(|stat| alive(&stat)) {
-        return true;
-    }
-    let threads = dir.threads().unwrap_or_default();
-    threads
-        .into_iter()
-        .any(|tid| dir.thread(tid).and_then(|dir| Stat::read(&dir)).is_ok_and(|stat| alive(&stat)))
 }

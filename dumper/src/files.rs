@@ -69,6 +69,9 @@ mod walk;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,6 +91,7 @@ use beside::Beside;
 pub(crate) use connections::Connection;
 pub use connections::Connections;
 use file_cache::{Contents, FileCache, Keeping, Unchanged};
+use file_kind::FileKind;
 pub use file_reference::FileReference;
 use held::HeldFiles;
 use in_flight::InFlight;
@@ -96,6 +100,17 @@ pub(crate) use networks::Attached;
 pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
 pub use watched::Search;
+
+/// Whether two files of a link text, which `open` opens, are as good as one, by their kind.
+pub(crate) fn is_the_same_twice(target: &OsStr, open: &dyn Fn() -> io::Result<File>) -> bool {
+    const SOME_INODE: u64 = 1;
+    table::of_mapped(SOME_INODE, target).is_some_and(|kind| kind.is_the_same_twice(open))
+}
+
+/// Whether the kernel may write into memory for an open file behind the back of the page tables, by its kind.
+pub(crate) fn writes_memory(file: &OpenFile) -> bool {
+    table::of(file).is_some_and(FileKind::writes_memory)
+}
 
 /// What the kernel keeps of io_urings, by process and descriptor.
 pub(crate) type Rings = BTreeMap<(HostPid, i32), Ring>;
@@ -165,7 +180,7 @@ pub enum Error {
         operation: String,
         /// The kernel's answer.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -317,7 +332,7 @@ pub(crate) fn raise_limit() -> Result<(), Error> {
     make_room(AT_FIRST).map_err(no_room)
 }
 
-fn no_room(source: std::io::Error) -> Error {
+fn no_room(source: io::Error) -> Error {
     Error::Kernel { operation: "make room for descriptors".to_owned(), source }
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::io;
 
 use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, OpenFile, Process};
@@ -18,8 +19,8 @@ use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
 use support::{Refusal, Unsupported};
 
 use crate::error::Error;
-use crate::files::FileReference;
 use crate::files::Rings;
+use crate::files::{self, FileReference};
 use crate::rings;
 
 /// What was found out while the tree ran.
@@ -58,7 +59,7 @@ pub(crate) fn look(
         hidden: hidden(&found.peculiar),
     };
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
-    let refused = shared.filter(|shared| !is_sealed(shared));
+    let refused = shared.filter(|shared| !is_the_same_twice(shared));
     // No call holds a map itself, so what does is there to stay.
     let used = found.unaccounted.iter().filter(|it| it.shared.kind == Kind::Map && it.others);
     let refused = refused.chain(used.map(|used| &used.shared));
@@ -97,26 +98,25 @@ pub(crate) fn look_again(
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     // What is registered with a ring is held by that.
     let unaccounted = found.unaccounted.iter().filter(|thing| !rings::hold(rings, frozen, thing));
-    let refusals =
-        shared.chain(unaccounted.map(|thing| &thing.shared)).filter(|shared| !is_sealed(shared));
+    let refusals = shared
+        .chain(unaccounted.map(|thing| &thing.shared))
+        .filter(|shared| !is_the_same_twice(shared));
     Ok(refusals.map(|shared| unsupported(root, shared)).collect())
 }
 
-/// Whether this is a memfd that nobody can change any more: then two of them are as good as one.
-fn is_sealed(shared: &Shared) -> bool {
-    if shared.kind != Kind::DeletedFile {
-        return false;
-    }
-    let path = match shared.hold {
-        Hold::Descriptor(fd) => format!("/proc/{}/fd/{fd}", shared.pid),
-        Hold::Mapping(start) => {
-            let Some(link) = mapping_link(shared.pid, start) else { return false };
-            format!("/proc/{}/map_files/{link}", shared.pid)
-        }
+/// Whether two of it are as good as one.
+fn is_the_same_twice(shared: &Shared) -> bool {
+    let open = || {
+        let path = match shared.hold {
+            Hold::Descriptor(fd) => format!("/proc/{}/fd/{fd}", shared.pid),
+            Hold::Mapping(start) => {
+                let link = mapping_link(shared.pid, start).ok_or(io::ErrorKind::NotFound)?;
+                format!("/proc/{}/map_files/{link}", shared.pid)
+            }
+        };
+        File::open(path)
     };
-    let seals = File::open(path).and_then(|file| kernel::descriptors::seals(&file));
-    let all = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
-    seals.is_ok_and(|seals| seals.cast_signed() & all == all)
+    files::is_the_same_twice(&shared.target, &open)
 }
 
 /// The name in `map_files` of the mapping that begins at an address.

@@ -34,7 +34,6 @@ pub fn of_file(file: &OpenFile) -> Option<Refusal> {
         libc::S_IFBLK => close("it is a block device"),
         libc::S_IFSOCK | libc::S_IFIFO | libc::S_IFCHR => None,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK if target.starts_with(b"/") => None,
-        _ if target.starts_with(b"pidfd:") => None,
         _ if target.contains(&b'[') && !target.starts_with(b"/") => None,
         _ => Some(UNKNOWN_KIND),
     }

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::fs::File;
+use std::io;
 
 use collector::{Mapping, OpenFile, Process};
 use ids::HostPid;
@@ -65,6 +67,16 @@ pub(super) trait FileKind: Debug + Sync {
     /// What the entry of such a mapping says of it (`vma_status`).
     fn mapping_status(&self) -> u32 {
         0
+    }
+
+    /// Whether two files are as good as one, so that somebody outside of the tree may hold it as well; `open` opens it.
+    fn is_the_same_twice(&self, _open: &dyn Fn() -> io::Result<File>) -> bool {
+        false
+    }
+
+    /// Whether the kernel may write into memory for such a file behind the back of the page tables.
+    fn writes_memory(&self) -> bool {
+        false
     }
 
     /// The entry of a file that a process maps or runs and that [`is_mapped`](Self::is_mapped); `link` in

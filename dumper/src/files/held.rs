@@ -11,7 +11,7 @@ use collector::OpenFile;
 use ids::HostPid;
 use kernel::pidfd::PidFd;
 
-use super::held_memfd::HeldMemfd;
+use super::beside::Beside;
 use super::networks::Networks;
 use super::other_options::Usual;
 use super::paths::{Key, Paths};
@@ -26,8 +26,8 @@ pub(super) struct HeldFiles {
     pidfds: HashMap<HostPid, PidFd>,
     sockets: HashMap<u64, OwnedFd>,
     taps: HashMap<(u64, u64), Tap>,
-    /// By device and inode.
-    pub(super) memfds: HashMap<(u64, u64), HeldMemfd>,
+    /// What single kinds hold.
+    pub(super) beside: Beside,
     pub(super) usual: Usual,
     pub(super) watched: Watched,
     pub(super) networks: Networks,

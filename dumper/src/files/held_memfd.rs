@@ -1,5 +1,6 @@
 //! A memfd as this process holds it from the plan to the frozen moment, with what a change of shows in its times.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +12,7 @@ use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
+use super::beside::Part;
 use super::paths::{attributes, file_flags};
 use super::problem::{Doing, Problem};
 
@@ -30,6 +32,12 @@ pub(super) struct HeldMemfd {
     pub(super) attributes: Vec<AttributeEntry>,
     pub(super) flags: Option<u32>,
 }
+
+/// All that are held, by device and inode.
+#[derive(Debug, Default)]
+pub(super) struct HeldMemfds(pub(super) HashMap<(u64, u64), HeldMemfd>);
+
+impl Part for HeldMemfds {}
 
 impl HeldMemfd {
     /// Opens the file behind a descriptor again, and looks at what a change of shows in its times.

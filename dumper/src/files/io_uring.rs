@@ -111,6 +111,10 @@ impl FileKind for IoUring {
         name == NAME
     }
 
+    fn writes_memory(&self) -> bool {
+        true
+    }
+
     fn mapping_status(&self) -> u32 {
         vma_status::IO_URING
     }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -24,7 +25,7 @@ use nix::sys::stat::fstat;
 use super::Captured;
 use super::beside::Part;
 use super::file_kind::FileKind;
-use super::held_memfd::HeldMemfd;
+use super::held_memfd::{HeldMemfd, HeldMemfds};
 use super::open_memory::NAMELESS;
 use super::owners;
 use super::problem::{Doing, Problem};
@@ -86,7 +87,7 @@ impl FileKind for Memfd {
             return Err(Problem::Refused(support::files::MEMFD_HANDLE));
         }
         let key = (file.device, file.inode);
-        if !survey.held.memfds.contains_key(&key) {
+        if !survey.held.beside.of::<HeldMemfds>().0.contains_key(&key) {
             let fd = survey.held.borrow(pid, file.fd)?;
             // A file of that name that was deleted from the root directory.
             let is_nameless = file.target == NAMELESS;
@@ -118,6 +119,13 @@ impl FileKind for Memfd {
         vma_status::MEMFD
     }
 
+    /// Nobody can change one that is sealed.
+    fn is_the_same_twice(&self, open: &dyn Fn() -> io::Result<File>) -> bool {
+        let all = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        let seals = open().and_then(|file| seals(&file));
+        seals.is_ok_and(|seals| seals.cast_signed() & all == all)
+    }
+
     fn capture_mapped(
         &self,
         survey: &mut Survey<'_>,
@@ -133,7 +141,7 @@ impl FileKind for Memfd {
         }
         let stat = fstat(&file).doing("stat")?;
         let key = (stat.st_dev, stat.st_ino);
-        if !survey.held.memfds.contains_key(&key) {
+        if !survey.held.beside.of::<HeldMemfds>().0.contains_key(&key) {
             survey.hold_memfd(key, &file)?;
         }
         let inode_id = survey.memfd(pid, key, name(called))?;
@@ -195,7 +203,7 @@ impl Survey<'_> {
         if held.key != key {
             return Err(Problem::Gone);
         }
-        self.held.memfds.insert(key, held);
+        self.held.beside.of::<HeldMemfds>().0.insert(key, held);
         Ok(())
     }
 
@@ -210,7 +218,8 @@ impl Survey<'_> {
         if let Some(known) = self.out.beside.of::<Inodes>().0.get(&key) {
             return Ok(known.entry.shmid);
         }
-        let held = self.held.memfds.get_mut(&key).ok_or(Problem::Gone)?;
+        let memfds = &mut self.held.beside.of::<HeldMemfds>().0;
+        let held = memfds.get_mut(&key).ok_or(Problem::Gone)?;
         let stat = fstat(&held.file).doing("stat")?;
         let seals = seals(&held.file).doing("get the seals of")?;
         held.look(&stat)?;
@@ -224,7 +233,7 @@ impl Survey<'_> {
         let bytes = stat.st_size.cast_unsigned();
         let number = self.memfd_number(key);
         let contents = match self.frozen {
-            true => self.held.memfds.remove(&key).map(|held| Segment {
+            true => self.held.beside.of::<HeldMemfds>().0.remove(&key).map(|held| Segment {
                 file: held.file,
                 pid,
                 bytes,

@@ -24,6 +24,7 @@ use super::room::{Room, WORTH_A_FILE, files};
 use super::uffd_holder::{self, Taken};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::files::writes_memory;
 use crate::inject::{GadgetFinder, Gadgets};
 use crate::numbers::Numbers;
 use crate::options::{DumpOptions, FrozenAccount};
@@ -542,14 +543,14 @@ fn refuse_foreign(inventory: &Inventory, ours: Option<&Taken>) -> Result<(), Err
 
 /// What a device may write into memory through, behind the back of the page tables.
 fn direct_io(inventory: &Inventory) -> Option<String> {
-    // A request of asynchronous I/O, or of an io_uring, holds its file, which may be closed.
+    // A request of asynchronous I/O holds its file, which may be closed.
     let mut mappings = inventory.processes.values().flat_map(|process| &process.mappings);
     if mappings.any(|mapping| mapping.kind == MappingKind::AioRing) {
         return Some("a ring of asynchronous I/O".to_owned());
     }
     let files = inventory.processes.values().flat_map(|process| &process.files);
-    if let Some(ring) = files.clone().find(|file| file.is_ring()) {
-        return Some(ring.target.to_string_lossy().into_owned());
+    if let Some(file) = files.clone().find(|file| writes_memory(file)) {
+        return Some(file.target.to_string_lossy().into_owned());
     }
     let direct = libc::O_DIRECT.cast_unsigned();
     // On a pipe the flag means packets.
