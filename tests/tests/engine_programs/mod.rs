@@ -316,7 +316,13 @@ impl Running for OfDocker {
 
     fn restore(&self) {
         let start = ["start", "--checkpoint", "one", &self.name];
-        self.docker.call(&self.rig, &start).must_succeed("docker start --checkpoint");
+        let mut started = self.docker.call(&self.rig, &start);
+        // Images that are still in containerd's store from the checkpoint are collected in the background.
+        while started.stderr.contains("already exists") {
+            std::thread::sleep(Duration::from_millis(200));
+            started = self.docker.call(&self.rig, &start);
+        }
+        started.must_succeed("docker start --checkpoint");
     }
 }
 
