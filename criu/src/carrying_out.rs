@@ -31,7 +31,7 @@ pub(crate) fn run_told(
     told: &mut dyn Hooks,
 ) -> Result<Done, Error> {
     // As CRIU has it: what is not root's to do is not begun, and there may be no log to say it in.
-    rights::require(command.name())?;
+    rights::require_of_criu(command.name(), options.unprivileged)?;
     let directories = Directories::of(options)?;
     // Absolute names stay as they are, and `-` is no name.
     let file = options.log_file.as_ref().map(|name| match name == "-" {

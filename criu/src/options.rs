@@ -89,6 +89,8 @@ pub struct Options {
     pub any_permissions: bool,
     /// A device may be dumped by a path that leads to another node of it.
     pub evasive_devices: bool,
+    /// Who asks is not root, and takes what he can have without being.
+    pub unprivileged: bool,
     /// The statistics are printed.
     pub shows_statistics: bool,
     /// What to check for, by CRIU's names; nothing for all that is needed.
@@ -322,6 +324,7 @@ impl Options {
             }
             "skip-file-rwx-check" => self.any_permissions = on,
             "evasive-devices" => self.evasive_devices = on,
+            "unprivileged" => self.unprivileged = on,
             "display-stats" => self.shows_statistics = on,
             // What CRIU has given up of old images is read without it, or refused by its own name.
             "deprecated" => {}

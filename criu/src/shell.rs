@@ -50,6 +50,7 @@ Options:
      --cpu-cap[=CAP]    dump: describe the processor; restore and cpuinfo check: it must have what is
                         described; CAP is a list of fpu (state), ins (instructions), cpu (all features),
                         all and none, ^CAP takes one back [default: fpu,ins, and all without CAP]
+     --unprivileged     not as root: programs of one's own alone, with CAP_CHECKPOINT_RESTORE
      --evasive-devices  dump: a device may be found by a path that leads to another node of it
      --skip-file-rwx-check
                         restore: who may read, write and execute a file may have changed

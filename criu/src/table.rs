@@ -133,7 +133,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("tls-no-cn-verify", None, Plain),
     carried("track-mem", None, Switch, DUMPS),
     carried("tree", Some('t'), Required, IMAGES),
-    known("unprivileged", None, Switch),
+    carried("unprivileged", None, Switch, ALL),
     carried("verbosity", Some('v'), Optional, ALL),
     carried("version", Some('V'), Plain, ALL),
     carried("veth-pair", None, Required, &[Restore]),

@@ -135,7 +135,10 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
         }),
         cpu_affinity: Some(capture.attributes.affinity.clone()),
         io_priority: Some(settings.io_priority),
-        timer_slack: Some(settings.timer_slack),
+        timer_slack: Some(match settings.timer_slack {
+            0 => in_task.timer_slack,
+            read => read,
+        }),
         default_timer_slack: settings.default_timer_slack,
         memory_policy: settings
             .memory_policy

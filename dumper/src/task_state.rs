@@ -74,6 +74,14 @@ pub(crate) struct ProcessAttributes {
     pub(crate) settings: Option<ProcessSettings>,
 }
 
+/// 0 if it may not be read from outside, which takes CAP_SYS_NICE: the thread itself is asked then.
+fn timer_slack(tid: HostPid) -> Result<u64, Error> {
+    match TimerSlack::read(&Dir::open(tid)?) {
+        Err(error) if error.is_denied() => Ok(0),
+        read => Ok(read?.0),
+    }
+}
+
 impl ThreadAttributes {
     fn read(dir: &Dir, tid: HostPid, settings: Wanted, own: &Labels) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::Process { operation, pid: tid, source };
@@ -91,7 +99,7 @@ impl ThreadAttributes {
                     .map_err(failed("read the I/O priority"))?,
                 memory_failure: memory_failure(stat.flags),
                 // The folder of a thread inside its process's has no such file.
-                timer_slack: TimerSlack::read(&Dir::open(tid)?)?.0,
+                timer_slack: timer_slack(tid)?,
                 personality: personality(&dir, &mut Vec::new())?,
                 ..ThreadSettings::default()
             }),
@@ -151,7 +159,7 @@ impl ThreadAttributes {
         first_difference([
             ("I/O priority", own.io_priority == known.io_priority),
             ("memory failure policy", own.memory_failure == known.memory_failure),
-            ("timer slack", own.timer_slack == known.timer_slack),
+            ("timer slack", [0, known.timer_slack].contains(&own.timer_slack)),
             ("personality", own.personality == known.personality),
         ])
     }

@@ -115,6 +115,14 @@ pub fn fork_as_any(
     Ok(None)
 }
 
+/// The secure bits of the calling thread (`PR_GET_SECUREBITS`).
+#[must_use]
+pub fn secure_bits() -> u32 {
+    // SAFETY: takes integers, and gives one.
+    let bits = unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) };
+    u32::try_from(bits).unwrap_or(0)
+}
+
 /// Forks a process whose number the kernel chooses. Returns that to the parent, and `None` to the child. All else is as with
 /// [`fork_as`].
 ///

@@ -331,7 +331,8 @@ pub struct Credentials {
     pub no_new_privs: u32,
     /// Supplementary groups (`gid_t`, four bytes each).
     pub supplementary: Table<i32>,
-    /// What of this the thread was born with, and does not set: [`BORN_WITH_GROUPS`], [`BORN_WITH_IDS`].
+    /// What of this the thread was born with, and does not set: [`BORN_WITH_GROUPS`], [`BORN_WITH_IDS`],
+    /// [`BORN_WITHOUT_RIGHTS`].
     pub born_with: u64,
 }
 
@@ -339,6 +340,8 @@ pub struct Credentials {
 pub const BORN_WITH_GROUPS: u64 = 1;
 /// [`Credentials::born_with`]: its groups and users, as it was made by a leader that had the same.
 pub const BORN_WITH_IDS: u64 = 2;
+/// [`Credentials::born_with`]: its bounding set and secure bits, too, and no right to set any of this.
+pub const BORN_WITHOUT_RIGHTS: u64 = 4;
 
 /// The kernel's `struct sched_attr`, second version.
 #[repr(C)]

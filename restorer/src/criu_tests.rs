@@ -70,6 +70,7 @@ fn plan(checkpoint: &Checkpoint) -> Plan {
 fn host() -> Host {
     Host {
         born_with_groups: false,
+        born_with_ids: None,
         sid: HostPid::new(1),
         pgid: HostPid::new(1),
         permitted: u64::MAX,

@@ -6,7 +6,7 @@ use arch::fpu::Layout;
 use ids::{HostPid, ImagePid};
 use images::MappingKind;
 use images::id_map::Id;
-use images::messages::VmaEntry;
+use images::messages::{CredsEntry, VmaEntry};
 use inventory::{VmFlags, mapping_kind};
 use kernel::features::{Answer, Feature};
 use kernel::procfs::{Dir, Limits, ProcFile, Status, maps};
@@ -57,12 +57,69 @@ pub(crate) struct Host {
     pub(crate) guards: bool,
     /// Nobody may set supplementary groups in the user namespace of the tree: its first task is born with them.
     pub(crate) born_with_groups: bool,
+    /// This process may set no ids, groups, bounding set and secure bits: the tasks are born with its own.
+    pub(crate) born_with_ids: Option<OwnIds>,
     pub(crate) vdso: Vdso,
     /// All of its mappings.
     pub(crate) mappings: Vec<Range>,
 }
 
+/// Whose the tasks are that are born with the ids of this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnIds {
+    /// Real, effective, saved and of the file system.
+    users: [u32; 4],
+    groups: [u32; 4],
+    supplementary: Vec<u32>,
+    inheritable: u64,
+    securebits: u32,
+}
+
+const CAP_SETGID: u64 = 6;
+const CAP_SETUID: u64 = 7;
+const CAP_SETPCAP: u64 = 8;
 const CAP_SYS_RESOURCE: u64 = 24;
+
+impl OwnIds {
+    /// `None` if this process may set any.
+    fn of(status: &Status) -> Option<Self> {
+        let needed = 1 << CAP_SETGID | 1 << CAP_SETUID | 1 << CAP_SETPCAP;
+        if status.cap_effective & needed == needed {
+            return None;
+        }
+        let (uid, gid) = (&status.uid, &status.gid);
+        let mut supplementary = status.groups.clone();
+        supplementary.sort_unstable();
+        Some(Self {
+            users: [uid.real, uid.effective, uid.saved, uid.fs],
+            groups: [gid.real, gid.effective, gid.saved, gid.fs],
+            supplementary,
+            inheritable: status.cap_inheritable,
+            securebits: kernel::process::secure_bits(),
+        })
+    }
+
+    /// What of a thread is another than this process's.
+    fn differs(&self, creds: &CredsEntry, host: &Host) -> Option<&'static str> {
+        let mut supplementary = creds.groups.clone();
+        supplementary.sort_unstable();
+        let bounding = |set: u64| set & host.known;
+        let inheritable = capability_set(&creds.cap_inh) & host.known;
+        [
+            ("users", [creds.uid, creds.euid, creds.suid, creds.fsuid] == self.users),
+            ("groups", [creds.gid, creds.egid, creds.sgid, creds.fsgid] == self.groups),
+            ("supplementary groups", supplementary == self.supplementary),
+            ("secure bits", creds.secbits == self.securebits),
+            (
+                "bounding capabilities",
+                bounding(capability_set(&creds.cap_bnd)) == bounding(host.bounding),
+            ),
+            ("inheritable capabilities", inheritable & !(self.inheritable | host.permitted) == 0),
+        ]
+        .into_iter()
+        .find_map(|(what, same)| (!same).then_some(what))
+    }
+}
 
 impl Host {
     /// Asks the kernel about this process.
@@ -84,6 +141,7 @@ impl Host {
             hard_limits: limits.0.iter().map(|limit| limit.hard.unwrap_or(u64::MAX)).collect(),
             guards: Feature::GuardRegions.probe() == Answer::Yes,
             born_with_groups: false,
+            born_with_ids: OwnIds::of(&status),
             vdso: Vdso::default(),
             mappings: Vec::new(),
         };
@@ -134,6 +192,7 @@ impl Host {
             if users.is_none() {
                 self.check_capabilities(body, &mut found);
             }
+            self.check_ids(body, &mut found);
             self.check_processor(process, body, &mut found);
             self.check_guards(process, body, &mut found);
             check_mappings(process, body, &mut found);
@@ -169,6 +228,16 @@ impl Host {
         let missing = body.permitted_components() & !self.components;
         if missing != 0 {
             found.push(support::host::of_permitted(process.pid, &names(missing)));
+        }
+    }
+
+    fn check_ids(&self, body: &Body, found: &mut Vec<Unsupported>) {
+        let Some(own) = &self.born_with_ids else { return };
+        for thread in &body.threads {
+            let creds = thread.core.creds.as_ref();
+            if let Some(what) = creds.and_then(|creds| own.differs(creds, self)) {
+                found.push(support::host::other_ids(what).of(thread.tid.get(), what));
+            }
         }
     }
 

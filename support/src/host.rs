@@ -26,6 +26,15 @@ const LIMIT_NAMES: [&str; 16] = [
     "rttime",
 ];
 
+/// Ids, groups or capabilities (`what`) that a restore may not set.
+#[must_use]
+pub fn other_ids(what: &str) -> Refusal {
+    Refusal::new(
+        format!("its {what} are not those of who restores, who may set none"),
+        "restore as root, or as the user who ran it, with his groups and capabilities",
+    )
+}
+
 /// A hard limit of a process, above that of whoever restores: it can be lowered by anyone, raised only with
 /// CAP_SYS_RESOURCE.
 #[must_use]

@@ -275,6 +275,12 @@ pub const OUTSIDE_SENT: Refusal = Refusal::fixed(
     "try again when it has been received",
 );
 
+/// A Unix socket with a path, and no right to learn which file that is.
+pub const FILE_NOT_TOLD: Refusal = Refusal::fixed(
+    "it is bound to a path, and which file that is the kernel tells with CAP_NET_ADMIN alone",
+    "give stasis CAP_NET_ADMIN as well, or run it as root",
+);
+
 /// A stream that leads one way only.
 pub const ONE_WAY: Refusal =
     Refusal::fixed("its peer is not connected to it", "close the connection before the dump");

@@ -331,7 +331,12 @@ fn is_path(name: &[u8]) -> bool {
 
 /// What the file that a socket is bound to adds: permissions, directory, whether it is deleted.
 fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Result<(), Problem> {
-    let file = unix_file(socket).doing("get the file of")?;
+    let file = match unix_file(socket) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            return Err(Problem::Refused(support::sockets::FILE_NOT_TOLD));
+        }
+        file => file.doing("get the file of")?,
+    };
     let stat = nix::sys::stat::fstat(&file).doing("stat the file of")?;
     entry.file_perms =
         Some(FilePermsEntry { mode: stat.st_mode, uid: stat.st_uid, gid: stat.st_gid });

@@ -12,11 +12,13 @@ use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
 
 /// How many questions there are, and which are answered by the call's own value.
-const QUESTIONS: usize = 5;
+const QUESTIONS: usize = 6;
 const BY_VALUE: usize = 4;
+const TIMER_SLACK: usize = 5;
 
 /// Where the answers go, in bytes from the scratch area.
 const AT_ALT_STACK: u64 = 0;
@@ -34,6 +36,8 @@ pub(crate) struct ThreadState {
     pub(crate) identification_faults: bool,
     /// Reading the processor's clock is one.
     pub(crate) clock_faults: bool,
+    /// `PR_GET_TIMERSLACK`.
+    pub(crate) timer_slack: u64,
 }
 
 impl ThreadState {
@@ -52,6 +56,7 @@ impl ThreadState {
             parent_death_signal: known.parent_death_signal,
             identification_faults: known.kernel_flags & bits.identification_faults != 0,
             clock_faults: known.kernel_flags & bits.clock_faults != 0,
+            timer_slack: known.settings.timer_slack,
         }
     }
 }
@@ -63,6 +68,7 @@ struct Asked {
     pid: HostPid,
     gadgets: Gadgets,
     identification_faults: bool,
+    timer_slack: u64,
     /// A call that is made in place of the first question.
     call: Option<(usize, [u64; 6])>,
 }
@@ -77,6 +83,7 @@ impl Asked {
             (nr::PRCTL, [PR_GET_PDEATHSIG, at(AT_PARENT_DEATH_SIGNAL), 0, 0, 0, 0]),
             settings::ask_clock(at(AT_TSC)),
             settings::ASK_IDENTIFICATION,
+            (nr::PRCTL, [PR_GET_TIMERSLACK, 0, 0, 0, 0, 0]),
         ]
     }
 
@@ -103,6 +110,10 @@ impl Asked {
         if question == BY_VALUE {
             // An error: there is no such thing.
             self.identification_faults = settings::is_identification_fault(answer);
+            return Ok(());
+        }
+        if question == TIMER_SLACK {
+            self.timer_slack = answer.cast_unsigned();
             return Ok(());
         }
         if answer < 0 {
@@ -132,6 +143,7 @@ impl Asked {
             parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
             identification_faults: self.identification_faults,
             clock_faults: settings::is_clock_fault(word(AT_TSC) as u32),
+            timer_slack: self.timer_slack,
         })
     }
 }
@@ -160,8 +172,16 @@ pub(crate) fn ask_threads(
     let mut stopped_threads = Vec::with_capacity(threads.len());
     for Asking { stopped, pid, original, gadgets, room } in threads {
         let return_frame = ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None)?;
-        let (identification_faults, call) = (false, None);
-        asked.push(Asked { original, return_frame, pid, gadgets, identification_faults, call });
+        let (identification_faults, timer_slack, call) = (false, 0, None);
+        asked.push(Asked {
+            original,
+            return_frame,
+            pid,
+            gadgets,
+            identification_faults,
+            timer_slack,
+            call,
+        });
         stopped_threads.push(stopped);
     }
     for question in 0..QUESTIONS {
@@ -196,6 +216,7 @@ pub(crate) fn pass_through_kernel(
                     pid,
                     gadgets,
                     identification_faults,
+                    timer_slack: 0,
                     call,
                 });
                 stopped_threads.push(stopped);

@@ -112,6 +112,7 @@ impl ParasiteReport {
             parent_death_signal: self.state.parent_death_signal,
             identification_faults: self.state.identification_faults != 0,
             clock_faults: self.state.clock_faults != 0,
+            timer_slack: self.state.timer_slack.into(),
         }
     }
 

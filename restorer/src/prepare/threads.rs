@@ -8,8 +8,8 @@ use images::id_map::IdMap;
 use images::messages::{CredsEntry, SchedulingEntry, SeccompFilter, ThreadCoreEntry};
 use parasite::plain::Plain;
 use parasite::restorer::{
-    BORN_WITH_GROUPS, BORN_WITH_IDS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS,
-    NEEDS_ROOM, SIGINFO_BYTES, SchedAttr, Settings, Table, Thread, UNSET,
+    BORN_WITH_GROUPS, BORN_WITH_IDS, BORN_WITHOUT_RIGHTS, CLOCK_FAULTS, Credentials, Filter,
+    IDENTIFICATION_FAULTS, NEEDS_ROOM, SIGINFO_BYTES, SchedAttr, Settings, Table, Thread, UNSET,
 };
 use parasite::task::AltStack;
 
@@ -249,6 +249,7 @@ fn credentials(creds: &CredsEntry, place: Place<'_>, tables: &mut Tables) -> Cre
         no_new_privs: creds.no_new_privs.unwrap_or(0),
         supplementary: tables.put(&groups),
         born_with: match place.born_in.map_or(host.born_with_groups, |it| it.1) {
+            _ if host.born_with_ids.is_some() => BORN_WITH_IDS | BORN_WITHOUT_RIGHTS,
             true => BORN_WITH_GROUPS,
             false => 0,
         },

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use arch::settings;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{
-    BORN_WITH_GROUPS, BORN_WITH_IDS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
+    BORN_WITH_GROUPS, BORN_WITH_IDS, BORN_WITHOUT_RIGHTS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
 use crate::births;
@@ -370,7 +370,9 @@ pub fn credentials(context: &Context) {
     }
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0);
     if wanted.ambient != 0 {
-        let all = wanted.permitted | 1 << 8;
+        // CAP_SETPCAP, for what is not in the bounding set any more.
+        let sets = u64::from(wanted.born_with & BORN_WITHOUT_RIGHTS == 0);
+        let all = wanted.permitted | sets << 8;
         capset(context, &Credentials { effective: all, permitted: all, ..*wanted });
         for capability in 0..u64::BITS as usize {
             if wanted.ambient & 1 << capability != 0 {
