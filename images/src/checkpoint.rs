@@ -87,6 +87,7 @@ impl Checkpoint {
                 "one descriptor table per process: images older than CRIU 1.0 are not supported",
             ));
         }
+        nothing_is_unread(&images)?;
         let processes = processes::load(&images)?;
         let memfds = memory::memfds(&images)?;
         let files = Files::load(&images, &processes)?;
@@ -165,6 +166,22 @@ impl Checkpoint {
         let what = format!("seccomp filter {filter} is not in {}", names::seccomp().name());
         Err(Error::invalid(names::core(thread.tid).name(), what))
     }
+}
+
+/// What begins an image: the number of all, and that of its kind.
+const HEAD: u64 = 8;
+
+/// There is no image that nobody reads, as CRIU of before 2.0 wrote them.
+fn nothing_is_unread(images: &Images) -> Result<(), Error> {
+    for file in images.files()?.into_iter().filter(|file| file.size > HEAD) {
+        if let Some(what) = names::unread(&file.name) {
+            let reason = format!(
+                "there are {what} in it, which nobody reads there; restore the checkpoint by the CRIU that wrote it, and dump anew"
+            );
+            return Err(Error::invalid(&file.name, reason));
+        }
+    }
+    Ok(())
 }
 
 fn terminals(images: &Images) -> Result<BTreeMap<u32, TtyInfoEntry>, Error> {

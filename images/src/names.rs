@@ -468,6 +468,33 @@ pub fn is_image(name: &str) -> bool {
         })
 }
 
+/// Images of CRIU that are not read, with what is in them: those that CRIU wrote before it had the same in others, and those of
+/// what is not restored.
+const UNREAD: &[(&str, &str)] = &[
+    ("apparmor", "policies of AppArmor"),
+    ("binfmt-misc", "formats of programs"),
+    ("creds", "credentials"),
+    ("itimers", "interval timers"),
+    ("pages-shmem", "shared memory"),
+    ("posix-timers", "POSIX timers"),
+    ("rlimit", "resource limits"),
+    ("sigacts", "signal actions"),
+    ("signal-p", "pending signals of a process"),
+    ("signal-s", "pending signals of a thread"),
+    ("vmas", "mappings"),
+];
+
+/// What is in an image that is not read; `None` of one that is, or of no meaning to a restore.
+pub fn unread(name: &str) -> Option<&'static str> {
+    let stem = name.strip_suffix(".img")?;
+    let is_one = |kind: &str| match stem.strip_prefix(kind) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix('-').is_some_and(|it| it.parse::<u64>().is_ok()),
+        None => false,
+    };
+    UNREAD.iter().find(|(kind, _)| is_one(kind)).map(|(_, what)| *what)
+}
+
 /// Whether a file of this name is a service file, of no meaning to a restore.
 pub fn is_service(name: &str) -> bool {
     matches!(name, "stats-dump" | "stats-restore" | "stasis-manifest")
@@ -476,6 +503,16 @@ pub fn is_service(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_read_is_known_by_name() {
+        assert_eq!(unread("itimers-12.img"), Some("interval timers"));
+        assert_eq!(unread("apparmor.img"), Some("policies of AppArmor"));
+        for read in ["core-12.img", "itimers-x.img", "pages-shmem", "signal-p.txt", "files.img"] {
+            assert_eq!(unread(read), None, "{read}");
+        }
+        assert!(UNREAD.iter().all(|(kind, _)| SINGLE.contains(kind) || NUMBERED.contains(kind)));
+    }
 
     #[test]
     fn images_are_known_by_name_and_disks_are_not_images() {

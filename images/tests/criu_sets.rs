@@ -22,6 +22,20 @@ fn load(name: &str) -> Checkpoint {
     Checkpoint::load(Images::open(&set(name)).unwrap()).unwrap()
 }
 
+/// What CRIU of before 2.0 wrote into images of their own is not left out in silence.
+#[test]
+fn what_nobody_reads_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(set("busy")).unwrap().flatten() {
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    fs::write(folder.path().join("itimers-7.img"), [0; 8]).unwrap();
+    assert!(Checkpoint::load(Images::open(folder.path()).unwrap()).is_ok());
+    fs::write(folder.path().join("itimers-7.img"), [0; 9]).unwrap();
+    let error = Checkpoint::load(Images::open(folder.path()).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("itimers-7.img") && error.contains("interval timers"), "{error}");
+}
+
 /// Reads an image whose entries are followed by as many bytes as `payload` says, and writes it again.
 fn again<M: Message + Default>(
     image: &Image<M>,
