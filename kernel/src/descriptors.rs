@@ -268,6 +268,15 @@ pub fn place(fd: impl AsFd, number: RawFd, close_on_exec: bool) -> io::Result<()
     answer(unsafe { libc::dup3(fd, number, flags) }).map(drop)
 }
 
+/// Changes to a directory by its descriptor, also where no path leads to it.
+///
+/// # Errors
+/// As fchdir(2).
+pub fn change_directory(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes an integer.
+    answer(unsafe { libc::fchdir(fd) }).map(drop)
+}
+
 /// Closes the descriptors from `first` to `last`, both included. The same care as with [`place`].
 ///
 /// # Errors

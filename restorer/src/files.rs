@@ -251,7 +251,7 @@ enum Held {
     Mapped(u32, Needs),
 }
 
-/// A working directory.
+/// A working directory, or a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Directory {
     /// A handle on it.
@@ -408,10 +408,40 @@ impl OpenFiles {
     /// # Errors
     ///
     /// As [`OpenFiles::program`].
-    pub fn root_directory(&mut self, id: u32) -> Result<RawFd, Error> {
-        self.hold(id, Held::Root, |opener, entry| {
+    pub fn root_directory(&mut self, id: u32) -> Result<Directory, Error> {
+        let reg = self.files.get(&id).and_then(|file| file.reg.as_ref());
+        if reg.is_some_and(proc_files::is_of_process) {
+            return Ok(Directory::OfProcess(id));
+        }
+        let root = self.hold(id, Held::Root, |opener, entry| {
             opener.approve(entry, Purpose::Root).map(|approved| approved.handle)
-        })
+        });
+        root.map(Directory::Here)
+    }
+
+    /// Whether two files have one path.
+    pub(crate) fn are_one(&self, one: u32, other: u32) -> bool {
+        let path = |id| Some(&self.files.get(&id)?.reg.as_ref()?.name);
+        one == other || path(one).is_some() && path(one) == path(other)
+    }
+
+    /// A handle on a root that is about a process, when that is there. Where nobody is ever any more (`is_dead`), in a directory
+    /// in which nothing is, everybody may be.
+    ///
+    /// # Errors
+    ///
+    /// Names it.
+    pub(crate) fn root_of_process(
+        &self,
+        id: u32,
+        is_dead: impl Fn(HostPid) -> bool,
+    ) -> Result<OwnedFd, Error> {
+        let file = self.files.get(&id).ok_or_else(|| no_path(id))?;
+        let entry = file.reg.as_ref().ok_or_else(|| no_path(id))?;
+        match proc_files::process_of_directory(entry).filter(|pid| is_dead(*pid)) {
+            Some(_) => proc_files::open_directory(entry),
+            None => self.opener.approver.approve(entry, Purpose::Root).map(|it| it.handle),
+        }
     }
 
     /// A descriptor (at or above the base, close-on-exec) to map the file `id` from, opened with

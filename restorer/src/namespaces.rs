@@ -538,15 +538,17 @@ impl<'s> Made<'s> {
         nested.map(Some).or_else(|| (pid == self.root_process).then_some(None))
     }
 
-    /// In a process that passes, from which the first one of a pid namespace is born: enters the namespaces of that one, and then its
-    /// user namespace, with the supplementary groups `groups`, as they are called around it.
+    /// In a process that passes, from which the first one of a pid namespace is born: enters the namespaces of that one, does what is to be done
+    /// `between`, and then enters its user namespace, with the supplementary groups `groups`, as they are called around it.
     pub(crate) fn enter_before(
         &self,
         pid: ImagePid,
         user: u32,
         groups: &[u32],
+        between: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.enter_all(pid)?;
+        between()?;
         let entered = self.sets.nested_users.enter_for_good(user, groups);
         entered.map_err(Error::kernel(format!("enter user namespace {user}")))
     }

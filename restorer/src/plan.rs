@@ -218,7 +218,8 @@ impl Plan {
         }
         let made = self.tasks.len();
         self.tasks.push(helper(dead, Vec::new(), Group::Given));
-        self.tasks[0].forks.push(ForkStep::Child(made));
+        // Before those who need it for their births.
+        self.tasks[0].forks.insert(0, ForkStep::Child(made));
         self.tasks[0].helpers.push(dead);
     }
 

@@ -11,15 +11,16 @@
 //!
 //! An error is written to the pipe that the coordinator reads when a task ends, as one message.
 
+mod inside;
+
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::mem::offset_of;
-use std::os::fd::RawFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ids::{HostPid, ImagePid, ImagePids};
+use ids::{HostPid, ImagePid};
 use kernel::process::{
     enter_pids_of, exit_now, fork_as, raise, send_signal_to, wait_ended, wait_status,
 };
@@ -29,7 +30,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use parasite::RESTORER;
 use parasite::restorer::Arguments;
-use parasite::restorer::births::NOT_WANTED;
 
 use crate::cgroups;
 use crate::dead;
@@ -37,7 +37,6 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::files::{Directory, InstallTask, Member, OpenFiles};
 use crate::forked::TaskMemory;
-use crate::inherited_values;
 use crate::kept_locks::{self, KeptByMapping};
 use crate::load::{Body, Checkpoint, Process, State};
 use crate::namespaces;
@@ -81,7 +80,7 @@ pub(crate) struct PreparedTask {
     pub(crate) memory: TaskMemory,
     pub(crate) kept_locks: Vec<KeptByMapping>,
     pub(crate) cwd: Directory,
-    pub(crate) root: RawFd,
+    pub(crate) root: Directory,
 }
 
 impl BuildContext<'_> {
@@ -130,8 +129,17 @@ impl BuildContext<'_> {
         self.park()?;
         // Who has ended is there until all have parked again.
         let prepared = task.process.and_then(|number| self.prepared[number].as_ref());
-        if let Some(PreparedTask { cwd: Directory::OfProcess(id), .. }) = prepared {
+        if let Some(PreparedTask { cwd: Directory::OfProcess(id), root, .. }) = prepared
+            && !self.is_in_root(*id, *root)
+        {
             self.files.enter_of_process(*id)?;
+        }
+        if let (Some(number), None) = (task.process, task.born_in) {
+            let process = &self.checkpoint.processes[number];
+            self.change_root_of_process(number, || {
+                // Nothing is found by a path afterwards.
+                proc_values::set(process, &self.namespaces.ids())
+            })?;
         }
         if let Group::Join(pgid) = task.group {
             self.join(task, pgid)?;
@@ -159,6 +167,38 @@ impl BuildContext<'_> {
             (_, Some(body), Some(place)) => self.become_process(task, process, body, place, rseq),
             _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
         }
+    }
+
+    /// Makes a directory that is about a process the root of this one, if it was, after `before`: who has ended is there only until all
+    /// have parked again.
+    fn change_root_of_process(
+        &self,
+        number: usize,
+        before: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let prepared = self.prepared[number].as_ref();
+        let Some(PreparedTask { root: Directory::OfProcess(id), .. }) = prepared else {
+            return Ok(());
+        };
+        let is_dead = |pid: HostPid| {
+            let is_it = |task: &Task| task.pid.get() == pid.get() && task.process.is_none();
+            self.plan.tasks.iter().any(is_it)
+        };
+        let handle = self.files.root_of_process(*id, is_dead)?;
+        before()?;
+        if let Some(PreparedTask { cwd: Directory::OfProcess(cwd), root, .. }) = prepared
+            && self.is_in_root(*cwd, *root)
+        {
+            kernel::descriptors::change_directory(handle.as_raw_fd())
+                .map_err(Error::kernel("change to the working directory"))?;
+        }
+        std::os::unix::fs::chroot(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+            .map_err(Error::kernel("change the root directory"))
+    }
+
+    /// Whether a working directory that is about a process is the root itself, and goes with that.
+    fn is_in_root(&self, cwd: u32, root: Directory) -> bool {
+        matches!(root, Directory::OfProcess(root) if self.files.are_one(cwd, root))
     }
 
     /// Does what a task does as a member of its session.
@@ -271,169 +311,6 @@ impl BuildContext<'_> {
         }
     }
 
-    /// Has a task made by a process that ends at once in the pid namespace of that: it falls to the first one there.
-    fn give(&self, task: &Task, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
-        let failed = || Error::kernel("create a process that passes in another pid namespace");
-        let made = &self.plan.tasks[child];
-        if let Some(user) = made.born_in {
-            return self.make_in_users(task, (child, user), rseq);
-        }
-        let Birth::Into(first) = made.birth else {
-            return Err(Error::image(format!("process {}", made.pid), "it is in no pid namespace"));
-        };
-        self.have_children_elsewhere(task, Some(first))?;
-        let passing = self.fork_spare(self.checkpoint.levels.depth(made.pid)).map_err(failed())?;
-        let Some(passing) = passing else {
-            self.pass_slack(child)?;
-            let forked = fork_as(&self.checkpoint.levels.all(made.pid), false, shared(made));
-            if forked.as_ref().is_ok_and(Option::is_none) {
-                self.run(child, rseq);
-            }
-            forked.map_err(Error::kernel(format!("create process {}", made.pid)))?;
-            exit_now(0)
-        };
-        let status = wait_status(passing).map_err(failed())?;
-        self.come_back(task)?;
-        match status {
-            0 => self.first.tell(made.pid),
-            status => Err(failed()(std::io::Error::other(format!("wait status {status:#x}")))),
-        }
-    }
-
-    /// Has children born into the own pid namespace again.
-    fn come_back(&self, task: &Task) -> Result<(), Error> {
-        let own = self.local(task, task.pid)?;
-        enter_pids_of(own).map_err(Error::kernel("come back to the own pid namespace"))
-    }
-
-    /// Makes the first process of a pid namespace that belongs to a user namespace below the root's. It is born in that, by a process
-    /// that passes there, and nobody in there may choose the numbers that it has around. So registrars are asked for those,
-    /// once more if somebody else has got one meanwhile.
-    fn make_in_users(
-        &self,
-        task: &Task,
-        (child, user): (usize, u32),
-        rseq: &RseqConfiguration,
-    ) -> Result<(), Error> {
-        let made = &self.plan.tasks[child];
-        let failed =
-            || Error::kernel(format!("create process {} in user namespace {user}", made.pid));
-        self.pass_slack(child)?;
-        // One that falls to the first process of the namespace around its own is born there.
-        let into = match made.birth {
-            Birth::Into(first) => Some(first),
-            _ => None,
-        };
-        if let Some(around) = into {
-            self.have_children_elsewhere(task, Some(around))?;
-        }
-        let depth = self.checkpoint.levels.depth(made.pid).saturating_sub(1);
-        let mut is_there = false;
-        for _ in 0..TRIES {
-            let (mut ours, theirs) = UnixStream::pair().map_err(failed())?;
-            let Some(passing) = self.fork_spare(depth).map_err(failed())? else {
-                drop(ours);
-                if let Err(error) = self.pass_into((child, into.is_none()), user, theirs) {
-                    let mut pipe = self.complaints;
-                    drop(pipe.write_all(&Failure::complaint(made.pid.get(), &error)));
-                    exit_now(1);
-                }
-                self.run(child, rseq)
-            };
-            drop(theirs);
-            let mut told = [0; 5];
-            let heard = ours.read_exact(&mut told);
-            let [number @ .., wanted] = told;
-            is_there = heard.is_ok() && wanted != 0;
-            // Who passes waits for one that is not wanted, unless that is a child of this process.
-            let judge = |ours: &mut UnixStream| ours.write_all(&[wanted]).map_err(failed());
-            if heard.is_ok() && !is_there {
-                judge(&mut ours)?;
-            }
-            wait_status(passing).map_err(failed())?;
-            heard.map_err(failed())?;
-            if is_there {
-                judge(&mut ours)?;
-                break;
-            }
-            if into.is_none() {
-                let number = ImagePid::new(i32::from_ne_bytes(number))
-                    .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-                wait_ended(number, false).map_err(failed())?;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        if into.is_some() {
-            self.come_back(task)?;
-        }
-        if !is_there {
-            return Err(failed()(std::io::ErrorKind::AlreadyExists.into()));
-        }
-        self.first.tell(made.pid)
-    }
-
-    /// In the process that passes: enters the namespaces of a task, and has it made as a child of the own parent, or (not `sibling`) as
-    /// one that is left to who adopts orphans here. Returns in that task.
-    fn pass_into(
-        &self,
-        (child, sibling): (usize, bool),
-        user: u32,
-        mut tie: UnixStream,
-    ) -> Result<(), Error> {
-        let made = &self.plan.tasks[child];
-        let failed = || Error::kernel(format!("create process {}", made.pid));
-        let process = made.process.map(|number| &self.checkpoint.processes[number]);
-        if let Some(process) = process {
-            proc_values::pass_on(process)?;
-            inherited_values::raise_limits(std::iter::once(&process.core))?;
-        }
-        let groups = process.map(crate::rights::groups_around).unwrap_or_default();
-        self.namespaces.enter_before(made.pid, user, &groups)?;
-        unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed()(errno.into()))?;
-        let numbers = self.checkpoint.levels.all(made.pid);
-        let birth = self.plan.asked.iter().find(|birth| birth.task == made.pid);
-        let around = birth.map_or(&[][..], |birth| &birth.numbers);
-        let chosen = ImagePids::from_outermost((around.len()..).map_while(|at| numbers.at(at)));
-        let chosen = chosen.ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-        let asked = self.desks.ask(around).map_err(failed())?;
-        match fork_as(&chosen, sibling, CloneFlags::empty()).map_err(failed())? {
-            None => {
-                let mut is_wanted = [0];
-                tie.read_exact(&mut is_wanted).map_err(failed())?;
-                if is_wanted == [0] {
-                    exit_now(NOT_WANTED);
-                }
-                Ok(())
-            }
-            Some(number) => {
-                let own = numbers.depth().checked_sub(1).and_then(|depth| numbers.at(depth));
-                let is_own = own.is_some_and(|own| own.get() == number.get());
-                let is_wanted = asked.born().map_err(failed())? && is_own;
-                let mut told = [0; 5];
-                told[..4].copy_from_slice(&number.get().to_ne_bytes());
-                told[4] = is_wanted.into();
-                tie.write_all(&told).map_err(failed())?;
-                if !is_wanted && !sibling {
-                    wait_status(number).map_err(failed())?;
-                }
-                exit_now(0)
-            }
-        }
-    }
-
-    /// Forks a process with a number that nobody of the tree wants, in any of its pid namespaces as far as `depth` below that of the
-    /// root.
-    fn fork_spare(&self, depth: usize) -> std::io::Result<Option<HostPid>> {
-        for spare in self.spare.iter().filter_map(|spare| ImagePid::new(spare.get())) {
-            let Some(numbers) = ImagePids::from_outermost(vec![spare; depth + 1]) else { continue };
-            match fork_as(&numbers, false, CloneFlags::empty()) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                other => return other,
-            }
-        }
-        Err(std::io::ErrorKind::AlreadyExists.into())
-    }
-
     /// Makes a task; a sibling is a child of the parent of `task`.
     fn make(
         &self,
@@ -488,10 +365,11 @@ impl BuildContext<'_> {
     ) -> Result<Infallible, Error> {
         kept_locks::take(process.pid, &place.kept_locks)?;
         self.descriptors(task, process, body)?;
-        match task.born_in {
+        match (task.born_in, place.root) {
             // It has the others from who passed on the way there.
-            Some(_) => proc_values::set_of_session(process)?,
-            None => proc_values::set(process, &self.namespaces.ids())?,
+            (Some(_), _) => proc_values::set_of_session(process)?,
+            (None, Directory::OfProcess(_)) => {}
+            (None, _) => proc_values::set(process, &self.namespaces.ids())?,
         }
         // Paths lead somewhere else afterwards, for all who share them.
         match (task.directories.part, self.turns.at(Table::Directories, body)) {
@@ -522,9 +400,6 @@ impl BuildContext<'_> {
         Ok(())
     }
 }
-
-/// How often a birth is tried at which another process may get the number.
-const TRIES: usize = 500;
 
 /// What a process is born with that is its maker's, too.
 fn shared(task: &Task) -> CloneFlags {
@@ -568,8 +443,8 @@ fn die(process: &Process, status: i32, is_killed: bool) -> ! {
 /// inside the other.
 fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
     let change = |fd: RawFd, what: &str| {
-        std::env::set_current_dir(format!("/proc/self/fd/{fd}"))
-            .map_err(Error::kernel(format!("change to the {what} directory")))
+        let failed = || Error::kernel(format!("change to the {what} directory"));
+        kernel::descriptors::change_directory(fd).map_err(failed())
     };
     // One directory may be mounted twice.
     let identity = |path: &str| {
@@ -581,13 +456,19 @@ fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
         });
         found.map_err(Error::kernel(format!("stat {path}")))
     };
-    let other_root = identity("/")? != identity(&format!("/proc/self/fd/{}", place.root))?;
+    let other_root = match place.root {
+        Directory::Here(root) => {
+            let path = format!("/proc/self/fd/{root}");
+            let is_other = identity("/")? != identity(&path)?;
+            Some(path).filter(|_| is_other)
+        }
+        Directory::OfProcess(_) => None,
+    };
     if let Directory::Here(cwd) = place.cwd {
         change(cwd, "working")?;
     }
-    if other_root {
-        std::os::unix::fs::chroot(format!("/proc/self/fd/{}", place.root))
-            .map_err(Error::kernel("change the root directory"))?;
+    if let Some(root) = other_root {
+        std::os::unix::fs::chroot(root).map_err(Error::kernel("change the root directory"))?;
     }
     if let Some(mask) = body.fs.umask {
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));

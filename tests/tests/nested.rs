@@ -298,6 +298,46 @@ fn threads_in_pids_of_the_namespace_around() {
     with_threads(&[&USER[..], &["unshare", "-Urpf", "unshare", "-Ur"]].concat(), 2);
 }
 
+/// Has for its root a directory about a process that has ended since, as the sandbox of Chromium has it: nothing is in there.
+const IN_NOTHING: &str = r#"
+import os, signal
+stage = os.open(os.environ["STAGE"], os.O_RDONLY)
+child = os.fork()
+if child == 0:
+    signal.pause()
+os.chroot(f"/proc/{child}/fdinfo")
+os.chdir("/")
+os.kill(child, 9)
+os.waitpid(child, 0)
+os.mkfifo("go", dir_fd=stage)
+fifo = os.open("go", os.O_RDWR, dir_fd=stage)
+os.close(os.open("there", os.O_CREAT | os.O_WRONLY, dir_fd=stage))
+os.read(fifo, 3)
+found = [path for path in ("/etc", "/proc", "..") if os.path.exists(path)]
+result = os.open(".result", os.O_CREAT | os.O_WRONLY, dir_fd=stage)
+os.write(result, f"{found}\n".encode() if found else b"PASS\n")
+os.rename(".result", "result", src_dir_fd=stage, dst_dir_fd=stage)
+os.read(fifo, 3)
+"#;
+
+#[test]
+fn a_root_of_a_process_that_has_ended() {
+    if !is_there("python3") {
+        return;
+    }
+    Tree::start(&[&USER[..], &["unshare", "-Ur", "python3", "-c", IN_NOTHING]].concat(), 1)
+        .carried();
+}
+
+/// The same where nobody passes through a user namespace.
+#[test]
+fn a_root_of_a_process_that_has_ended_for_root() {
+    if !is_there("python3") {
+        return;
+    }
+    Tree::start(&["python3", "-c", IN_NOTHING], 1).carried();
+}
+
 /// It is refused before the freeze, by a message that says so, and runs on.
 fn refused(arguments: &[&str], processes: usize, what: &str) {
     let tree = Tree::start(arguments, processes);

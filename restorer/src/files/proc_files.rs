@@ -2,9 +2,12 @@
 //! (`fdinfo/N`) is opened by that process, when it has its descriptors.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
+use ids::HostPid;
 use images::messages::{FdinfoEntry, FileEntry, RegFileEntry};
 use kernel::descriptors::place;
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 use support::files::process_behind;
@@ -17,6 +20,19 @@ use super::{Error, InstallTask, OpenFiles};
 /// Whether a file is of `/proc/PID`.
 pub(super) fn is_of_process(entry: &RegFileEntry) -> bool {
     process_behind(&entry.name).is_some()
+}
+
+/// The process of which a file is the directory, or one right below that.
+pub(super) fn process_of_directory(entry: &RegFileEntry) -> Option<HostPid> {
+    let parts = entry.name.split(|byte| *byte == b'/').count();
+    process_behind(&entry.name).filter(|_| parts == 3 || parts == 4)
+}
+
+/// A handle on such a directory, and not on what a link there leads to.
+pub(super) fn open_directory(entry: &RegFileEntry) -> Result<OwnedFd, Error> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    nix::fcntl::open(std::ffi::OsStr::from_bytes(&entry.name), flags, Mode::empty())
+        .map_err(|errno| Error::kernel(format!("open {}", shown(entry)), errno))
 }
 
 fn is_of_descriptor(entry: &RegFileEntry) -> bool {
@@ -114,5 +130,8 @@ mod tests {
         assert!(!is_of_descriptor(&entry(b"/proc/7/stat")));
         assert!(is_of_process(&entry(b"/proc/7/stat")) && is_of_process(&entry(b"/proc/7")));
         assert!(!is_of_process(&entry(b"/proc/stat")));
+        let directory = |name| process_of_directory(&entry(name)).map(HostPid::get);
+        assert_eq!((directory(b"/proc/7/fdinfo"), directory(b"/proc/7")), (Some(7), Some(7)));
+        assert_eq!((directory(b"/proc/7/root/etc"), directory(b"/proc/self/fdinfo")), (None, None));
     }
 }
