@@ -5,6 +5,9 @@ use crate::unsupported::Refusal;
 /// The most bytes of keys and values, of all the elements that there may be.
 pub const LARGEST: u64 = 64 << 20;
 
+/// The same of all maps of a tree together.
+pub const LARGEST_TOGETHER: u64 = 1 << 30;
+
 /// The flags that a map may have been made with: how its memory is got, who may write it, that it can be mapped.
 pub const FLAGS: u32 = 1 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10;
 
@@ -27,6 +30,18 @@ const TOO_LARGE: Refusal = Refusal::fixed(
     "a BPF map that has room for more than 64 MiB, which would have to be read while the program stands still",
     "make it smaller (max_entries), or have the program close it before the dump",
 );
+
+/// There is too much in all of them.
+pub const TOO_LARGE_TOGETHER: Refusal = Refusal::fixed(
+    "BPF maps that have room for more than 1 GiB together, which would have to be read while the program stands still",
+    "make them smaller (max_entries), or have the program close some before the dump",
+);
+
+/// The bytes that a map has room for, by those of a key and a value, and the most elements.
+#[must_use]
+pub fn room(key: u32, value: u32, most: u32) -> Option<u64> {
+    (u64::from(key) + u64::from(value)).checked_mul(most.into())
+}
 
 /// Nobody can read it by this descriptor.
 pub const WRITE_ONLY: Refusal = Refusal::fixed(

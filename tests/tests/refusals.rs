@@ -454,6 +454,7 @@ fn bpf_maps_that_others_use_or_of_other_kinds() {
         "unsupported-bpfmap_twice",
         &["bpf-map", "another descriptor of the same map"],
     );
+    refused_by_programs("unsupported-bpfmap_large", &["more than 1 gib together"]);
     refused_by_programs("unsupported-bpfmap_mapped", &["mapping 0x"]);
     refused_by_programs("unsupported-bpfmap_other", &["another kind than arrays and hashes"]);
 }

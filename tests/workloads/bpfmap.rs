@@ -81,6 +81,16 @@ pub(crate) fn twice(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+/// Maps that nearly nothing is in, and that have room for more than 1 GiB together.
+pub(crate) fn large(stage: &Stage) -> Outcome {
+    let most = (60 << 20) / 28;
+    let maps: Vec<_> =
+        (0..18).map(|_| make(&hash(most, 1), &filled(5..9), false).expect("make a hash")).collect();
+    stage.ready_then_wait();
+    drop(maps);
+    Ok(())
+}
+
 /// One of another kind: a hash for each processor.
 pub(crate) fn other(stage: &Stage) -> Outcome {
     let map =

@@ -312,6 +312,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-secret_memory", unsupported::secret_memory),
     ("unsupported-bpfmap_twice", bpfmap::twice),
     ("unsupported-bpfmap_mapped", bpfmap::mapped),
+    ("unsupported-bpfmap_large", bpfmap::large),
     ("unsupported-bpfmap_other", bpfmap::other),
     ("unsupported-semaphores_apart", semaphore_undo::apart),
     ("unsupported-semaphores_many", semaphore_undo::many),

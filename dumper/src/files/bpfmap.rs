@@ -3,13 +3,13 @@
 //! Nobody else changes a map of a tree that stands still, as it has no reference but that of the open file
 //! (`collector::sharing`): no program uses it, and it has no name in a BPF file system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use collector::{OpenFile, Process};
 use images::messages::{BpfmapDataEntry, BpfmapFileEntry, FileEntry, fd_type};
 use images::{ImageWriter, names};
 use kernel::bpfmap::{self, Elements};
-use support::bpfmap::{OF_ROOT, WRITE_ONLY, of_map};
+use support::bpfmap::{LARGEST_TOGETHER, OF_ROOT, TOO_LARGE_TOGETHER, WRITE_ONLY, of_map, room};
 
 use super::Captured;
 use super::beside::Part;
@@ -21,9 +21,13 @@ use super::survey::Survey;
 #[derive(Debug)]
 pub(super) struct BpfMap;
 
-/// What is in maps, by their numbers.
+/// What is in maps, by their numbers, and what they have room for together.
 #[derive(Debug, Default)]
-struct InMaps(BTreeMap<u32, Elements>);
+struct InMaps {
+    elements: BTreeMap<u32, Elements>,
+    seen: BTreeSet<u32>,
+    room: u64,
+}
 
 impl Part for InMaps {}
 
@@ -53,15 +57,22 @@ impl FileKind for BpfMap {
         let fown = survey.owner(process.pid, file)?;
         let map = survey.held.borrow(process.pid, file.fd)?;
         let info = bpfmap::info(&map).doing("look at")?;
-        let bytes = (u64::from(info.key) + u64::from(info.value)).checked_mul(info.most.into());
+        let bytes = room(info.key, info.value, info.most);
         let made_otherwise = info.has_types || info.interface != 0 || info.extra != 0;
         if let Some(refusal) = of_map(info.kind, info.flags, bytes, made_otherwise) {
             return refused(refusal);
         }
+        let maps = survey.out.beside.of::<InMaps>();
+        if maps.seen.insert(info.id) {
+            maps.room = maps.room.saturating_add(bytes.unwrap_or(u64::MAX));
+        }
+        if maps.room > LARGEST_TOGETHER {
+            return refused(TOO_LARGE_TOGETHER);
+        }
         let (frozen, memlock) = bpfmap::state(&map).doing("look at")?;
         if survey.frozen {
             let elements = bpfmap::elements(&map, &info).doing("read")?;
-            survey.out.beside.of::<InMaps>().0.insert(info.id, elements);
+            survey.out.beside.of::<InMaps>().elements.insert(info.id, elements);
         }
         let bpf = BpfmapFileEntry {
             id: entry.id,
@@ -85,9 +96,9 @@ impl FileKind for BpfMap {
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
-        let Some(InMaps(maps)) = captured.beside.get::<InMaps>() else { return Ok(()) };
+        let Some(maps) = captured.beside.get::<InMaps>() else { return Ok(()) };
         let mut sink = writer.image(&names::bpfmap_data())?;
-        for (&map_id, Elements { count, keys, values }) in maps {
+        for (&map_id, Elements { count, keys, values }) in &maps.elements {
             let (keys_bytes, values_bytes) = (keys.len() as u32, values.len() as u32);
             sink.put(&BpfmapDataEntry { map_id, keys_bytes, values_bytes, count: *count })?;
             sink.payload(keys)?;

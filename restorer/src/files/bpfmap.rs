@@ -1,6 +1,6 @@
 //! BPF maps: made anew, filled, and frozen if they were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use images::checkpoint::PayloadReader;
@@ -8,7 +8,7 @@ use images::messages::{BpfmapFileEntry, FileEntry, fd_type};
 use images::{Checkpoint, names};
 use kernel::bpfmap::{Elements, Info, make, open_to_read};
 use support::Refusal;
-use support::bpfmap::{LARGEST, OF_ROOT, of_map};
+use support::bpfmap::{LARGEST, LARGEST_TOGETHER, OF_ROOT, TOO_LARGE_TOGETHER, of_map, room};
 
 use super::Error;
 use super::beside::{Beside, Part};
@@ -54,8 +54,7 @@ impl FileKind for BpfMap {
 
     fn check(&self, file: &FileEntry, _images: &FileImages) -> Result<(), Error> {
         let entry = entry(file)?;
-        let bytes = (u64::from(entry.key_size) + u64::from(entry.value_size))
-            .checked_mul(entry.max_entries.into());
+        let bytes = room_of(entry);
         let made_otherwise = entry.ifindex != 0 || entry.map_extra.is_some_and(|extra| extra != 0);
         if let Some(refusal) = of_map(entry.map_type, entry.map_flags, bytes, made_otherwise) {
             return Err(Error::refused(entry.id, refusal, object(entry)));
@@ -77,6 +76,16 @@ impl FileKind for BpfMap {
     }
 
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
+        let (mut seen, mut together) = (BTreeSet::new(), 0_u64);
+        for file in files {
+            let entry = entry(file)?;
+            if seen.insert(entry.map_id) {
+                together = together.saturating_add(room_of(entry).unwrap_or(u64::MAX));
+            }
+            if together > LARGEST_TOGETHER {
+                return Err(Error::refused(entry.id, TOO_LARGE_TOGETHER, object(entry)));
+            }
+        }
         let mut made: BTreeMap<u32, OwnedFd> = BTreeMap::new();
         for file in files {
             let entry = entry(file)?;
@@ -105,6 +114,10 @@ impl FileKind for BpfMap {
 
 fn entry(file: &FileEntry) -> Result<&BpfmapFileEntry, Error> {
     file.bpf.as_deref().ok_or_else(|| missing(file))
+}
+
+fn room_of(entry: &BpfmapFileEntry) -> Option<u64> {
+    room(entry.key_size, entry.value_size, entry.max_entries)
 }
 
 fn object(entry: &BpfmapFileEntry) -> String {
