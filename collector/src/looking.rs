@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use ids::HostPid;
-use kernel::procfs::{Dir, ProcFile, Stat};
+use kernel::procfs::{self, Dir, ProcFile, Stat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::geteuid;
 
@@ -45,14 +45,22 @@ pub(crate) fn is_passing(pid: HostPid) -> bool {
 pub(crate) fn is_alive(pid: HostPid) -> bool {
     const PF_EXITING: u32 = 4;
     let alive = |stat: &Stat| !stat.is_dead() && stat.flags & PF_EXITING == 0;
-    let Ok(dir) = Dir::open(pid) else { return false };
-    if Stat::read(&dir).is_ok_and(|stat| alive(&stat)) {
-        return true;
-    }
-    let threads = dir.threads().unwrap_or_default();
-    threads
-        .into_iter()
-        .any(|tid| dir.thread(tid).and_then(|dir| Stat::read(&dir)).is_ok_and(|stat| alive(&stat)))
+    // What cannot be told is taken for alive.
+    let is_one = |stat: Result<Stat, procfs::Error>| match stat {
+        Ok(stat) => alive(&stat),
+        Err(error) => !error.is_gone(),
+    };
+    let dir = match Dir::open(pid) {
+        Ok(dir) => dir,
+        Err(error) => return !error.is_gone(),
+    };
+    is_one(Stat::read(&dir))
+        || match dir.threads() {
+            Ok(threads) => threads
+                .into_iter()
+                .any(|tid| is_one(dir.thread(tid).and_then(|dir| Stat::read(&dir)))),
+            Err(error) => !error.is_gone(),
+        }
 }
 
 fn is_mark(path: &Path) -> bool {

@@ -29,12 +29,13 @@ struct Wanted {
     anonymous: Vec<(HostPid, i32, u64)>,
 }
 
-/// What the processes of an inventory hold, and what is on its way to them, and who else does.
+/// What the processes of an inventory hold, and what is on its way to them, and who else does; and how many others may not be looked
+/// into.
 pub(crate) fn held(
     inventory: &Inventory,
     sent: &[crate::OpenFile],
-) -> Result<Vec<Held>, procfs::Error> {
-    let mut held = Vec::new();
+) -> Result<(Vec<Held>, usize), procfs::Error> {
+    let (mut held, mut unseen) = (Vec::new(), 0);
     let own = HostPid::own();
     let receiving = Process::with_files(own, sent.to_vec());
     let tree = || inventory.processes.values().chain([&receiving]);
@@ -47,12 +48,13 @@ pub(crate) fn held(
             continue;
         }
         match of_stranger(pid, &wanted, &mut held) {
-            Err(error) if !error.is_gone() && !error.is_denied() => return Err(error),
+            Err(error) if error.is_denied() => unseen += 1,
+            Err(error) if !error.is_gone() => return Err(error),
             _ => {}
         }
     }
     say_who_writes(&mut held);
-    Ok(held)
+    Ok((held, unseen))
 }
 
 fn class(mode: u32, target: &[u8], is_written: bool) -> Option<Class> {

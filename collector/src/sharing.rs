@@ -85,6 +85,8 @@ pub struct Sharing {
     pub unaccounted: Vec<Unaccounted>,
     /// Sockets with something that they do not tell themselves; known only from eBPF.
     pub peculiar: Vec<Peculiar>,
+    /// How many processes may not be looked into, which may hold anything as well; none where eBPF sees them.
+    pub unseen: usize,
 }
 
 /// A socket with something that it does not tell itself.
@@ -300,7 +302,7 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
         Class::Pipe => Some(Kind::Pipe),
         Class::Socket => Some(Kind::Socket),
         Class::Anonymous if target == "anon_inode:[eventfd]" => Some(Kind::Eventfd),
-        Class::Anonymous if target == "anon_inode:bpf-map" => Some(Kind::Map),
+        Class::Anonymous if is_map(target) => Some(Kind::Map),
         Class::Anonymous => (!is_the_same_twice(target)).then_some(Kind::Anonymous),
         Class::File { is_written } => {
             let name = target.as_bytes();
@@ -314,6 +316,12 @@ fn kind(held: &Held, target: &std::ffi::OsStr) -> Option<Kind> {
             }
         }
     }
+}
+
+/// Whether it is a BPF map, by the link text.
+#[must_use]
+pub fn is_map(target: &std::ffi::OsStr) -> bool {
+    target == "anon_inode:bpf-map"
 }
 
 fn target(process: &Process, hold: Hold) -> std::ffi::OsString {
@@ -365,7 +373,7 @@ pub(crate) fn look(
     }
     let own = HostPid::own();
     let tree = Tree::of(inventory, sent, own, is_passing);
-    let mut peculiar = Vec::new();
+    let (mut peculiar, mut unseen) = (Vec::new(), 0);
     let mut judged = match sources {
         Sources::Bpf(source) => {
             let near: Vec<HostPid> = inventory.processes.keys().copied().chain([own]).collect();
@@ -379,11 +387,13 @@ pub(crate) fn look(
         }
         Sources::Proc(_) => {
             let held = crate::proc_holds::held(inventory, sent);
-            judge(&tree, &held.map_err(Error::Holders)?)
+            let (held, denied) = held.map_err(Error::Holders)?;
+            unseen = denied;
+            judge(&tree, &held)
         }
     };
     drop_descendants(&mut judged.shared, inventory);
-    Ok(Sharing { shared: judged.shared, unaccounted: judged.unaccounted, peculiar })
+    Ok(Sharing { shared: judged.shared, unaccounted: judged.unaccounted, peculiar, unseen })
 }
 
 /// Of these holders outside of a tree those that do not descend from it: what has been started since the

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 
-use collector::sharing::{Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
+use collector::sharing::{self, Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, OpenFile, Process};
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
@@ -50,8 +50,16 @@ pub(crate) fn look(
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     let failed = |source| Error::Inventory { pid: root, source };
     let found = collector.sharing(inventory, sent).map_err(failed)?;
+    if found.unseen > 0 {
+        tracing::warn!(
+            processes = found.unseen,
+            "there are processes that may not be looked into: what one of them shares with the tree (pipes, event files, memory) is cut \
+             in two by a restore"
+        );
+    }
     let mut known = Known {
-        is_in_doubt: !found.unaccounted.is_empty(),
+        // The kernel takes up a map without a descriptor more of it.
+        is_in_doubt: !found.unaccounted.is_empty() || has_maps(inventory),
         seen: all_candidates(inventory).collect(),
         pids: inventory.processes.keys().copied().collect(),
         external_pipes,
@@ -155,6 +163,11 @@ fn inode(target: &std::ffi::OsStr, prefix: &str) -> Option<u64> {
 fn hidden(peculiar: &[Peculiar]) -> BTreeMap<u64, Hidden> {
     let known = peculiar.iter().filter(|socket| socket.hidden != Hidden::default());
     known.filter_map(|socket| Some((inode(&socket.target, "socket:[")?, socket.hidden))).collect()
+}
+
+fn has_maps(inventory: &Inventory) -> bool {
+    let mut files = inventory.processes.values().flat_map(|process| &process.files);
+    files.any(|file| sharing::is_map(&file.target))
 }
 
 /// How often references that nobody accounts for are doubted.

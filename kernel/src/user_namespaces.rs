@@ -6,10 +6,11 @@
 //! asks for them when somebody wants to signal it or to look into it, and a user of the machine may well have the ids that
 //! the namespace's root is outside (kill(2), ptrace(2)).
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use ids::HostPid;
 use libc::{c_int, c_void};
@@ -58,24 +59,8 @@ impl Maps {
     /// # Errors
     /// Without the right to enter it.
     pub fn within(namespace: impl AsFd) -> io::Result<Self> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let (mut ours, mut theirs) =
-            (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
-        let mut byte = [0];
-        let Some(member) = fork_any()? else {
-            drop(ours);
-            let told = enter_unseen(namespace.as_fd())
-                .and_then(|()| theirs.write_all(&byte))
-                .and_then(|()| theirs.read(&mut byte));
-            exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
-        };
-        drop(theirs);
-        let read = ours.read_exact(&mut byte).and_then(|()| Self::of(member));
-        drop(ours);
-        match libc::WEXITSTATUS(wait_status(member)?) {
-            0 => read,
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
+        let member = Member::begin(|| enter_unseen(namespace.as_fd()))?;
+        Self::of(member.pid)
     }
 
     fn write(&self, pid: HostPid) -> io::Result<()> {
@@ -109,8 +94,56 @@ fn text(map: &[Range]) -> String {
     map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
 }
 
+/// A process that has done something in a user namespace, and stays there until this is dropped. Whoever owns the namespace may signal
+/// it, also stop it: nobody waits for it for long, and what it has done counts only when it has said so.
+struct Member {
+    pid: HostPid,
+    /// While this is open it waits.
+    _line: UnixStream,
+}
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Member {
+    fn begin(work: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+        let (mut ours, mut theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(PATIENCE))?;
+        let mut byte = [0];
+        let Some(member) = fork_any()? else {
+            drop(ours);
+            let told =
+                work().and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
+            exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
+        };
+        drop(theirs);
+        let Err(error) = ours.read_exact(&mut byte) else {
+            return Ok(Self { pid: member, _line: ours });
+        };
+        let status = end(member)?;
+        match libc::WEXITSTATUS(status) {
+            errno if libc::WIFEXITED(status) && errno != 0 => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(end(self.pid));
+    }
+}
+
+/// Ends a process, wherever it is; one that ends by itself just now says what it has to.
+fn end(pid: HostPid) -> io::Result<c_int> {
+    crate::process::send_signal(pid, libc::SIGKILL).ok();
+    wait_status(pid)
+}
+
 /// Enters a user namespace in a process that has nothing to do there but to be in it, or to write the maps of one below. Whoever owns
-/// it has no right over that process, whose memory is the caller's.
+/// it has no right to look into that process, whose memory is the caller's.
 fn enter_unseen(namespace: BorrowedFd<'_>) -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     Ok(setns(namespace, CloneFlags::CLONE_NEWUSER)?)
@@ -134,56 +167,25 @@ pub fn new_user_of(
     owner: u32,
     around: Option<(BorrowedFd<'_>, u32)>,
 ) -> io::Result<OwnedFd> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let (mut ours, mut theirs) =
-        (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
-    let mut byte = [0];
-    let Some(maker) = fork_any()? else {
-        drop(ours);
-        let is_there = around.map_or(Ok(()), |(around, group)| {
+    let maker = Member::begin(|| {
+        if let Some((around, group)) = around {
             enter_unseen(around)?;
             // SAFETY: the call takes integers only.
-            done(unsafe { libc::syscall(libc::SYS_setresgid, KEPT, group, KEPT) })
-        });
-        let is_owner = is_there.and_then(|()| {
-            // SAFETY: the call takes integers only.
-            done(unsafe { libc::syscall(libc::SYS_setresuid, KEPT, owner, KEPT) })
-        });
-        let made = is_owner.and_then(|()| Ok(unshare(CloneFlags::CLONE_NEWUSER)?));
-        let told =
-            made.and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
-        exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
-    };
-    drop(theirs);
-    let made = ours.read_exact(&mut byte).and_then(|()| {
-        match around {
-            None => maps.write(maker)?,
-            // Only who is there may.
-            Some((around, _)) => written_within(around, || maps.write(maker))?,
+            done(unsafe { libc::syscall(libc::SYS_setresgid, KEPT, group, KEPT) })?;
         }
-        crate::namespaces::of_process(maker, "user")
-    });
-    drop(ours);
-    let status = wait_status(maker)?;
-    match libc::WEXITSTATUS(status) {
-        0 => made,
-        errno => Err(io::Error::from_raw_os_error(errno)),
+        // SAFETY: the call takes integers only.
+        done(unsafe { libc::syscall(libc::SYS_setresuid, KEPT, owner, KEPT) })?;
+        Ok(unshare(CloneFlags::CLONE_NEWUSER)?)
+    })?;
+    match around {
+        None => maps.write(maker.pid)?,
+        // Only who is there may.
+        Some((around, _)) => drop(Member::begin(|| {
+            enter_unseen(around)?;
+            maps.write(maker.pid)
+        })?),
     }
-}
-
-/// Has something written by a process that is in a user namespace.
-fn written_within(
-    namespace: BorrowedFd<'_>,
-    write: impl FnOnce() -> io::Result<()>,
-) -> io::Result<()> {
-    let Some(writer) = fork_any()? else {
-        let written = enter_unseen(namespace).and_then(|()| write());
-        exit_now(written.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
-    };
-    match libc::WEXITSTATUS(wait_status(writer)?) {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
+    crate::namespaces::of_process(maker.pid, "user")
 }
 
 /// The user namespace that owns a namespace.

@@ -109,6 +109,8 @@ pub struct Parasite {
     pub clear_child_tid: u64,
     /// Out: end of the heap.
     pub program_break: u64,
+    /// Out: `PR_GET_TIMERSLACK`, nanoseconds.
+    pub timer_slack: u64,
     /// Out: signal sent to this thread when its parent dies.
     pub parent_death_signal: i32,
     /// Out: `PR_GET_DUMPABLE`.
@@ -119,8 +121,8 @@ pub struct Parasite {
     pub thp_disable: i32,
     /// Out: `PR_GET_SECUREBITS` of this thread.
     pub securebits: i32,
-    /// Out: `PR_GET_TIMERSLACK`, nanoseconds (its low half, which holds all but absurd values).
-    pub timer_slack: u32,
+    /// Nothing.
+    pub reserved: u32,
     /// Out: `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3; 0 where the kernel does not tell).
     pub membarrier: u32,
     /// Out: whether the instruction that identifies the processor is a fault for this thread.
@@ -162,6 +164,7 @@ impl Parasite {
         thp_disable: 0,
         securebits: 0,
         timer_slack: 0,
+        reserved: 0,
         membarrier: 0,
         identification_faults: 0,
         permitted: 0,

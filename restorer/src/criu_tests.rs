@@ -74,6 +74,7 @@ fn host() -> Host {
         sid: HostPid::new(1),
         pgid: HostPid::new(1),
         permitted: u64::MAX,
+        grantable: u64::MAX,
         bounding: u64::MAX,
         components: arch::fpu::Layout::of_this_processor().components(),
         known: u64::MAX >> 23,

@@ -46,6 +46,8 @@ pub(crate) struct Host {
     pub(crate) sid: Option<HostPid>,
     pub(crate) pgid: Option<HostPid>,
     pub(crate) permitted: u64,
+    /// Those that tasks may be given: what programs of the caller have as well, and this one not for its file's sake alone.
+    pub(crate) grantable: u64,
     pub(crate) bounding: u64,
     /// Capabilities that the kernel knows.
     pub(crate) known: u64,
@@ -135,6 +137,10 @@ impl Host {
             sid: session.and_then(|sid| HostPid::new(sid.as_raw())),
             pgid: HostPid::new(nix::unistd::getpgrp().as_raw()),
             permitted: status.cap_permitted,
+            grantable: match nix::unistd::geteuid().is_root() {
+                true => status.cap_permitted,
+                false => status.cap_permitted & status.cap_ambient,
+            },
             bounding: status.cap_bounding,
             known: u64::MAX >> (63 - last.min(63)),
             components: Layout::of_this_processor().components(),
@@ -245,7 +251,7 @@ impl Host {
         for thread in &body.threads {
             let Some(creds) = &thread.core.creds else { continue };
             let wanted = capability_set(&creds.cap_prm) | capability_set(&creds.cap_amb);
-            let missing = wanted & !self.permitted;
+            let missing = wanted & !self.grantable;
             let unbounded = capability_set(&creds.cap_bnd) & self.known & !self.bounding;
             if missing | unbounded != 0 {
                 let names = kernel::rights::names_of(missing | unbounded);

@@ -309,9 +309,10 @@ impl Expected {
         let next = self.all.range(number..).skip(1);
         let next = next.take_while(|it| it.get() - number.get() <= MOST);
         for wanted in next.map(|it| it.in_own_namespace()).filter(|it| !exists(*it)) {
+            let own = nix::unistd::getpid();
             match fork_as_any([wanted])? {
                 Some((pid, Fork::Parent)) => guards.0.push(pid),
-                Some((_, Fork::Child)) => stand_guard(),
+                Some((_, Fork::Child)) => stand_guard(own),
                 None => {}
             }
         }
@@ -319,9 +320,9 @@ impl Expected {
     }
 }
 
-/// Is there until it is killed.
-fn stand_guard() -> ! {
-    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() {
+/// Is there until it is killed, or `of` has gone.
+fn stand_guard(of: nix::unistd::Pid) -> ! {
+    if prctl::set_pdeathsig(Signal::SIGKILL).is_err() || nix::unistd::getppid() != of {
         exit_now(1);
     }
     loop {

@@ -47,10 +47,6 @@ impl Survey<'_> {
         if !self.frozen && self.in_flight.is_partial {
             return Ok(());
         }
-        // What has been found in the plan still stands, and the frozen target waits for no list.
-        if self.frozen && self.cache.outside.contains_key(&entry.peer) {
-            return Ok(());
-        }
         let name = with_socket(self.held, pid, file, |socket| Ok(peer_address(socket).ok()))?;
         let name = name.map_or_else(Vec::new, |name| name.data().to_vec());
         let kind = entry.r#type.cast_signed();
@@ -59,6 +55,10 @@ impl Survey<'_> {
         let is_named = allowed.sockets.contains(&entry.ino);
         let is_handed = is_named && allowed.is_handed;
         let may = is_named || allowed.datagrams && takes_datagrams;
+        // What has been found of its other end in the plan still stands, and the frozen target waits for no list.
+        if may && self.frozen && self.cache.outside.contains_key(&entry.peer) {
+            return Ok(());
+        }
         let is_client =
             may && !takes_datagrams && !name.is_empty() && !self.neighbours.listens(&name)?;
         if !is_handed && (!may || name.is_empty() || is_client) {

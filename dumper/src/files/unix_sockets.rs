@@ -203,7 +203,9 @@ impl Survey<'_> {
             let name = support::sockets::unix_name(name);
             return Err(Problem::Refused(support::sockets::relative_sender(&name)));
         }
-        if kind != SOCK_DGRAM && !queue.is_empty() && self.is_outside(entry.peer) {
+        let allowed = &self.context.external_unix;
+        let is_handed = allowed.is_handed && allowed.sockets.contains(&entry.ino);
+        if (kind != SOCK_DGRAM || is_handed) && !queue.is_empty() && self.is_outside(entry.peer) {
             return Err(Problem::Refused(support::sockets::OUTSIDE_SENT));
         }
         let counted = file.mark.and_then(|mark| mark.size);

@@ -112,7 +112,7 @@ impl Asked {
             self.identification_faults = settings::is_identification_fault(answer);
             return Ok(());
         }
-        if question == TIMER_SLACK {
+        if question == TIMER_SLACK && answer >= 0 {
             self.timer_slack = answer.cast_unsigned();
             return Ok(());
         }

@@ -82,7 +82,7 @@ impl ParasiteReport {
             dumpable: known.dumpable,
             child_subreaper: i32::from(known.child_subreaper),
             securebits: leader.securebits.cast_signed(),
-            timer_slack: leader.settings.timer_slack as u32,
+            timer_slack: leader.settings.timer_slack,
             membarrier: known.membarrier,
             permitted: known.permitted_components,
             identification_faults: thread.identification_faults.into(),
@@ -112,7 +112,7 @@ impl ParasiteReport {
             parent_death_signal: self.state.parent_death_signal,
             identification_faults: self.state.identification_faults != 0,
             clock_faults: self.state.clock_faults != 0,
-            timer_slack: self.state.timer_slack.into(),
+            timer_slack: self.state.timer_slack,
         }
     }
 

@@ -238,12 +238,8 @@ impl TermiosEntry {
 }
 
 file_body! {
-    TtyFileEntry { signals belongs_to_nobody }
-
-    fn path(&self) -> Option<u32> {
-        self.regf_id
-    }
-}
+// Its path need not be in the images: it is found by its number.
+TtyFileEntry { signals belongs_to_nobody }}
 
 impl Owned for TtyInfoEntry {
     fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {

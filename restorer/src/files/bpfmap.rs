@@ -38,11 +38,19 @@ impl FileKind for BpfMap {
             return Ok(());
         }
         let mut reader = PayloadReader::open(&checkpoint.images, &names::bpfmap_data())?;
+        let mut together = 0;
         for map in maps {
             let entry = &map.entry;
-            if map.payload.size > LARGEST {
+            let wrong = |reason| {
                 let what = format!("map {} of {}", entry.map_id, names::bpfmap_data().name());
-                return Err(Error::image(what, "there is more in it than is carried"));
+                Err(Error::image(what, reason))
+            };
+            together += map.payload.size.min(LARGEST + 1);
+            if map.payload.size > LARGEST || together > LARGEST_TOGETHER {
+                return wrong("there is more in it than is carried");
+            }
+            if beside.of::<InMaps>().0.contains_key(&entry.map_id) {
+                return wrong("it is there twice");
             }
             let mut keys = reader.read(map.payload)?;
             let values = keys.split_off((entry.keys_bytes as usize).min(keys.len()));

@@ -1,6 +1,7 @@
 //! Schedules the threads that are born in a user namespace: what they had from outside (a nice value below that of others, a
 //! real-time policy, the I/O class that goes with it) takes rights of the machine, which nobody has in there.
 
+use ids::HostPid;
 use kernel::sched::{Scheduling, set_io_priority, set_scheduling};
 use parasite::restorer::SchedAttr;
 
@@ -26,13 +27,19 @@ pub(super) fn set(
             let failed = || Error::kernel(format!("set the scheduling of thread {}", thread.tid));
             set_scheduling(tid, &wanted(&scheduling(&thread.core))).map_err(failed())?;
             match thread.core.io_priority {
-                // It is that of a thread which has never set one.
-                None | Some(0) => {}
+                None => {}
+                // A kernel without such priorities has none to take back.
+                Some(0) if !has_io_priorities(tid) => {}
                 Some(priority) => set_io_priority(tid, priority).map_err(failed())?,
             }
         }
     }
     Ok(())
+}
+
+/// Whether the kernel knows priorities of input and output.
+fn has_io_priorities(tid: HostPid) -> bool {
+    kernel::sched::io_priority(tid).is_ok()
 }
 
 const fn wanted(attributes: &SchedAttr) -> Scheduling {

@@ -129,7 +129,7 @@ unsafe fn report(state: *mut Parasite) {
         // An older kernel refuses.
         let registrations = syscall(nr::MEMBARRIER, [GET_REGISTRATIONS, 0, 0, 0, 0, 0]);
         (*state).membarrier = registrations.unwrap_or(0) as u32;
-        (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u32;
+        (*state).timer_slack = report.prctl(PR_GET_TIMERSLACK, 0) as u64;
         (*state).identification_faults = settings::identification_faults().into();
         (*state).permitted = settings::permitted_components();
         (*state).clock_faults = settings::clock_faults().into();

@@ -6,7 +6,8 @@ use core::sync::atomic::Ordering;
 use arch::settings;
 use arch::syscall::{clone_thread, nr};
 use parasite::restorer::{
-    BORN_WITH_GROUPS, BORN_WITH_IDS, BORN_WITHOUT_RIGHTS, CLOCK_FAULTS, Credentials, Filter, IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
+    BORN_WITH_GROUPS, BORN_WITH_IDS, BORN_WITHOUT_RIGHTS, CLOCK_FAULTS, Credentials, Filter,
+    IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
 };
 
 use crate::births;
@@ -101,9 +102,7 @@ pub fn create_others(context: &Context) {
                 Err(error) if error != EEXIST || tries >= TRIES => {
                     context.fail(Step::Clone, thread.tid as u64, error)
                 }
-                Ok(false) if tries >= TRIES => {
-                    context.fail(Step::Clone, thread.tid as u64, EEXIST)
-                }
+                Ok(false) if tries >= TRIES => context.fail(Step::Clone, thread.tid as u64, EEXIST),
                 _ => wait_a_moment(context),
             }
             tries += 1;
