@@ -278,7 +278,9 @@ fn tracking_can_be_ended_and_ends_with_its_keeper() {
     untrack().must_succeed("untrack");
     assert!(!chain.is_tracked());
     chain.dump("second", RUNNING_ON, &["--track"]).must_succeed("the second");
-    let file = chain.scratch.path("run").join(format!("tracks/{}.json", chain.workload.pid()));
+    let namespace = kernel::namespaces::own("pid").and_then(kernel::namespaces::id).expect("an id");
+    let name = format!("tracks/{namespace}-{}.json", chain.workload.pid());
+    let file = chain.scratch.path("run").join(name);
     let text = std::fs::read_to_string(&file).expect("what the keeper says");
     let keeper: i32 = text
         .split_once("\"pid\":")

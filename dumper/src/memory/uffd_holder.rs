@@ -73,8 +73,10 @@ pub(super) struct Taken {
     pub(super) fds: BTreeMap<HostPid, OwnedFd>,
 }
 
+/// The file of a holder. Numbers of processes are those of a pid namespace, and several may see one directory.
 fn file_of(dirty_logs: &Path, root: HostPid) -> PathBuf {
-    dirty_logs.join(format!("{root}.json"))
+    let namespace = kernel::namespaces::own("pid").and_then(kernel::namespaces::id);
+    dirty_logs.join(format!("{}-{root}.json", namespace.unwrap_or_default()))
 }
 
 /// Takes the logging of the tree below `root` over from its holder, if it has one.
