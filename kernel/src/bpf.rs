@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ids::HostPid;
 use nix::errno::Errno;
 
-pub use load::{Called, MapSpec, ProgramSpec, map_constant, map_create, program_load};
+pub use load::{Called, MapSpec, ProgramSpec, map_constant, map_create, map_freeze, program_load};
 
 // include/uapi/linux/bpf.h
 const BPF_OBJ_PIN: libc::c_int = 6;

@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use crate::bpf::{MapSpec, map_create, map_freeze};
+
 // include/uapi/linux/bpf.h
-const MAP_CREATE: libc::c_int = 0;
 const MAP_GET_FD_BY_ID: libc::c_int = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-const MAP_FREEZE: libc::c_int = 22;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 const MAP_UPDATE_BATCH: libc::c_int = 26;
 const READ_ONLY: u32 = 1 << 3;
@@ -80,25 +80,6 @@ struct GetInfo {
     fd: i32,
     bytes: u32,
     info: u64,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct Create {
-    kind: u32,
-    key: u32,
-    value: u32,
-    most: u32,
-    flags: u32,
-    inner: u32,
-    node: u32,
-    name: [u8; 16],
-    interface: u32,
-    types: u32,
-    key_type: u32,
-    value_type: u32,
-    kernel_value_type: u32,
-    extra: u64,
 }
 
 #[repr(C)]
@@ -208,23 +189,22 @@ pub fn elements(map: impl AsFd, info: &Info) -> io::Result<Elements> {
     Ok(Elements { count, keys, values })
 }
 
-/// Makes a map like another, with what was in it. What it returns can be read and written.
+/// Makes a map like another, of which nothing is extra, with what was in it. What it returns can be read and written.
 ///
 /// # Errors
 /// If the kernel has none such, the rights or the memory are missing, or the lengths are not those of so many elements.
 pub fn make(like: &Info, elements: &Elements, is_frozen: bool) -> io::Result<OwnedFd> {
-    let &Info { kind, key, value, most, flags, extra, .. } = like;
+    let &Info { kind, key, value, most, flags, .. } = like;
     let Elements { count, keys, values } = elements;
     let is_long =
         |bytes: &[u8], one: u32| (*count as usize).checked_mul(one as usize) == Some(bytes.len());
     if !is_long(keys, key) || !is_long(values, value) || *count > most {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut create = Create { kind, key, value, most, flags, extra, ..Create::default() };
-    let room = create.name.get_mut(..like.name.len()).filter(|room| room.len() < 16);
-    room.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&like.name);
-    // SAFETY: the kernel reads the attributes.
-    let map = opened(unsafe { call(MAP_CREATE, &mut create)? });
+    let name = std::str::from_utf8(&like.name).ok().filter(|name| name.len() < 16);
+    let name = name.ok_or(io::ErrorKind::InvalidInput)?;
+    let spec = MapSpec { name, kind, key_bytes: key, value_bytes: value, entries: most, flags };
+    let map = map_create(&spec)?;
     if *count > 0 {
         let mut batch = Batch {
             from: 0,
@@ -243,9 +223,7 @@ pub fn make(like: &Info, elements: &Elements, is_frozen: bool) -> io::Result<Own
         }
     }
     if is_frozen {
-        let mut fd = map.as_raw_fd();
-        // SAFETY: the kernel reads a number.
-        unsafe { call(MAP_FREEZE, &mut fd)? };
+        map_freeze(map.as_fd())?;
     }
     Ok(map)
 }

@@ -1,7 +1,7 @@
 //! Maps and programs, brought into the kernel.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -161,8 +161,16 @@ pub fn map_constant(spec: &MapSpec<'_>, value: &[u8]) -> Result<OwnedFd, Errno> 
         flags: 0,
     };
     command(BPF_MAP_UPDATE_ELEM, &attributes)?;
-    command(BPF_MAP_FREEZE, &MapFreeze { map_fd: number(map) })?;
+    map_freeze(map)?;
     Ok(made)
+}
+
+/// Lets nobody write to a map from user space any more.
+///
+/// # Errors
+/// If somebody has it mapped to be written, or it is frozen already.
+pub fn map_freeze(map: BorrowedFd<'_>) -> Result<(), Errno> {
+    command(BPF_MAP_FREEZE, &MapFreeze { map_fd: number(map) }).map(drop)
 }
 
 /// Loads a program. When the verifier refuses it, what it says of that is put into `log`, as far as
