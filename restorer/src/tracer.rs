@@ -36,6 +36,8 @@ pub(crate) struct Tracer {
     dying: BTreeSet<ImagePid>,
     /// Numbers of all tasks that are to be: others may end as they like.
     ours: BTreeSet<ImagePid>,
+    /// What the process of each thread calls itself.
+    own: BTreeMap<ImagePid, ImagePid>,
     /// Who is who.
     pids: Pids,
     /// Who has numbers given out for births.
@@ -60,11 +62,11 @@ impl<E: Into<Error>> From<E> for Loss {
 }
 
 impl Tracer {
-    /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
+    /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end. `own` is what the process of each thread calls itself.
     pub(crate) fn new(
         park_signal: i32,
-        dying: BTreeSet<ImagePid>,
-        ours: BTreeSet<ImagePid>,
+        (dying, ours): (BTreeSet<ImagePid>, BTreeSet<ImagePid>),
+        own: BTreeMap<ImagePid, ImagePid>,
         pids: Pids,
     ) -> Self {
         Self {
@@ -73,6 +75,7 @@ impl Tracer {
             alive: BTreeSet::new(),
             dying,
             ours,
+            own,
             pids,
             registrars: None,
         }
@@ -178,7 +181,13 @@ impl Tracer {
     /// Lets a task go on from a stop that is none of its parking; gives it back if it is.
     fn pass(&self, task: Stopped, tid: HostPid) -> Result<Option<Stopped>, Loss> {
         let signal = match task.stop() {
-            Stop::Signal(signal) if signal == self.park_signal => return Ok(Some(task)),
+            Stop::Signal(signal) if signal == self.park_signal => match self.is_own(&task, tid) {
+                Ok(true) => return Ok(Some(task)),
+                // Whoever may signal it must not say when it is built.
+                Ok(false) => 0,
+                Err(error) if error.is_gone() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            },
             // It dies as it once did.
             Stop::Signal(signal) if self.is_dying(tid) => signal,
             // Somebody else's wish, which waits until there is a process to fulfil it.
@@ -191,6 +200,19 @@ impl Tracer {
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a task has sent the signal that it stops for itself.
+    fn is_own(&self, task: &Stopped, tid: HostPid) -> kernel::ptrace::Result<bool> {
+        let Some(sender) = task.sender()? else { return Ok(false) };
+        let own = self.pids.image(tid).and_then(|tid| self.own.get(&tid));
+        Ok(match own {
+            Some(own) => own.get() == sender,
+            // A process with one thread that only passes.
+            None => Dir::open(tid)
+                .and_then(|dir| Status::read(&dir))
+                .is_ok_and(|status| status.ns_pid.last().is_some_and(|own| own.get() == sender)),
+        })
     }
 
     /// Ends everything that was built and takes the dead away.
