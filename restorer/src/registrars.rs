@@ -250,7 +250,7 @@ impl Registrars {
         }
         hasten(HostPid::own());
         let expected = Some(&*self.expected).filter(|_| place.judges);
-        let served = serve(&File::from(place.socket), numbers, place.depth == 0, expected);
+        let served = serve(&File::from(place.socket), numbers, place.judges, expected);
         exit_now(i32::from(served.is_err()))
     }
 
@@ -361,12 +361,14 @@ fn serve(
         let number = ImagePid::new(number).ok_or(io::ErrorKind::InvalidData)?;
         let done = match word {
             NEXT => {
-                let guards = expected.map_or(Ok(Guards::default()), |it| it.guards(number));
-                guards.and_then(|guards| {
+                // The turn first: guards have numbers that others of the tree want when it is theirs.
+                NextNumber::begin(numbers, shared).and_then(|turn| {
+                    let guards = expected.map_or(Ok(Guards::default()), |it| it.guards(number))?;
                     if let Some(maker) = expected.and_then(|it| it.maker(number)) {
                         hasten(maker);
                     }
-                    given = Some((NextNumber::set(numbers, number, shared)?, guards));
+                    turn.set(number)?;
+                    given = Some((turn, guards));
                     Ok(())
                 })
             }
