@@ -10,7 +10,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use ids::HostPid;
 use libc::{c_int, c_void};
@@ -110,10 +111,13 @@ impl Member {
         let (mut ours, mut theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
         let mut byte = [0];
+        let own = nix::unistd::getpid();
         let Some(member) = fork_any()? else {
             drop(ours);
-            let told =
-                work().and_then(|()| theirs.write_all(&byte)).and_then(|()| theirs.read(&mut byte));
+            let told = work()
+                .and_then(|()| go_with(own))
+                .and_then(|()| theirs.write_all(&byte))
+                .and_then(|()| theirs.read(&mut byte));
             exit_now(told.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |_| 0))
         };
         drop(theirs);
@@ -125,8 +129,22 @@ impl Member {
             errno if libc::WIFEXITED(status) && errno != 0 => {
                 Err(io::Error::from_raw_os_error(errno))
             }
+            _ if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => {
+                let silent = "a process in a user namespace has said nothing for 2 s: the machine is busy, or somebody in there stops it";
+                Err(io::Error::new(io::ErrorKind::TimedOut, silent))
+            }
             _ => Err(error),
         }
+    }
+}
+
+/// Has the kernel end this process with its maker, also while somebody keeps it stopped. After the last change of its ids, which takes
+/// that back.
+fn go_with(maker: nix::unistd::Pid) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    match nix::unistd::getppid() == maker {
+        true => Ok(()),
+        false => Err(io::Error::other("its maker has gone")),
     }
 }
 
@@ -217,17 +235,18 @@ pub fn kind_of(namespace: impl AsFd) -> io::Result<&'static str> {
 /// # Errors
 /// As [`owner_of`].
 pub fn has_rights(user: u64, namespace: impl AsFd) -> io::Result<bool> {
-    let mut owner = owner_of(namespace)?;
+    let mut next = owner_of(namespace);
     loop {
+        let owner = match next {
+            Ok(owner) => owner,
+            // Of those around the caller's own it may know none.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         if crate::namespaces::id(&owner)? == user {
             return Ok(true);
         }
-        match parent_of(&owner) {
-            Ok(around) => owner = around,
-            // That of the caller has none that it may know.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Ok(false),
-            Err(error) => return Err(error),
-        }
+        next = parent_of(&owner);
     }
 }
 
@@ -318,16 +337,19 @@ impl Inside<'_> {
 
     /// Does `work` there, in a process that shares memory and descriptors with the calling one, which waits.
     ///
-    /// Nobody who is not in the namespace has any right over that process but by the rights that he has over the caller: all
-    /// but its effective ids are the caller's. If it is killed all the same, so is the caller: nobody
-    /// could say what is left of what the two share.
+    /// Who owns the namespace, or is root in it, may signal that process, and nobody else who may not signal the caller: all but its
+    /// effective ids are the caller's. If it is stopped it goes on; who keeps it stopped for 10 s, or kills it, ends the caller as
+    /// well: nobody could say what is left of what the two share.
     ///
     /// # Errors
     /// If it cannot be entered, and those of `work`.
     pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let was_dumpable = nix::sys::prctl::get_dumpable()?;
         let (user, group) = self.ids;
-        let enter = || self.enter_as([KEPT, user, KEPT], [KEPT, group, KEPT], &[]);
+        let own = nix::unistd::getpid();
+        let enter = || {
+            self.enter_as([KEPT, user, KEPT], [KEPT, group, KEPT], &[]).and_then(|()| go_with(own))
+        };
         let mut job = Job { work: Some(|| enter().and_then(|()| work())), done: None };
         let ended = run(&mut job);
         nix::sys::prctl::set_dumpable(was_dumpable)?;
@@ -362,15 +384,75 @@ fn run<W: FnOnce() -> io::Result<T>, T>(job: &mut Job<W, T>) -> io::Result<()> {
     }
     let mut stack = vec![0u128; STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: the stack and the job outlive the process: with CLONE_VFORK this thread goes on when that has ended, and has
-    // until then not touched what the two share: memory and the thread-local storage of the C library.
-    let made = unsafe {
-        libc::clone(begin::<W, T>, top.cast(), flags, std::ptr::from_mut(job).cast::<c_void>())
-    };
-    let made = nix::errno::Errno::result(made)?;
-    let made = HostPid::new(made).ok_or(io::ErrorKind::InvalidData)?;
-    wait_status(made).map(drop)
+    let flags =
+        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let made = AtomicI32::new(NOT_MADE);
+    let has_ended = AtomicBool::new(false);
+    let ended = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| keep_going(&made, &has_ended));
+        // SAFETY: the stack, the job and the place of the descriptor outlive the process: with CLONE_VFORK this thread goes on
+        // when that has ended, and has until then not touched what the two share: memory and the thread-local storage of the
+        // C library. The other thread has its own, and takes no lock that the process may hold: it allocates nothing.
+        let pid = unsafe {
+            libc::clone(
+                begin::<W, T>,
+                top.cast(),
+                flags,
+                std::ptr::from_mut(job).cast::<c_void>(),
+                made.as_ptr(),
+            )
+        };
+        let pid = nix::errno::Errno::result(pid);
+        let ended = pid.map_err(io::Error::from).and_then(|pid| {
+            wait_status(HostPid::new(pid).ok_or(io::ErrorKind::InvalidData)?).map(drop)
+        });
+        has_ended.store(true, Ordering::Release);
+        watch.thread().unpark();
+        ended
+    });
+    if let made @ 0.. = made.into_inner() {
+        // SAFETY: the kernel has opened it for this function alone.
+        drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(made) });
+    }
+    ended
+}
+
+const NOT_MADE: c_int = -1;
+
+/// Has a process go on that somebody stops, until it has ended; for 10 s, then it is killed. It is told by its pidfd, which the kernel puts
+/// there when it is made. Allocates nothing.
+fn keep_going(made: &AtomicI32, has_ended: &AtomicBool) {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const LONGEST: Duration = Duration::from_secs(10);
+    let mut since = None;
+    while !has_ended.load(Ordering::Acquire) {
+        std::thread::park_timeout(PAUSE);
+        let pidfd = made.load(Ordering::Acquire);
+        let Ok(id) = libc::id_t::try_from(pidfd) else { continue };
+        let how = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+        // SAFETY: all zeros are a `siginfo_t`, to which the call writes.
+        let (answer, stopped) = unsafe {
+            let mut told: libc::siginfo_t = std::mem::zeroed();
+            (libc::waitid(libc::P_PIDFD, id, &raw mut told, how), told.si_signo != 0)
+        };
+        if answer == 0 && stopped {
+            let now = Instant::now();
+            let signal = match now.duration_since(*since.get_or_insert(now)) < LONGEST {
+                true => libc::SIGCONT,
+                false => libc::SIGKILL,
+            };
+            // SAFETY: the information pointer is null, which asks for what kill(2) would send. That it has gone is no error.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    pidfd,
+                    signal,
+                    std::ptr::null::<c_void>(),
+                    0,
+                )
+            };
+        }
+    }
 }
 
 fn done(answer: libc::c_long) -> io::Result<()> {
@@ -397,6 +479,19 @@ mod tests {
         assert_eq!(parse("         0          0 4294967295\n"), Some(vec![(0, 0, u32::MAX)]));
         assert_eq!(parse("0 1\n"), None);
         assert_eq!(parse("0 1 2 3\n"), None);
+    }
+
+    /// Whoever owns a namespace may stop who works there, who goes on all the same.
+    #[test]
+    fn who_is_stopped_inside_goes_on() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        let ranges = vec![(0, 100_000, 65_536)];
+        let maps = Maps { users: ranges.clone(), groups: ranges, ..Default::default() };
+        let user = new_user(&maps).unwrap();
+        let there = Inside { user: user.as_fd(), ids: (0, 0), before: &[], is_exposed: true };
+        let stops = || nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+        let count = there.during(|| (0..3).map(|_| Ok(stops()?)).collect::<io::Result<Vec<_>>>());
+        assert_eq!(count.unwrap().len(), 3);
     }
 
     #[test]
