@@ -9,11 +9,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use collector::sharing::{self, Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
 use collector::{Collector, Inventory, OpenFile, Process};
 use ids::HostPid;
+use kernel::pidfd::PidFd;
 use kernel::procfs::{Dir, ProcFile, Stat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use support::peculiar::of_bits;
 use support::sharing::{Holder, Thing, held_by_kernel, held_outside};
 use support::{Refusal, Unsupported};
@@ -53,8 +56,8 @@ pub(crate) fn look(
     if found.unseen > 0 {
         tracing::warn!(
             processes = found.unseen,
-            "there are processes that may not be looked into: what one of them shares with the tree (pipes, event files, memory) is cut \
-             in two by a restore"
+            "there are processes that may not be looked into: what one of them shares with the tree (event files, memory, both ends of a \
+             pipe) is cut in two by a restore"
         );
     }
     let mut known = Known {
@@ -66,6 +69,11 @@ pub(crate) fn look(
         joined: joined(&found.shared, external_pipes),
         hidden: hidden(&found.peculiar),
     };
+    if found.unseen > 0 && external_pipes {
+        let held = half_pipes(inventory).into_iter().filter(|(_, half)| is_held(*half));
+        let boot = kernel::boot::boot();
+        known.joined.extend(held.filter_map(|(number, _)| Some((number, boot?))));
+    }
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     let refused = shared.filter(|shared| !is_the_same_twice(shared));
     // No call holds a map itself, so what does is there to stay.
@@ -149,9 +157,12 @@ impl Known {
     }
 }
 
+/// What the link text of a pipe begins with.
+const PIPE: &str = "pipe:[";
+
 /// The inode of a pipe.
 fn pipe(shared: &Shared) -> Option<u64> {
-    inode(&shared.target, "pipe:[")
+    inode(&shared.target, PIPE)
 }
 
 /// The number in the link text of a pipe or socket.
@@ -163,6 +174,34 @@ fn inode(target: &std::ffi::OsStr, prefix: &str) -> Option<u64> {
 fn hidden(peculiar: &[Peculiar]) -> BTreeMap<u64, Hidden> {
     let known = peculiar.iter().filter(|socket| socket.hidden != Hidden::default());
     known.filter_map(|socket| Some((inode(&socket.target, "socket:[")?, socket.hidden))).collect()
+}
+
+/// The pipes of which the tree has one end only, by their inodes, each with a process and a descriptor that has it.
+fn half_pipes(inventory: &Inventory) -> BTreeMap<u64, (HostPid, i32)> {
+    const BOTH: u32 = 3;
+    let mut pipes: BTreeMap<u64, (u32, (HostPid, i32))> = BTreeMap::new();
+    for process in inventory.processes.values() {
+        for file in &process.files {
+            let Some(number) = inode(&file.target, PIPE) else { continue };
+            let ends = match file.flags.cast_signed() & libc::O_ACCMODE {
+                libc::O_RDONLY => 1,
+                libc::O_WRONLY => 2,
+                _ => BOTH,
+            };
+            pipes.entry(number).or_insert((0, (process.pid, file.fd))).0 |= ends;
+        }
+    }
+    let halves = pipes.into_iter().filter(|(_, (ends, _))| *ends != BOTH);
+    halves.map(|(number, (_, half))| (number, half)).collect()
+}
+
+/// Whether somebody has the other end of half a pipe, as the pipe tells.
+fn is_held((pid, fd): (HostPid, i32)) -> bool {
+    let Ok(end) = PidFd::open(pid).and_then(|process| process.get(fd)) else { return false };
+    let mut ends = [PollFd::new(end.as_fd(), PollFlags::empty())];
+    let nobody = PollFlags::POLLHUP | PollFlags::POLLERR;
+    poll(&mut ends, PollTimeout::ZERO).is_ok()
+        && !ends[0].revents().is_some_and(|told| told.intersects(nobody))
 }
 
 fn has_maps(inventory: &Inventory) -> bool {

@@ -180,7 +180,8 @@ fn join(entries: &[&PipeEntry]) -> Result<Option<Vec<OwnedFd>>, Error> {
     let Some(path) = held_elsewhere(&format!("pipe:[{}]", first.pipe_id)) else {
         tracing::warn!(
             pipe = first.pipe_id,
-            "nobody holds a pipe any more that was shared: it is made anew"
+            "a pipe that was shared is made anew: nobody holds it any more, or who does may not be looked into; hand one over \
+             (--inherit-fd fd[N]:pipe:[NUMBER])"
         );
         return Ok(None);
     };
