@@ -29,6 +29,12 @@ public class Server {
             exchange.getResponseBody().write(text);
             exchange.close();
         });
+        byte[] own = Long.toString(ProcessHandle.current().pid() ^ System.nanoTime()).getBytes();
+        server.createContext("/own", exchange -> {
+            exchange.sendResponseHeaders(200, own.length);
+            exchange.getResponseBody().write(own);
+            exchange.close();
+        });
         server.setExecutor(Executors.newFixedThreadPool(4));
         server.start();
     }

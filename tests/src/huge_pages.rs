@@ -8,8 +8,8 @@ pub struct HugePages {
     before: u64,
 }
 
-/// How often it is tried to have them.
-const ATTEMPTS: usize = 3;
+/// How often memory is made ready for them.
+const ATTEMPTS: usize = 2;
 
 impl HugePages {
     /// Has so many more set aside; says why, and ends the test, where that cannot be had.
@@ -17,11 +17,13 @@ impl HugePages {
     pub fn reserve(count: u64) -> Self {
         let before = total().unwrap_or(0);
         let reserved = Self { before };
-        for _ in 0..ATTEMPTS {
-            std::fs::write(file("nr_hugepages"), (before + count).to_string()).unwrap_or_default();
-            if total() == Some(before + count) {
-                break;
-            }
+        let set = || {
+            let more = (before + count).to_string();
+            std::fs::write(file("nr_hugepages"), more).is_ok() && total() == Some(before + count)
+        };
+        let mut attempts = ATTEMPTS;
+        while !set() && attempts > 0 {
+            attempts -= 1;
             // Memory is in pieces, as after builds, whose files are in the cache: they are given up, and the rest is moved together.
             for (name, word) in [("drop_caches", "3"), ("compact_memory", "1")] {
                 std::fs::write(PathBuf::from("/proc/sys/vm").join(name), word).unwrap_or_default();

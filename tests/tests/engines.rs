@@ -8,9 +8,8 @@ mod engine_rig;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
 
-use engine_rig::{COUNTS, Docker, Rig, lxc, name, podman, utf8, with_podman};
+use engine_rig::{COUNTS, Docker, Rig, collected, lxc, name, podman, utf8, with_podman};
 use serde_json::Value;
 use stasis_tests::{Outcome, stasis_program};
 
@@ -219,14 +218,7 @@ fn a_container_of_docker_is_dumped_by_its_name() {
     let before = rig.count().expect("a count");
     let line = said.lines().find_map(|line| line.strip_prefix("it comes back by: "));
     let line = line.expect("a command").to_owned();
-    // Docker puts the images into containerd's store of contents, and fails if the very same are still there from the
-    // checkpoint: they are collected in the background.
-    let start = || rig.run(Command::new("sh").arg("-c").arg(&line));
-    let mut started = start();
-    while started.stderr.contains("already exists") {
-        std::thread::sleep(Duration::from_millis(200));
-        started = start();
-    }
+    let started = collected(|| rig.run(Command::new("sh").arg("-c").arg(&line)));
     // It is another's criu by now: then it is refused, and nothing happens to it.
     let criu = rig.scratch.path("path/criu");
     fs::rename(&criu, rig.scratch.path("path/criu.ours")).expect("rename");

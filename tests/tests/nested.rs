@@ -10,7 +10,9 @@ use ids::HostPid;
 use kernel::namespaces::id;
 use kernel::sched::{Scheduling, io_priority, scheduling, set_io_priority, set_scheduling};
 use kernel::user_namespaces::owner_of;
-use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, children_of, wait_until};
+use stasis_tests::{
+    Dump, Engine, Machine, Outcome, Program, Scratch, children_of, require, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const KINDS: [&str; 8] = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time"];
@@ -196,13 +198,8 @@ read -r go <&8
 
 const USER: [&str; 6] = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "--", "env"];
 
-#[allow(clippy::print_stdout, reason = "nothing is skipped without a word")]
-fn is_there(program: &str) -> bool {
-    let found = std::path::Path::new("/usr/bin").join(program).exists();
-    if !found {
-        println!("skipped: there is no {program}");
-    }
-    found
+fn needs(program: &str) {
+    require!(std::path::Path::new("/usr/bin").join(program).exists(), "there is no {program}");
 }
 
 #[test]
@@ -266,9 +263,7 @@ fn two_of_them_in_one_tree() {
 
 #[test]
 fn a_sandbox_of_bubblewrap() {
-    if !is_there("bwrap") {
-        return;
-    }
+    needs("bwrap");
     let script = "exec bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-net --unshare-cgroup --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc \
                   --dev /dev --tmpfs /mnt sh -c \"$0\"";
     Tree::start(&["sh", "-c", script, &with_children("/mnt")], 6).carried();
@@ -277,9 +272,7 @@ fn a_sandbox_of_bubblewrap() {
 /// A user's --dev takes a second user namespace: one to mount it in, and one with the user's own number.
 #[test]
 fn a_sandbox_of_bubblewrap_of_a_user() {
-    if !is_there("bwrap") {
-        return;
-    }
+    needs("bwrap");
     let script = "exec bwrap --unshare-all --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc --dev /dev --tmpfs /mnt sh -c \"$0\"";
     let inside = with_children("/mnt");
     Tree::start(&[&USER[..], &["sh", "-c", script, &inside]].concat(), 6).carried();
@@ -322,9 +315,7 @@ os.read(fifo, 3)
 
 #[test]
 fn a_root_of_a_process_that_has_ended() {
-    if !is_there("python3") {
-        return;
-    }
+    needs("python3");
     Tree::start(&[&USER[..], &["unshare", "-Ur", "python3", "-c", IN_NOTHING]].concat(), 1)
         .carried();
 }
@@ -332,9 +323,7 @@ fn a_root_of_a_process_that_has_ended() {
 /// The same where nobody passes through a user namespace.
 #[test]
 fn a_root_of_a_process_that_has_ended_for_root() {
-    if !is_there("python3") {
-        return;
-    }
+    needs("python3");
     Tree::start(&["python3", "-c", IN_NOTHING], 1).carried();
 }
 
@@ -381,9 +370,7 @@ os.read(fifo, 3)
 "#;
 
 fn with_threads(command: &[&str], processes: usize) {
-    if !is_there("python3") {
-        return;
-    }
+    needs("python3");
     Tree::start(&[command, &["python3", "-c", THREADS]].concat(), processes).carried();
 }
 

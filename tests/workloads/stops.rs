@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -41,26 +42,26 @@ fn states(pid: Pid) -> Vec<char> {
 
 pub(crate) fn run(stage: &Stage) -> Outcome {
     // What children cause is to be seen in what is pending.
-    SigSet::from(Signal::SIGCHLD).thread_block().expect("block");
+    let child_signal = SigSet::from(Signal::SIGCHLD);
+    child_signal.thread_block().expect("block");
+    let signals = SignalFd::with_flags(&child_signal, SfdFlags::SFD_NONBLOCK).expect("signals");
     let [told, with_threads, untold] = [child(0), child(3), child(0)];
     assert!(eventually(|| states(with_threads).len() == 4), "it has threads");
     let all = [(told, 1), (with_threads, 4), (untold, 1)];
     for (pid, threads) in all {
         kill(pid, Signal::SIGSTOP).expect("stop");
         assert!(eventually(|| states(pid) == vec!['T'; threads]), "it stops");
+        // Its stop is told by a signal, a moment later.
+        assert!(
+            eventually(|| signals.read_signal().expect("take the signal").is_some()),
+            "a signal"
+        );
     }
     let stopped = |pid| WaitStatus::Stopped(pid, Signal::SIGSTOP);
     for pid in [told, with_threads] {
         assert_eq!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)), Ok(stopped(pid)));
     }
-    while nix::sys::signalfd::SignalFd::with_flags(
-        &SigSet::from(Signal::SIGCHLD),
-        nix::sys::signalfd::SfdFlags::SFD_NONBLOCK,
-    )
-    .and_then(|signals| signals.read_signal())
-    .expect("take the signal")
-    .is_some()
-    {}
+    drop(signals);
     stage.ready_then_wait();
     let mut found = Findings::default();
     let pending = || {

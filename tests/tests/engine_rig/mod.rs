@@ -203,3 +203,18 @@ impl Drop for Docker {
         }
     }
 }
+
+/// Docker puts the images into containerd's store of contents, and fails if the very same are still there from the checkpoint: they
+/// are collected in the background. What comes of `start` when they are.
+pub(super) fn collected(start: impl Fn() -> Outcome) -> Outcome {
+    let mut started = start();
+    wait_until(PATIENCE, || {
+        let is_there = started.stderr.contains("already exists");
+        if is_there {
+            std::thread::sleep(Duration::from_millis(200));
+            started = start();
+        }
+        !is_there
+    });
+    started
+}
