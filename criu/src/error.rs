@@ -113,6 +113,9 @@ fn instead(option: &str) -> &'static str {
              plugin carries of files, sockets and mounts name with --external, and hand to the restore with \
              --inherit-fd; what one carries of devices takes CRIU"
         }
+        _ if option.starts_with("--external dev[") => {
+            "leave it out; a disk that is mounted is external by its mount (--external mnt[...])"
+        }
         _ if begins("--log-pid") => "leave it out, all processes have one log",
         _ if begins("--auto-dedup") => {
             "leave it out, earlier images stay whole, and take the room that they took"
@@ -172,7 +175,7 @@ mod tests {
             ("--close", "the shell"),
             ("--allow-uprobes", "remove the uprobes"),
             ("--tls", "or use CRIU"),
-            ("--external dev[8/1]:b", "or use CRIU"),
+            ("--external dev[8/1]:b", "external by its mount"),
         ] {
             let said = Error::Options(vec![option.to_owned()]).to_string();
             assert!(said.starts_with(&format!("option {option} is not")), "{said}");

@@ -182,8 +182,8 @@ pub enum UsageError {
     #[error("cpuinfo requires an action: dump or check")]
     NoAction,
     /// CRIU has the command, and stasis has not.
-    #[error("command {0} is not supported by this version of stasis")]
-    UnsupportedCommand(String),
+    #[error("command {0} is not supported by this version of stasis: {1}")]
+    UnsupportedCommand(String, &'static str),
     /// What a worker has for a descriptor is none.
     #[error("a worker takes one number, that of its socket: criu swrk <fd>")]
     Worker,

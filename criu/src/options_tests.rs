@@ -69,7 +69,7 @@ fn what_criu_has_and_we_have_not_is_named() {
     assert_eq!(options("dump --ext-mount-map a:").refused, ["--ext-mount-map a:"]);
     assert_eq!(
         error("lazy-pages -t 7"),
-        "command lazy-pages is not supported by this version of stasis"
+        "command lazy-pages is not supported by this version of stasis: restore without --lazy-pages, which brings in all pages at once"
     );
 }
 

@@ -24,8 +24,14 @@ pub enum Asked {
     Help,
 }
 
-/// Commands that CRIU has and this version of stasis has not.
-const UNSUPPORTED_COMMANDS: &[&str] = &["lazy-pages", "page-server", "dedup", "exec", "show"];
+/// Commands that CRIU has and this version of stasis has not, with what to do instead.
+const UNSUPPORTED_COMMANDS: &[(&str, &str)] = &[
+    ("lazy-pages", "restore without --lazy-pages, which brings in all pages at once"),
+    ("page-server", "dump into a directory, and copy that"),
+    ("dedup", "leave it out, earlier images stay whole, and take the room that they took"),
+    ("exec", "CRIU has none any more either; use gdb or nsenter"),
+    ("show", "use `stasis show`, or crit"),
+];
 
 /// What has been read so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,10 +131,13 @@ impl Reading {
                 let number = number.filter(|number: &RawFd| *number >= 0);
                 return Ok(Asked::Work(Box::new(self), number.ok_or(UsageError::Worker)?));
             }
-            name if UNSUPPORTED_COMMANDS.contains(&name) => {
-                return Err(UsageError::UnsupportedCommand(name.to_owned()));
+            name => {
+                let known = UNSUPPORTED_COMMANDS.iter().find(|(known, _)| *known == name);
+                return Err(match known {
+                    Some((_, instead)) => UsageError::UnsupportedCommand(name.to_owned(), instead),
+                    None => UsageError::UnknownCommand(name.to_owned()),
+                });
             }
-            name => return Err(UsageError::UnknownCommand(name.to_owned())),
         };
         let exec = self.given.iter().any(|(known, _)| known.long == "exec-cmd");
         match (rest, exec && command == Command::Restore) {

@@ -84,7 +84,8 @@ impl Checkpoint {
         if !images.inventory().fdinfo_per_id() {
             return Err(Error::invalid(
                 names::inventory().name(),
-                "one descriptor table per process: images older than CRIU 1.0 are not supported",
+                "one descriptor table per process: images older than CRIU 1.0 are not supported; restore the checkpoint by the CRIU that wrote it, \
+                 and dump anew",
             ));
         }
         nothing_is_unread(&images)?;

@@ -23,7 +23,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The images are of a version that is not known.
-    #[error("images of version {version} are not supported (1 and 2 are)")]
+    #[error(
+        "inventory.img: images of version {version} are not supported (1 and 2 are); restore the checkpoint by the CRIU or stasis that wrote it"
+    )]
     Version {
         /// The version.
         version: u32,

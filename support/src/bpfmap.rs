@@ -52,7 +52,7 @@ pub const WRITE_ONLY: Refusal = Refusal::fixed(
 /// Restored for a user.
 pub const OF_ROOT: Refusal = Refusal::fixed(
     "a BPF map, which takes rights of root to make",
-    "restore as root, or have the program close it before the dump",
+    "have it dumped and restored by root, or have the program close it before the dump",
 );
 
 /// Why a map is not carried, by what it is.

@@ -4,10 +4,13 @@ use ids::ImagePid;
 
 use crate::unsupported::Refusal;
 
+/// For who has only images.
+const FROM_IMAGES: &str = "restore the checkpoint by the CRIU that wrote it, have the program close it there, and dump anew";
+
 /// An internet socket of another protocol.
 pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
     "it is no TCP, UDP, UDP-Lite, ping or raw socket: others are not supported",
-    "have the program close it before the dump",
+    FROM_IMAGES,
 );
 
 /// A TCP connection.
@@ -19,10 +22,7 @@ pub const ESTABLISHED: Refusal = Refusal::fixed(
 /// A file of a type that no kind restores.
 #[must_use]
 pub fn unknown_file(name: &str) -> Refusal {
-    Refusal::new(
-        format!("files of this type ({name}) cannot be restored yet"),
-        "have the program close it before the dump",
-    )
+    Refusal::new(format!("files of this type ({name}) cannot be restored yet"), FROM_IMAGES)
 }
 
 /// A memfd that may become a program, where none may (`vm.memfd_noexec`).

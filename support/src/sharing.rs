@@ -84,8 +84,8 @@ pub fn held_by_kernel(thing: Thing) -> Refusal {
         return Refusal::fixed(
             "a BPF program, a name in a BPF file system, a mapping or another descriptor of the same map holds it as well, or nobody can \
              tell, without eBPF: after a restore neither would see what the other writes",
-            "have the program unloaded, and the name removed, before the dump, and dump it as root with eBPF (`stasis check` says \
-             what is missing)",
+            "before the dump have the program unloaded, the name removed, the mapping unmapped and the other descriptors closed; dump as \
+             root with eBPF (`stasis check` says what is missing)",
         );
     }
     Refusal::new(

@@ -128,8 +128,8 @@ pub fn unmapped(what: &str) -> Refusal {
 
 /// Images in which some task is in another user namespace than the root.
 pub const NESTED_IN_IMAGES: Refusal = Refusal::fixed(
-    "it was in another user namespace than the tree's root",
-    "this is not supported yet: dump the tree of the first process of that namespace by itself",
+    "it was in another user namespace than the tree's root, and the images do not say how: that is not supported yet",
+    "dump the tree of the first process of that namespace by itself",
 );
 
 /// A thread with other supplementary groups than the first, where nobody may set them (`setgroups` is "deny").
