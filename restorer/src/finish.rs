@@ -31,7 +31,7 @@ use kernel::ptrace::{Stop, Stopped};
 use kernel::rseq::{Interrupted, at_section, set_section};
 
 pub(crate) use self::inject::Parked;
-use self::inject::{drain_child_signal, expect, inject, lost, take};
+use self::inject::{drain_child_signal, go_on, inject, lost, take};
 use crate::error::Error;
 use crate::load::registers;
 use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
@@ -49,6 +49,10 @@ pub(crate) fn finish(
     stop: bool,
 ) -> Result<Parked, Error> {
     let layout = Layout::of_this_processor();
+    for task in parked.values() {
+        // The signal to park by is not blocked yet, and anybody's who may signal the task.
+        task.set_signal_mask(u64::MAX)?;
+    }
     semaphores::redo(checkpoint, pids, prepared, &mut parked)?;
     scheduling::set(checkpoint, pids, prepared)?;
     for (index, process) in checkpoint.processes.iter().enumerate().rev() {
@@ -214,8 +218,8 @@ fn critical_section(
 fn stop_others(body: &Body, pids: &Pids, parked: &mut Parked, signal: i32) -> Result<(), Error> {
     for thread in body.threads.iter().skip(1) {
         let tid = pids.host(thread.tid)?;
-        let stopped = take(parked, tid)?.resume(0)?.wait_stopped()?;
-        expect(&stopped, Stop::Group(signal))?;
+        let stopped =
+            go_on(take(parked, tid)?, Stop::Group(signal), |stopped| stopped.resume(0))?;
         parked.insert(tid, stopped);
     }
     Ok(())
@@ -226,9 +230,6 @@ fn stop_others(body: &Body, pids: &Pids, parked: &mut Parked, signal: i32) -> Re
 fn stop((leader, pid): (Stopped, HostPid), signal: i32) -> Result<Stopped, Error> {
     leader.set_signal_mask(!(1 << (signal - 1)))?;
     send_signal(pid, signal).map_err(Error::kernel(format!("stop process {pid}")))?;
-    let leader = leader.resume(0)?.wait_stopped()?;
-    expect(&leader, Stop::Signal(signal))?;
-    let leader = leader.resume(signal)?.wait_stopped()?;
-    expect(&leader, Stop::Group(signal))?;
-    Ok(leader)
+    let leader = go_on(leader, Stop::Signal(signal), |leader| leader.resume(0))?;
+    go_on(leader, Stop::Group(signal), |leader| leader.resume(signal))
 }

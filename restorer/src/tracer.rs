@@ -190,7 +190,7 @@ impl Tracer {
             },
             // It dies as it once did.
             Stop::Signal(signal) if self.is_dying(tid) => signal,
-            // Somebody else's wish, which waits until there is a process to fulfil it.
+            // Somebody else's wish, for a process that is not there yet.
             Stop::Signal(libc::SIGSTOP | libc::SIGCHLD | libc::SIGCONT) => 0,
             Stop::Signal(signal) => return Err(Loss::Crashed { task, signal }),
             Stop::Event(_) | Stop::Interrupted | Stop::Group(_) | Stop::Syscall => 0,

@@ -314,3 +314,62 @@ fn paths_that_are_trusted() {
     held.refused(&["symbolic link", "--trust-paths"]);
     held.comes_back(&["--trust-paths"]);
 }
+
+/// Whoever may signal tasks sends them the signal by which they say that they are built, all the time: they are let go when
+/// they are built, not when he says so.
+#[test]
+fn a_user_who_signals_his_program_while_it_is_built() {
+    /// Of nobody else: who signals all that he may does so to tests beside this one, too.
+    const USER: &str = "--reuid=54777";
+    const TASKS: usize = 8;
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let of_user = |text: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            USER,
+            "--regid=54777",
+            "--clear-groups",
+            "--",
+            "/usr/bin/python3",
+            "-c",
+            text,
+        ]);
+        command
+    };
+    let many = format!(
+        "import os, signal, time\nsignal.signal(signal.SIGTRAP, signal.SIG_IGN)\n\
+         for _ in range({TASKS} - 1):\n    if os.fork() == 0: break\n\
+         while True: time.sleep(0.01)"
+    );
+    let hammer = "import os, signal\nwhile True:\n    try: os.kill(-1, signal.SIGTRAP)\n    except ProcessLookupError: pass";
+    let program = Program::start(&mut of_user(&many), &scratch.path("log"));
+    let tasks = || {
+        let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", program.pid()));
+        let children = text.unwrap_or_default();
+        let children = children.split_whitespace().map(|pid| pid.parse().expect("a number"));
+        children.chain([program.pid()]).collect::<Vec<i32>>()
+    };
+    assert!(wait_until(std::time::Duration::from_secs(60), || tasks().len() == TASKS));
+    let before = tasks();
+    let images = scratch.path("images");
+    for round in 0..8 {
+        Engine::Stasis.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
+        machine.await_no_children();
+        let hammer = Program::start(&mut of_user(hammer), &scratch.path("hammer"));
+        let restored = Engine::Stasis.restore(&images, Dump::ENDING);
+        let hammer = nix::unistd::Pid::from_raw(hammer.pid());
+        nix::sys::signal::kill(hammer, nix::sys::signal::Signal::SIGKILL).expect("kill");
+        nix::sys::wait::waitpid(hammer, None).expect("wait");
+        restored.must_succeed("restore");
+        assert_eq!(tasks(), before, "round {round}");
+        for pid in tasks() {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+            for none in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Uid:\t54777"] {
+                assert!(status.contains(none), "round {round}: {pid}: {status}");
+            }
+        }
+        fs::remove_dir_all(&images).expect("remove");
+    }
+    machine.end_all();
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arch::syscall::nr;
 use ids::HostPid;
 use kernel::memory::write_all;
-use kernel::ptrace::{Stop, Stopped};
+use kernel::ptrace::{Running, Stop, Stopped};
 
 use crate::error::Error;
 use crate::prepare::Region;
@@ -31,20 +31,30 @@ pub(super) fn inject(
 ) -> Result<(Stopped, i64), Error> {
     let stack = region.address + region.stack as u64;
     task.set_registers(&task.registers()?.calling(number, args, at, stack))?;
-    let task = task.resume_to_syscall()?.wait_stopped()?;
-    expect(&task, Stop::Syscall)?;
-    let task = task.resume_to_syscall()?.wait_stopped()?;
-    expect(&task, Stop::Syscall)?;
+    let task = go_on(task, Stop::Syscall, Stopped::resume_to_syscall)?;
+    let task = go_on(task, Stop::Syscall, Stopped::resume_to_syscall)?;
     let answer = task.registers()?.return_value();
     Ok((task, answer))
 }
 
-pub(super) fn expect(task: &Stopped, stop: Stop) -> Result<(), Error> {
-    if task.stop() == stop {
-        return Ok(());
+/// Lets a task go on by `how` up to `stop`. Everything that can be blocked is: a SIGSTOP that somebody sends it is too early, as it was
+/// while the task was built.
+pub(super) fn go_on(
+    mut task: Stopped,
+    stop: Stop,
+    how: impl Fn(Stopped) -> kernel::ptrace::Result<Running>,
+) -> Result<Stopped, Error> {
+    loop {
+        task = how(task)?.wait_stopped()?;
+        match task.stop() {
+            it if it == stop => return Ok(task),
+            Stop::Signal(libc::SIGSTOP) => {}
+            it => {
+                let what = format!("it stopped as {it:?} instead of {stop:?}");
+                return Err(Error::Lost { pid: task.tid().get(), what });
+            }
+        }
     }
-    let what = format!("it stopped as {:?} instead of {stop:?}", task.stop());
-    Err(Error::Lost { pid: task.tid().get(), what })
 }
 
 /// Puts what a call reads where the leader's stack was; returns its address.
