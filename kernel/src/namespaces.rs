@@ -133,11 +133,18 @@ pub fn enter(name: &str, namespace: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// Without the right to, or when the work fails.
 pub fn new(name: &str, work: impl FnOnce() -> io::Result<()> + Send) -> io::Result<OwnedFd> {
+    in_new(name, || work().and_then(|()| own(name)))
+}
+
+/// Does `work` in a new namespace of a kind, which ends with it unless somebody has taken hold of it.
+///
+/// # Errors
+/// As [`new`].
+pub fn in_new<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let flag = flag_of(name)?;
     elsewhere(|| {
         unshare(flag)?;
-        work()?;
-        own(name)
+        work()
     })
 }
 

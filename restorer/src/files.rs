@@ -53,6 +53,7 @@ mod terminals;
 mod timerfd;
 mod tun;
 mod unix_clients;
+mod unix_hidden;
 mod unix_names;
 mod unix_outside;
 mod unix_plan;

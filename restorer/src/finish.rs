@@ -218,8 +218,7 @@ fn critical_section(
 fn stop_others(body: &Body, pids: &Pids, parked: &mut Parked, signal: i32) -> Result<(), Error> {
     for thread in body.threads.iter().skip(1) {
         let tid = pids.host(thread.tid)?;
-        let stopped =
-            go_on(take(parked, tid)?, Stop::Group(signal), |stopped| stopped.resume(0))?;
+        let stopped = go_on(take(parked, tid)?, Stop::Group(signal), |stopped| stopped.resume(0))?;
         parked.insert(tid, stopped);
     }
     Ok(())

@@ -17,10 +17,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::wait::{WaitStatus, waitpid};
 
+use crate::mounts_hidden::HiddenSockets;
+use crate::mounts_read_only::LostOnReadOnly;
 use crate::stage::{Findings, Outcome, Stage};
 use crate::tree::child;
 
-const NONE: Option<&str> = None;
+pub(crate) const NONE: Option<&str> = None;
 
 pub(crate) fn attach(source: &str, at: &Path, kind: &str, flags: MsFlags, options: &str) {
     mount(Some(source), at, Some(kind), flags, Some(options))
@@ -170,7 +172,7 @@ pub(crate) fn of_init_inside(stage: &Stage) -> Outcome {
 }
 
 /// The number of the mount that a file is on.
-fn mount_of(file: &File) -> String {
+pub(crate) fn mount_of(file: &File) -> String {
     let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
     let text = fs::read_to_string(path).expect("fdinfo");
     text.lines().find(|line| line.starts_with("mnt_id:")).expect("a mount").to_owned()
@@ -359,7 +361,7 @@ pub(crate) fn nested_inside(stage: &Stage) -> Outcome {
 }
 
 /// Whether the calling process is in another user namespace than the machine's first.
-fn is_in_user_namespace() -> bool {
+pub(crate) fn is_in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").expect("uid_map");
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
@@ -377,7 +379,7 @@ fn locks(found: &mut Findings) {
 const SOCKETS: [&str; 2] = ["socket", "another socket"];
 
 /// Things without a name, of a directory that has gone.
-struct Lost {
+pub(crate) struct Lost {
     at: PathBuf,
     fifo: File,
     directory: File,
@@ -386,7 +388,7 @@ struct Lost {
 }
 
 impl Lost {
-    fn make(at: &Path, has_sockets: bool) -> Self {
+    pub(crate) fn make(at: &Path, has_sockets: bool) -> Self {
         fs::create_dir_all(at.join("directory")).expect("mkdir");
         nix::unistd::mkfifo(&at.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
         symlink("/somewhere", at.join("link")).expect("symlink");
@@ -404,7 +406,7 @@ impl Lost {
         lost
     }
 
-    fn check(mut self, found: &mut Findings) {
+    pub(crate) fn check(mut self, found: &mut Findings) {
         found.works("write", self.fifo.write_all(b"x"));
         found.works("read", self.fifo.read_exact(&mut [0]));
         let kind = |file: &File| file.metadata().map(|is| (is.file_type(), is.nlink()));
@@ -422,96 +424,6 @@ impl Lost {
             found.same("a socket", &Some(&*self.at.join(name)), &address);
         }
     }
-}
-
-/// Things without a name on a mount that is read-only, of a file system that is not.
-struct LostOnReadOnly {
-    mount: PathBuf,
-    file: File,
-    others: Lost,
-}
-
-impl LostOnReadOnly {
-    fn make(bound: &Path) -> Self {
-        let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
-        mount(NONE, bound, NONE, remount, NONE).expect("remount");
-        fs::write(bound.join("gone too"), "gone, too").expect("write");
-        let file = File::open(bound.join("gone too")).expect("open");
-        fs::remove_file(bound.join("gone too")).expect("remove");
-        let others = Lost::make(&bound.join("lost"), false);
-        mount(NONE, bound, NONE, remount | MsFlags::MS_RDONLY, NONE).expect("remount");
-        Self { mount: bound.to_owned(), file, others }
-    }
-
-    fn check(mut self, found: &mut Findings) {
-        let mount = File::open(&self.mount).map(|bound| mount_of(&bound));
-        found.same("its mount", &mount.ok(), &Some(mount_of(&self.file)));
-        found.must("it has no name", self.file.metadata().is_ok_and(|is| is.nlink() == 0));
-        let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        found.same("its path", &Some(self.mount.join("gone too (deleted)")), &path.ok());
-        let mut text = String::new();
-        found.works("read", self.file.read_to_string(&mut text));
-        found.same("its contents", &"gone, too", &text.as_str());
-        self.others.check(found);
-    }
-}
-
-/// A read-only mount in the namespace that the program was started in, which has to be nobody else's.
-fn read_only(stage: &Stage) -> (PathBuf, LostOnReadOnly) {
-    let bound = stage.path("bound");
-    fs::create_dir(&bound).expect("mkdir");
-    bind(&bound, &bound);
-    let lost = LostOnReadOnly::make(&bound);
-    (bound, lost)
-}
-
-/// Deleted files on it.
-pub(crate) fn ghosts_read_only(stage: &Stage) -> Outcome {
-    let (bound, lost) = read_only(stage);
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    lost.check(&mut found);
-    found.must("it is read-only", File::create(bound.join("new")).is_err());
-    found.must("nothing is left", fs::read_dir(bound).is_ok_and(|entries| entries.count() == 0));
-    found.outcome()
-}
-
-/// The same on one that cannot be copied.
-pub(crate) fn ghosts_unbindable(stage: &Stage) -> Outcome {
-    let (bound, lost) = read_only(stage);
-    propagate(&bound, MsFlags::MS_UNBINDABLE);
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    lost.check(&mut found);
-    found.outcome()
-}
-
-/// A socket whose name another mount hides.
-pub(crate) fn socket_hidden(stage: &Stage) -> Outcome {
-    let hidden = stage.path("hidden");
-    fs::create_dir(&hidden).expect("mkdir");
-    let _socket = UnixListener::bind(hidden.join("socket")).expect("bind");
-    attach("over", &hidden, "tmpfs", MsFlags::empty(), "size=1m");
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    found.same("umount", &Ok(()), &umount2(&hidden, MntFlags::empty()));
-    found.works("connect", UnixStream::connect(hidden.join("socket")));
-    found.outcome()
-}
-
-/// A socket that is bound to a name on a mount that has become read-only.
-pub(crate) fn socket_read_only(stage: &Stage) -> Outcome {
-    let bound = stage.path("bound");
-    fs::create_dir(&bound).expect("mkdir");
-    bind(&bound, &bound);
-    let socket = UnixListener::bind(bound.join("socket")).expect("bind");
-    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(NONE, &bound, NONE, remount, NONE).expect("remount");
-    stage.ready_then_wait();
-    let mut found = Findings::default();
-    found.works("connect", UnixStream::connect(bound.join("socket")));
-    found.works("accept", socket.accept());
-    found.outcome()
 }
 
 /// An init whose `/proc` is one of a group of mounts that share what is mounted below them.
@@ -560,6 +472,7 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
     fs::create_dir_all("/over/below").expect("mkdir");
     fs::write("/over/below/hidden", "hidden").expect("write");
     let mut hidden = File::open("/over/below/hidden").expect("open");
+    let hidden_sockets = HiddenSockets::make(Path::new("/over"));
     attach("over", Path::new("/over"), "tmpfs", MsFlags::empty(), "size=1m");
     let watching = Inotify::init(InitFlags::IN_NONBLOCK).expect("inotify");
     for place in ["/tmp/directory/file", "/ro", "/over"] {
@@ -632,6 +545,7 @@ fn carried(stage: &Stage, wait: impl FnOnce(&Stage)) -> Outcome {
             found.same("what was hidden", &Some(text), &fs::read_to_string(path).ok().as_deref());
         }
     }
+    hidden_sockets.check(&mut found);
     locks(&mut found);
     groups(&mut found);
     found.must("descriptor", open.as_raw_fd() >= 0);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Component;
 
 use std::sync::Arc;
 
@@ -360,10 +361,11 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     let is_same =
         entry.file.is_some_and(|was| (was.device, was.inode) == (stat.st_dev, stat.st_ino));
     if !is_same || entry.path.as_deref() != Some(path) {
-        check_path(&place, path, &stat)?;
+        let hidden = check_path(&place, path, &entry.name, &stat)?;
         let mut file_systems = FileSystems::default();
         entry.file = file_systems.identity(&file, &stat).filter(|_| !deleted);
-        entry.directory = directory_of(&place, path, &mut file_systems);
+        let directory = if hidden { None } else { directory_of(&place, path, &mut file_systems) };
+        entry.directory = directory;
         entry.path = Some(path.to_vec());
     }
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
@@ -380,12 +382,19 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     Ok(())
 }
 
-/// A file that is hidden by a mount cannot be made there again. (One that has lost a name and has others is not looked for.)
-fn check_path(place: &Place<'_>, path: &[u8], stat: &FileStat) -> Result<(), Problem> {
-    if stat.st_nlink == 0 || path.ends_with(b" (deleted)") {
-        return Ok(());
+/// Whether a file is hidden by a mount. (One that has lost a name and has others is not looked for.)
+fn check_path(
+    place: &Place<'_>,
+    path: &[u8],
+    name: &[u8],
+    stat: &FileStat,
+) -> Result<bool, Problem> {
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+    let is_hidden = || place.is_hidden(path.parent().unwrap_or(path));
+    if stat.st_nlink == 0 || path.as_os_str().as_bytes().ends_with(b" (deleted)") {
+        return Ok(is_hidden());
     }
-    let found = place.find(std::path::Path::new(std::ffi::OsStr::from_bytes(path)));
+    let found = place.find(path);
     let is_it = |found: FileStat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
     let is_there = match found {
         // Who may not look there sees nothing that is in the way either.
@@ -393,8 +402,14 @@ fn check_path(place: &Place<'_>, path: &[u8], stat: &FileStat) -> Result<(), Pro
         Err(_) => false,
         Ok(found) => nix::sys::stat::fstat(found).is_ok_and(is_it),
     };
+    // A restore leads the name to what was its directory before that was hidden.
+    let name = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
+    let plain =
+        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
+    let can_be_led = || name.components().all(plain) && name.parent() != Some("/".as_ref());
     match is_there {
-        true => Ok(()),
+        true => Ok(false),
+        false if is_hidden() && can_be_led() => Ok(true),
         false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
     }
 }
@@ -415,7 +430,7 @@ fn directory_of(
 fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
     let shown = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
     let plain: std::path::PathBuf =
-        shown.components().filter(|part| *part != std::path::Component::CurDir).collect();
+        shown.components().filter(|part| *part != Component::CurDir).collect();
     path.strip_suffix(plain.as_os_str().as_bytes())
         .and_then(|rest| rest.strip_suffix(b"/"))
         .map(|rest| if rest.is_empty() { b"/".to_vec() } else { rest.to_vec() })

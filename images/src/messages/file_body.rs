@@ -46,6 +46,11 @@ pub trait FileBody {
         None
     }
 
+    /// The mount, and the path there, of the file that it is bound to.
+    fn bound_to(&self) -> Option<(i32, &[u8])> {
+        None
+    }
+
     /// Whether the path that it was opened by is another entry with the same id, which is joined to this one.
     fn has_path_apart(&self) -> bool {
         false
@@ -92,6 +97,10 @@ impl<T: FileBody + ?Sized> FileBody for Box<T> {
 
     fn path(&self) -> Option<u32> {
         (**self).path()
+    }
+
+    fn bound_to(&self) -> Option<(i32, &[u8])> {
+        (**self).bound_to()
     }
 
     fn has_path_apart(&self) -> bool {

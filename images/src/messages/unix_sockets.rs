@@ -113,6 +113,10 @@ file_body! {
             who.each_id(change);
         }
     }
+
+    fn bound_to(&self) -> Option<(i32, &[u8])> {
+        Some((self.mnt_id?, self.path.as_deref()?))
+    }
 }
 
 impl Owned for PeerCredentials {

@@ -83,18 +83,26 @@ impl FileImages {
         self.beside.of()
     }
 
-    /// The mounts and paths that these files are looked for by, and those of the directories of files that have lost their names.
+    /// The mounts and paths that these files are looked for by, and those of the directories of files that have lost their names, and of
+    /// sockets.
     pub(crate) fn on_mounts(&self) -> Vec<Sought> {
-        let entries = self.files.values().filter_map(|file| file.reg.as_ref());
-        let of = |entry: &RegFileEntry| {
-            let path = PathBuf::from(OsStr::from_bytes(&entry.name));
-            let mount = entry.mnt_id.filter(|mount| *mount >= 0)?;
+        let path = |name: &[u8]| PathBuf::from(OsStr::from_bytes(name));
+        let is_seen = |mount: &i32| *mount >= 0;
+        let of_file = |entry: &RegFileEntry| {
+            let (path, mount) = (path(&entry.name), entry.mnt_id.filter(is_seen)?);
             Some(match self.remaps.contains_key(&entry.id) {
                 false => Sought { mount, path, is_to_write: false },
                 true => Sought { mount, path: path.parent()?.to_owned(), is_to_write: true },
             })
         };
-        entries.filter_map(of).collect()
+        let of_socket = |mount: i32, file: &[u8]| {
+            let path = path(file).parent()?.to_owned();
+            Some(Sought { mount, path, is_to_write: false }).filter(|_| is_seen(&mount))
+        };
+        let files = self.files.values().filter_map(|file| file.reg.as_ref());
+        let bound = self.files.values().filter_map(|file| file.body()?.bound_to());
+        let bound = bound.filter_map(|(mount, file)| of_socket(mount, file));
+        files.filter_map(of_file).chain(bound).collect()
     }
 
     /// Pages of memory that files hold, which will be put back.

@@ -28,6 +28,7 @@ use support::Refusal;
 use super::Error;
 use super::actors::act;
 use super::approve::Approver;
+use super::unix_hidden;
 use super::unix_plan::{failed, what};
 
 /// Where the file of a socket goes.
@@ -39,6 +40,8 @@ struct BindPoint {
     /// The directory of the file, and its name in there.
     directory: Rc<OwnedFd>,
     name: OsString,
+    /// The name that the program gave it, if no path leads there.
+    hidden: Option<PathBuf>,
 }
 
 /// The files of sockets.
@@ -108,11 +111,11 @@ impl<'a> Names<'a> {
         let place = self.place(entry)?;
         let aside = self.make_way(&place, entry)?;
         let directory = &*place.directory;
-        let bound = rooted(place.root.as_ref(), || {
-            within(place.start.as_deref(), || {
-                in_directory(directory, || sockets::bind(socket, &address))
-            })
-        })
+        let bind = || in_directory(directory, || sockets::bind(socket, &address));
+        let bound = match &place.hidden {
+            Some(name) => unix_hidden::led(name, directory, bind),
+            None => rooted(place.root.as_ref(), || within(place.start.as_deref(), bind)),
+        }
         .map_err(failed("bind", entry))
         .and_then(|()| self.settle_file(socket, &place, entry));
         if let Some(aside) = aside {
@@ -186,10 +189,15 @@ impl<'a> Names<'a> {
             }
             Err(error) => return Err(error),
         };
-        let start = given.is_relative().then(|| self.directory(start, entry)).transpose()?;
+        // A name alone is found in the directory itself.
+        let is_led = given.parent().is_some_and(|parent| !parent.as_os_str().is_empty());
+        let is_hidden = self.approver.start(entry.mnt_id, &parent).hidden.is_some();
+        let hidden = (is_led && is_hidden).then(|| given.to_owned());
+        let is_from = given.is_relative() && hidden.is_none();
+        let start = is_from.then(|| self.directory(start, entry)).transpose()?;
         let root = self.approver.root_of(entry.mnt_id).map(|root| root.try_clone_to_owned());
         let root = root.transpose().map_err(failed("find the root directory of", entry))?;
-        Ok(BindPoint { root, start, directory, name })
+        Ok(BindPoint { root, start, directory, name, hidden })
     }
 
     fn directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Rc<OwnedFd>, Error> {
