@@ -31,6 +31,7 @@ use crate::look;
 use crate::mapped_locks;
 use crate::memory::{self, Pages};
 use crate::namespaces::Namespaces;
+use crate::nested_users::Earlier;
 use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
@@ -361,9 +362,13 @@ fn users(
     plan: &Plan,
     tasks: &BTreeMap<HostPid, TaskCapture>,
 ) -> Result<Users, Error> {
-    let (users, mut found) = Users::look(root, inventory, plan.files.networks(), &plan.around)?;
     let threads = tasks.values().flat_map(|task| &task.threads);
-    found.extend(users.unmapped(threads.map(|thread| (thread.tid, &thread.attributes.status))));
+    let statuses: BTreeMap<_, _> =
+        threads.map(|thread| (thread.tid, &thread.attributes.status)).collect();
+    let earlier = Earlier { users: &plan.nested_users, statuses: &statuses };
+    let networks = plan.files.networks();
+    let (users, mut found) = Users::look(root, inventory, networks, &plan.around, Some(earlier))?;
+    found.extend(users.unmapped(statuses.iter().map(|(&tid, &status)| (tid, status))));
     let logins = tasks.iter().map(|(&pid, task)| (pid, task.attributes.login_uid));
     found.extend(users.unmapped_logins(logins));
     unsupported::refuse(root, found)?;

@@ -56,6 +56,7 @@ pub(crate) struct Seen {
     pub(crate) entered: entered::Known,
     /// Locks that mappings alone keep.
     pub(crate) kept_locks: mapped_locks::Kept,
+    pub(crate) users: Users,
 }
 
 /// What looks.
@@ -222,19 +223,29 @@ impl<'a> Looker<'a> {
         found.extend(shared);
         let networks = Networks::begin(files.networks(), files.attached(), self.options)?;
         found.extend(networks.unsupported(root, &looked_at.processes)?);
-        let users = Users::look(root, looked_at, files.networks(), &self.around)?;
-        found.extend(users.1);
-        let of_mounts = users.0.nested.unsupported_mounts(&views, looked_at);
+        let (users, refused) = Users::look(root, looked_at, files.networks(), &self.around, None)?;
+        found.extend(refused);
+        let of_mounts = users.nested.unsupported_mounts(&views, looked_at);
         found.extend(of_mounts.into_iter().filter(|_| self.judges_mounts));
-        found.extend(users.0.unmapped(task_states.statuses()));
-        found.extend(users.0.unmapped_logins(task_states.logins()));
+        found.extend(users.unmapped(task_states.statuses()));
+        found.extend(users.unmapped_logins(task_states.logins()));
         // A restore would make them by root's rights.
         if self.options.on_behalf_of.is_some() && networks.ids().next().is_some() {
             found.push(support::networks::OF_USER.of(root, "network namespace"));
         }
         inventory.refer_to_this();
         Ok((
-            Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks },
+            Seen {
+                inventory,
+                task_states,
+                numbers,
+                views,
+                files,
+                sharing,
+                entered,
+                kept_locks,
+                users,
+            },
             found,
         ))
     }

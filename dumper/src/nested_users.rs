@@ -3,6 +3,7 @@
 //! A process in one is dumped as any other, with the ids that it has around it; what is its own is which capabilities it has in there.
 //! A restore makes it where it has all rights, and it enters its namespace last of all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,8 +36,19 @@ pub(crate) struct NestedUsers {
     around: BTreeMap<u64, u64>,
     /// Those of which nothing is known yet.
     met: BTreeMap<u64, Arc<OwnedFd>>,
+    /// Those that nobody of the tree is in: held, so that their numbers become no others'.
+    asked: BTreeMap<u64, Arc<OwnedFd>>,
     /// The namespaces that do not belong to the dumper's user namespace, by kind and the kernel's id: the one that owns each, and a process in it.
     owners: BTreeMap<(&'static str, u64), (u64, HostPid)>,
+}
+
+/// What was learned before, which a frozen tree need not wait for.
+#[derive(Clone, Copy)]
+pub(crate) struct Earlier<'e> {
+    /// In the plan.
+    pub(crate) users: &'e NestedUsers,
+    /// Of each thread, since it is frozen.
+    pub(crate) statuses: &'e BTreeMap<HostPid, &'e Status>,
 }
 
 impl NestedUsers {
@@ -46,6 +58,7 @@ impl NestedUsers {
         inventory: &Inventory,
         networks: &BTreeMap<u64, Arc<OwnedFd>>,
         around: &Surroundings,
+        earlier: Option<Earlier<'_>>,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let mut found = Self::default();
         let mut refused = Vec::new();
@@ -58,7 +71,7 @@ impl NestedUsers {
         };
         let living = inventory.processes.values().filter(|process| !is_zombie(process));
         for process in living {
-            let looked = found.look_at(process, ours, inventory, around, &other);
+            let looked = found.look_at(process, ours, (inventory, earlier), around, &other);
             match looked {
                 Ok(more) => refused.extend(more),
                 Err(_) if !kernel::process::exists(process.pid) => {}
@@ -76,7 +89,7 @@ impl NestedUsers {
                 found.owners.entry(("net", *number)).or_insert((owner, root));
             }
         }
-        found.ask_the_others().map_err(|source| {
+        found.ask_the_others(earlier).map_err(|source| {
             let operation = "look at the user namespaces below that of";
             Error::Process { operation, pid: root, source }
         })?;
@@ -145,7 +158,7 @@ impl NestedUsers {
         &mut self,
         process: &Process,
         ours: u64,
-        inventory: &Inventory,
+        (inventory, earlier): (&Inventory, Option<Earlier<'_>>),
         around: &Surroundings,
         other: &dyn Fn(io::Result<OwnedFd>) -> io::Result<Option<(u64, OwnedFd)>>,
     ) -> io::Result<Vec<Unsupported>> {
@@ -189,7 +202,7 @@ impl NestedUsers {
         }
         self.describe(user, &Maps::of(pid)?, owner_uid(&namespace)?);
         if let Some(described) = self.entries.get(&user) {
-            refused.extend(unsupported_threads(process, described)?);
+            refused.extend(unsupported_threads(process, described, earlier)?);
         }
         Ok(refused)
     }
@@ -222,12 +235,22 @@ impl NestedUsers {
         self.entries.insert(id, UsernsEntry { nested: Some(true), ..entry(maps, owner) });
     }
 
-    /// Asks those in which nobody of the tree is.
-    fn ask_the_others(&mut self) -> io::Result<()> {
+    /// Asks those in which nobody of the tree is, and that have not said all yet: their maps are written once.
+    fn ask_the_others(&mut self, earlier: Option<Earlier<'_>>) -> io::Result<()> {
         for (id, namespace) in std::mem::take(&mut self.met) {
-            self.describe(id, &Maps::within(&*namespace)?, owner_uid(&*namespace)?);
+            match earlier.and_then(|earlier| earlier.users.written(id)) {
+                Some(entry) => drop(self.entries.insert(id, entry.clone())),
+                None => self.describe(id, &Maps::within(&*namespace)?, owner_uid(&*namespace)?),
+            }
+            self.asked.insert(id, namespace);
         }
         Ok(())
+    }
+
+    /// What one has said that was asked, and will not say otherwise.
+    fn written(&self, id: u64) -> Option<&UsernsEntry> {
+        let entry = self.entries.get(&id).filter(|_| self.asked.contains_key(&id))?;
+        Some(entry).filter(|entry| !entry.uid_map.is_empty() && !entry.gid_map.is_empty())
     }
 
     /// Whether a user namespace is another one, or below it.
@@ -345,12 +368,20 @@ fn unmapped(ids: &IdMap, status: &Status, groups: &[u32]) -> Option<String> {
 }
 
 /// Which threads of a process have ids that they could not take in its user namespace, where they come back with those of the first.
-fn unsupported_threads(process: &Process, users: &UsernsEntry) -> io::Result<Vec<Unsupported>> {
+fn unsupported_threads(
+    process: &Process,
+    users: &UsernsEntry,
+    earlier: Option<Earlier<'_>>,
+) -> io::Result<Vec<Unsupported>> {
     let mut refused = Vec::new();
     if process.threads.len() < 2 {
         return Ok(refused);
     }
-    let ids_of = |tid| Dir::open(tid).and_then(|dir| Status::read(&dir)).map_err(io::Error::other);
+    let ids_of = |tid: HostPid| match earlier.and_then(|earlier| earlier.statuses.get(&tid)) {
+        Some(status) => Ok(Cow::Borrowed(*status)),
+        None => Dir::open(tid).and_then(|dir| Status::read(&dir)).map(Cow::Owned),
+    };
+    let ids_of = |tid| ids_of(tid).map_err(io::Error::other);
     let first = ids_of(process.pid)?;
     for &tid in process.threads.keys() {
         let status = match ids_of(tid) {
@@ -359,7 +390,7 @@ fn unsupported_threads(process: &Process, users: &UsernsEntry) -> io::Result<Vec
             Err(_) if !kernel::process::exists(tid) => continue,
             Err(error) => return Err(error),
         };
-        let is_same = (status.uid, status.gid) == (first.uid, first.gid);
+        let is_same = (&status.uid, &status.gid) == (&first.uid, &first.gid);
         if is_same && status.groups == first.groups {
             continue;
         }

@@ -25,6 +25,7 @@ use crate::mapped_locks;
 use crate::memory::{self, FrozenPages, PlannedMemory, PreCopy};
 use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
+use crate::nested_users::NestedUsers;
 use crate::network::Network;
 use crate::network::OtherNetwork;
 use crate::numbers::Numbers;
@@ -100,6 +101,7 @@ pub(crate) struct Plan {
     pub(crate) entered: entered::Known,
     /// Locks that mappings alone keep.
     pub(crate) kept_locks: mapped_locks::Kept,
+    pub(crate) nested_users: NestedUsers,
     pub(crate) finder: GadgetFinder,
     /// Code to lean on, by process, of those that have to be asked.
     pub(crate) gadgets: BTreeMap<HostPid, Gadgets>,
@@ -135,8 +137,17 @@ impl Plan {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
-        let Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks } =
-            looker.look(&mut collector, Inventory::default(), clock)?;
+        let Seen {
+            inventory,
+            task_states,
+            numbers,
+            views,
+            files,
+            sharing,
+            entered,
+            kept_locks,
+            users,
+        } = looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
         let mut gadgets = BTreeMap::new();
@@ -170,15 +181,33 @@ impl Plan {
         pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let seen =
-            Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks };
-        let Seen { inventory, task_states, numbers, views, files, sharing, entered, kept_locks } =
-            if pre_copy.is_empty() {
-                seen
-            } else {
-                drop(seen.files);
-                looker.look(&mut collector, seen.inventory, clock)?
-            };
+        let seen = Seen {
+            inventory,
+            task_states,
+            numbers,
+            views,
+            files,
+            sharing,
+            entered,
+            kept_locks,
+            users,
+        };
+        let Seen {
+            inventory,
+            task_states,
+            numbers,
+            views,
+            files,
+            sharing,
+            entered,
+            kept_locks,
+            users,
+        } = if pre_copy.is_empty() {
+            seen
+        } else {
+            drop(seen.files);
+            looker.look(&mut collector, seen.inventory, clock)?
+        };
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
         let expected = pre_copy.expected(memory::resident_bytes(&inventory));
@@ -202,6 +231,7 @@ impl Plan {
             sharing,
             entered,
             kept_locks,
+            nested_users: users.nested,
             finder,
             gadgets,
             memory,

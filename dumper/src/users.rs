@@ -20,7 +20,7 @@ use support::tree::Surroundings;
 use support::{Unsupported, users};
 
 use crate::error::Error;
-use crate::nested_users::{NestedUsers, entry};
+use crate::nested_users::{Earlier, NestedUsers, entry};
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
 
@@ -43,6 +43,7 @@ impl Users {
         inventory: &Inventory,
         networks: &BTreeMap<u64, Arc<OwnedFd>>,
         around: &Surroundings,
+        earlier: Option<Earlier<'_>>,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let of_root = inventory.processes.get(&root);
         // A root that is in the dumper's pid namespace is not the init of the tree, from which all others would be born: its user
@@ -51,7 +52,7 @@ impl Users {
             .filter(|root| root.namespaces.get("pid") != around.namespaces.get("pid"))
             .and_then(|root| root.namespaces.get("user"));
         let Some(&user) = of_root.filter(|id| around.namespaces.get("user") != Some(*id)) else {
-            let (nested, refused) = NestedUsers::look(root, inventory, networks, around)?;
+            let (nested, refused) = NestedUsers::look(root, inventory, networks, around, earlier)?;
             return Ok((Self { nested, ..Self::default() }, refused));
         };
         let failed = |source: io::Error| Error::Process {
