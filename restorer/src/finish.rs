@@ -7,9 +7,9 @@
 //! 1. where children have been stopped, the parent waits for those of which it had been told, and the SIGCHLD that the stops caused in it
 //!    is taken away (unless the images say that one was pending);
 //! 2. its file locks are taken, in the same way as the next one;
-//! 3. the restorer's region goes, by a system call that the leader is made to make at its own
+//! 3. a process that was stopped is stopped, with all its threads, while all its signals are still blocked;
+//! 4. the restorer's region goes, by a system call that the leader is made to make at its own
 //!    `syscall` instruction, the last one in the region that is used;
-//! 4. a process that was stopped is stopped, with all its threads, while all its signals are still blocked;
 //! 5. every thread gets its registers, extended state and signal mask.
 //!
 //! Then, on the word of the commander, all are let go ([`crate::holder`]). Up to that moment any
@@ -27,7 +27,7 @@ use arch::syscall::nr;
 use ids::{HostPid, ImagePid};
 use images::messages::FileLockEntry;
 use kernel::process::send_signal;
-use kernel::ptrace::{Stop, Stopped};
+use kernel::ptrace::Stop;
 use kernel::rseq::{Interrupted, at_section, set_section};
 
 pub(crate) use self::inject::Parked;
@@ -70,10 +70,11 @@ pub(crate) fn finish(
         let pid = pids.host(process.pid)?;
         let locks = checkpoint.locks.of(process.pid);
         let told = told(checkpoint, process);
-        leader((process, pid), (&place.region, locks), &mut parked, (drain, &told), halt)?;
+        leader((process, pid), (&place.region, locks), &mut parked, (drain, &told))?;
         if let Some(signal) = halt {
-            stop_others(body, pids, &mut parked, signal)?;
+            halt_all((body, pid), pids, &mut parked, signal)?;
         }
+        unmap((process, pid), &place.region, &mut parked)?;
         threads((process, body), pids, &parked, &layout)?;
     }
     Ok(parked)
@@ -143,7 +144,6 @@ fn leader(
     (region, locks): (&Region, &[FileLockEntry]),
     parked: &mut Parked,
     (drain, told): (bool, &[ImagePid]),
-    halt: Option<i32>,
 ) -> Result<(), Error> {
     let mut leader = take(parked, pid)?;
     let at = leader.registers()?.instruction() - SYSCALL_INSTRUCTION_LEN;
@@ -157,15 +157,23 @@ fn leader(
         leader = drain_child_signal(leader, region, at)?;
     }
     leader = locks::take(leader, (region, at), (process.pid, pid), locks)?;
-    let unmap = [region.address, region.bytes as u64, 0, 0, 0, 0];
-    let (stopped, answer) = inject(leader, region, at, nr::MUNMAP, unmap)?;
-    leader = stopped;
+    parked.insert(pid, leader);
+    Ok(())
+}
+
+/// Takes the restorer's region away.
+fn unmap(
+    (process, pid): (&Process, HostPid),
+    region: &Region,
+    parked: &mut Parked,
+) -> Result<(), Error> {
+    let leader = take(parked, pid)?;
+    let at = leader.registers()?.instruction() - SYSCALL_INSTRUCTION_LEN;
+    let region_of = [region.address, region.bytes as u64, 0, 0, 0, 0];
+    let (leader, answer) = inject(leader, region, at, nr::MUNMAP, region_of)?;
     if answer < 0 {
         let operation = format!("unmap the restorer from process {}", process.pid);
         return Err(Error::kernel(operation)(std::io::Error::from_raw_os_error(-answer as i32)));
-    }
-    if let Some(signal) = halt {
-        leader = stop((leader, pid), signal)?;
     }
     parked.insert(pid, leader);
     Ok(())
@@ -213,22 +221,27 @@ fn critical_section(
     Ok(())
 }
 
-/// Has the other threads of a process take part in its stop: they meet it before anything of theirs. Its parent is told of the stop
-/// when all have, which must not be after it has been let go.
-fn stop_others(body: &Body, pids: &Pids, parked: &mut Parked, signal: i32) -> Result<(), Error> {
-    for thread in body.threads.iter().skip(1) {
-        let tid = pids.host(thread.tid)?;
-        let stopped = go_on(take(parked, tid)?, Stop::Group(signal), |stopped| stopped.resume(0))?;
-        parked.insert(tid, stopped);
-    }
-    Ok(())
-}
-
-/// Stops a process by a signal. All others are blocked, so that this is the one that its leader
-/// meets; it stops the other threads before they could run.
-fn stop((leader, pid): (Stopped, HostPid), signal: i32) -> Result<Stopped, Error> {
+/// Stops a process by a signal. All others are blocked, so that this is the one that its leader meets. The others take part before
+/// anything of theirs; if somebody has it go on meanwhile they go on to their end in the restorer's code, and the restore fails. Its
+/// parent is told of the stop when all have stopped, which must not be after it has been let go.
+fn halt_all(
+    (body, pid): (&Body, HostPid),
+    pids: &Pids,
+    parked: &mut Parked,
+    signal: i32,
+) -> Result<(), Error> {
+    let leader = take(parked, pid)?;
     leader.set_signal_mask(!(1 << (signal - 1)))?;
     send_signal(pid, signal).map_err(Error::kernel(format!("stop process {pid}")))?;
     let leader = go_on(leader, Stop::Signal(signal), |leader| leader.resume(0))?;
-    go_on(leader, Stop::Group(signal), |leader| leader.resume(signal))
+    let leader = go_on(leader, Stop::Group(signal), |leader| leader.resume(signal))?;
+    leader.set_signal_mask(u64::MAX)?;
+    parked.insert(pid, leader);
+    for thread in body.threads.iter().skip(1) {
+        let tid = pids.host(thread.tid)?;
+        let other = take(parked, tid)?;
+        let other = go_on(other, Stop::Group(signal), |other| other.resume(0))?;
+        parked.insert(tid, other);
+    }
+    Ok(())
 }
