@@ -86,7 +86,10 @@ impl Desks {
         }
         let turn = Count::new(base)?;
         turn.tell(1)?;
-        let numbers = next_number::open(base).map_err(Error::kernel("open ns_last_pid"))?;
+        let numbers = next_number::open(base).map_err(|error| {
+            let refusal = support::host::no_numbers(&error.to_string());
+            Error::refused(refusal.of(plan.tasks[0].pid.get(), "process numbers"))
+        })?;
         let expected = |birth: &AskedBirth| (birth.task, (levels.all(birth.task), birth.process));
         let asked = plan.asked.iter().map(expected).collect();
         let expected = Arc::new(Expected { asked, all: plan.numbers.clone() });
@@ -231,27 +234,29 @@ impl Registrars {
 
     /// In a new process: serves those who ask until the tree is built.
     fn work(&self, place: Place) -> ! {
-        let Some(numbers) = &self.numbers else { exit_now(1) };
-        if prctl::set_pdeathsig(Signal::SIGKILL).is_err() {
-            exit_now(1);
-        }
+        let served = self.begin(&place).and_then(|numbers| {
+            let expected = Some(&*self.expected).filter(|_| place.judges);
+            serve(&File::from(place.socket), numbers, place.judges, expected)
+        });
+        exit_now(served.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+    }
+
+    fn begin(&self, place: &Place) -> io::Result<&File> {
+        let numbers = self.numbers.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
         // Of what it has open nothing else is its business; others may wait for the end of that.
         let mut from = 0;
         let mut kept = [place.socket.as_raw_fd(), numbers.as_raw_fd()];
         kept.sort_unstable();
         for kept in kept {
-            if kept > from && close_range(from, kept - 1).is_err() {
-                exit_now(1);
+            if kept > from {
+                close_range(from, kept - 1)?;
             }
             from = kept + 1;
         }
-        if close_range(from, RawFd::MAX).is_err() {
-            exit_now(1);
-        }
+        close_range(from, RawFd::MAX)?;
         hasten(HostPid::own());
-        let expected = Some(&*self.expected).filter(|_| place.judges);
-        let served = serve(&File::from(place.socket), numbers, place.judges, expected);
-        exit_now(i32::from(served.is_err()))
+        Ok(numbers)
     }
 
     /// Whether a process is one of them.
@@ -267,6 +272,15 @@ impl Registrars {
             drop(wait_status(pid));
         }
     }
+}
+
+/// What to say of one that has ended, with the status that [`wait_status`] has.
+pub(crate) fn ended(status: i32) -> Error {
+    let source = match libc::WIFEXITED(status) {
+        true => io::Error::from_raw_os_error(libc::WEXITSTATUS(status)),
+        false => io::Error::other(format!("signal {}", libc::WTERMSIG(status))),
+    };
+    Error::kernel("have numbers given out by /proc/sys/kernel/ns_last_pid")(source)
 }
 
 /// Has a process go before all others, as far as that is allowed: whoever else makes a process between a question and the birth

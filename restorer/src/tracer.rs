@@ -15,7 +15,7 @@ use parasite::restorer::births::NOT_WANTED;
 
 use crate::error::Error;
 use crate::pids::Pids;
-use crate::registrars::Registrars;
+use crate::registrars::{self, Registrars};
 
 /// What the tracer asks for: every task made by a traced one is traced, and dies with the tracer.
 const OPTIONS: Options = Options::SYSCALL_GOOD
@@ -150,7 +150,7 @@ impl Tracer {
                     }
                     let is_registrar = |it: &Registrars| it.has(tid);
                     if self.registrars.as_ref().is_some_and(is_registrar) {
-                        return Err(Loss::Ended { tid, status });
+                        return Err(Loss::Failed(registrars::ended(status)));
                     }
                     if is_ours && !(may_end && self.is_dying(tid)) {
                         return Err(Loss::Ended { tid, status });

@@ -334,6 +334,18 @@ pub const FILTERS_OF_ROOT: Refusal = Refusal::fixed(
     BY_ROOT,
 );
 
+/// A restore of processes in user namespaces without a right to have numbers given out.
+#[must_use]
+pub fn no_numbers(why: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "numbers in the pid namespaces around its user namespace are given out by /proc/sys/kernel/ns_last_pid, which does not \
+                 open: {why}"
+        ),
+        "restore it where /proc/sys can be written to, as root, under a kernel with CONFIG_CHECKPOINT_RESTORE",
+    )
+}
+
 /// A restore of filters by a program that is under seccomp itself, or lacks a right.
 pub const FILTERS_FROM_INSIDE: Refusal = Refusal::fixed(
     "a program that has seccomp filters itself, or lacks CAP_SYS_ADMIN, cannot restore one that has some",

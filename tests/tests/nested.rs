@@ -396,6 +396,29 @@ fn threads_in_pids_further_down() {
 }
 
 #[test]
+fn a_restore_that_can_have_no_numbers_given_out_is_refused() {
+    needs("python3");
+    let command = [&USER[..], &["unshare", "-Urpf", "python3", "-c", THREADS]].concat();
+    let tree = Tree::start(&command, 2);
+    let images = tree.scratch.path("images");
+    let outside = ["--external", "mnt[]"];
+    let mut dump = Engine::Stasis.dump_command(tree.program.pid(), &images, Dump::ENDING);
+    Outcome::of(dump.args(outside)).must_succeed("dump");
+    tree.machine.await_no_children();
+    let restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+    let mut there = Command::new("unshare");
+    let read_only =
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys || exit 9
+exec \"$0\" \"$@\"";
+    there.args(["-m", "sh", "-c", read_only]).arg(restore.get_program());
+    let refused = Outcome::of(there.args(restore.get_args()).args(outside));
+    for word in ["ns_last_pid", "/proc/sys can be written to"] {
+        assert!(refused.code == Some(1) && refused.stderr.contains(word), "{}", refused.stderr);
+    }
+    assert!(!tree.program.is_alive());
+}
+
+#[test]
 fn a_session_of_the_first_process_is_refused() {
     let script = ": > \"$STAGE/there\"; sleep 1000; :";
     let what = "it is led by the first process of a pid namespace";
