@@ -31,6 +31,7 @@ mod inet_sockets;
 mod inotify;
 mod io_uring;
 mod link_remaps;
+mod listeners;
 mod locks;
 mod memfd;
 mod mqueue;
@@ -271,6 +272,18 @@ impl Plan {
         self.in_flight.files()
     }
 
+    /// Waits for a moment in which no connection waits at a socket of the tree, the last thing before that is stopped.
+    pub(crate) fn await_quiet(&mut self) {
+        if !self.context.skip_in_flight {
+            listeners::await_quiet(&mut self.held);
+        }
+    }
+
+    /// Looks whether connections wait, the first thing when it has been stopped.
+    pub(crate) fn look_for_quiet(&mut self) {
+        listeners::look_again(&mut self.held);
+    }
+
     /// The network namespaces in which the tree has sockets or processes, beside this process's own, by the kernel's
     /// ids.
     pub(crate) fn networks(&self) -> &BTreeMap<u64, Arc<OwnedFd>> {
@@ -358,6 +371,8 @@ pub struct Captured {
     pub(crate) warnings: Vec<String>,
     /// How many sockets have packets that wait and are left behind.
     left_behind: usize,
+    /// How many TCP connections wait that have come since the tree was told to stop.
+    came_later: u32,
     /// Sockets outside of the tree that its own may be connected to.
     outside: Vec<FileEntry>,
     /// The numbers that namespaces beside the dumper's have in the images, by their kinds and the kernel's ids.
@@ -373,15 +388,23 @@ impl Captured {
         self.places.get(&(pid, FileReference::Exe)).copied()
     }
 
-    /// What is to be told of packets that are not in the images, if there are any.
-    fn packets_left(&self) -> Option<String> {
-        let sockets = self.left_behind;
-        (sockets > 0).then(|| {
-            format!(
-                "packets that waited in {sockets} raw or packet sockets, copies of what passed, or in network \
-                 devices of programs are not in the images"
-            )
-        })
+    /// What is to be told of packets and connections that are not in the images.
+    fn left_out(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.left_behind > 0 {
+            told.push(format!(
+                "packets that waited in {} raw or packet sockets, copies of what passed, or in network \
+                 devices of programs are not in the images",
+                self.left_behind
+            ));
+        }
+        if self.came_later > 0 {
+            told.push(format!(
+                "{} TCP connections that came after the tree was told to stop, and wait to be accepted, are not in the images",
+                self.came_later
+            ));
+        }
+        told
     }
 
     /// Takes the numbers that namespaces beside the dumper's have in the images, by their kinds and the kernel's ids, and

@@ -41,12 +41,14 @@ impl<'d> Frozen<'d> {
         if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
             tracing::debug!(%error, "naps last longer than they should");
         }
+        planned.plan.files.await_quiet();
         let (date, before) = (SystemTime::now(), Instant::now());
         let (within, limit) = (options.stop_within, options.max_freeze);
         let inventory = &planned.plan.inventory;
         let has_workers = |pid| inventory.processes.get(&pid).is_none_or(rings::has_rings);
         let tree = freezer::stop(options.pid, within, limit, group.as_ref(), &has_workers);
         let tree = tree.map_err(failed)?;
+        planned.plan.files.look_for_quiet();
         dump.clock.freeze(tree.since, options.max_freeze);
         let at = date + tree.since.duration_since(before);
         let frozen = Self { tree, urgent, at, planned };

@@ -303,6 +303,61 @@ fn connections_that_nobody_has_accepted_are_left_out() {
 }
 
 /// Kills a dump at instants that lie all over it. What the kernel keeps, the next command undoes.
+/// Connects all the time, each time anew, from several threads: a connection waits at the server nearly always.
+fn hammer(address: SocketAddr, work: impl FnOnce()) -> u32 {
+    let ends = std::sync::atomic::AtomicBool::new(false);
+    let served = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut connection = TcpStream::connect(address).expect("connect");
+                    connection.write_all(b"ask\n").expect("ask");
+                    let mut text = String::new();
+                    connection.read_to_string(&mut text).expect("an answer");
+                    assert_eq!(text, "told\n");
+                    served.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+        }
+        work();
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    served.into_inner()
+}
+
+/// A server that accepts a connection a time, and is dumped while it runs on.
+#[test]
+fn a_busy_server_is_stopped_when_no_connection_waits() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let server = "import socket
+server = socket.create_server(('127.0.0.1', 0))
+with open('address', 'w') as file: file.write('127.0.0.1:%d\\n' % server.getsockname()[1])
+while True:
+    connection, _ = server.accept()
+    connection.recv(4)
+    connection.sendall(b'told\\n')
+    connection.close()
+";
+    let mut command = Command::new("python3");
+    command.args(["-c", server]).current_dir(scratch.path(""));
+    let server = Program::start(&mut command, &scratch.path("log"));
+    let address = || fs::read_to_string(scratch.path("address")).unwrap_or_default();
+    assert!(wait_until(Duration::from_secs(20), || address().ends_with('\n')), "no server");
+    let address = address().trim().parse().expect("an address");
+    let mut dumped = 0;
+    let served = hammer(address, || {
+        for round in 0..6 {
+            let images = scratch.path(&format!("images-{round}"));
+            let outcome = dump(server.pid(), &images, &["--leave-running", "--tcp-established"]);
+            dumped += i32::from(outcome.success);
+        }
+    });
+    assert_eq!(dumped, 6);
+    assert!(served > 50, "{served}");
+}
+
 #[test]
 fn a_killed_dump_leaves_no_connection_behind() {
     require!(nft(&["list", "tables"]).is_some(), "nft works");

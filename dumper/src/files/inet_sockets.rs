@@ -23,6 +23,7 @@ use super::datagrams;
 use super::file_cache::Keeping;
 use super::file_kind::FileKind;
 use super::held::with_socket;
+use super::listeners::Listeners;
 use super::problem::{Doing, Problem};
 use super::socket_options;
 use super::survey::Survey;
@@ -62,10 +63,22 @@ impl FileKind for InetSocket {
             peer: &mut || diagnosed.peer(file.inode, common.family.0),
         };
         let frozen = survey.frozen;
+        let listeners = survey.held.beside.of::<Listeners>();
+        let came_later = frozen && listeners.was_quiet(file.inode);
+        let waiting = strict && !skip_in_flight && !came_later;
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            let counts = Counts { now: strict, frozen, waiting: strict && !skip_in_flight };
+            let counts = Counts { now: strict, frozen, waiting };
             self::entry(socket, common.family, file.inode, counts, &mut others)
         })?;
+        if socket.state == SK_LISTEN && !frozen {
+            survey.held.beside.of::<Listeners>().meet(file.inode);
+        }
+        if came_later {
+            let state = with_socket(survey.held, pid, file, |socket| {
+                tcp::state(socket).doing("get TCP state of")
+            });
+            survey.out.came_later += state?.1;
+        }
         if is_raw && survey.frozen {
             let shutdown = socket.shutdown();
             let waits = |socket: BorrowedFd<'_>| datagrams::waits(socket, shutdown);

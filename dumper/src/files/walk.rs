@@ -71,7 +71,7 @@ impl Survey<'_> {
             self.number_outside();
         }
         self.cache.sockets = self.neighbours.into_held();
-        self.out.warnings.extend(self.out.packets_left());
+        self.out.warnings.extend(self.out.left_out());
         Ok((self.out, self.cache, self.refusals))
     }
 
