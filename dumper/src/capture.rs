@@ -242,7 +242,7 @@ fn read(
     let other = plan.network_of(&inventory, root);
     network.prepare(options, &pre_copy.id, &inventory, (files.connections(), other))?;
     plan.files
-        .read_connections(&mut files, &|| clock.check(READ_FILES).is_err())
+        .read_connections(&mut files, pre_copy.threads, &|| clock.check(READ_FILES).is_err())
         .map_err(|error| Error::of_files(root, error))?;
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;

@@ -27,6 +27,7 @@ use super::file_reference::FileReference;
 use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey};
 use super::{Captured, Error, Plan};
+use crate::threads::share;
 
 /// What becomes of TCP connections. Those that are over are carried in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,20 +252,29 @@ impl Plan {
     pub(crate) fn read_connections(
         &self,
         captured: &mut Captured,
-        is_late: &dyn Fn() -> bool,
+        threads: usize,
+        is_late: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), Error> {
         if self.context.connections == Connections::Closed || captured.connections().is_empty() {
             return Ok(());
         }
         let list = captured.connections();
-        let mut streams = Vec::with_capacity(list.len());
-        for (nth, connection) in list.iter().enumerate() {
-            if nth % AT_ONCE == 0 && is_late() {
+        let sockets: Vec<_> = list.iter().map(|one| self.held.held_socket(one.inode)).collect();
+        let list: Vec<_> = list.iter().zip(sockets).collect();
+        let mut streams = vec![None; list.len()];
+        let work: Vec<_> = list.chunks(AT_ONCE).zip(streams.chunks_mut(AT_ONCE)).collect();
+        share(vec![(); threads.min(work.len())], work, |(list, streams), ()| {
+            if is_late() {
                 return Err(Error::TooLate);
             }
-            streams.push(self.read_one(connection)?);
-        }
-        self.read_again(list, &mut streams)?;
+            for (one, stream) in list.iter().zip(streams) {
+                *stream = Some(read_one(*one)?);
+            }
+            Ok(())
+        })?;
+        let mut streams: Vec<Stream> = streams.into_iter().flatten().collect();
+        read_again(&list, &mut streams)?;
+        let list = captured.connections();
         let states: HashMap<u32, u32> =
             list.iter().zip(&streams).map(|(one, stream)| (one.id, stream.state.into())).collect();
         for entry in captured.files.iter_mut().chain(&mut captured.cached) {
@@ -278,72 +288,74 @@ impl Plan {
         Ok(())
     }
 
-    fn read_one(&self, connection: &Connection) -> Result<Stream, Error> {
-        let failed = |operation: &str| {
-            let Connection { pid, fd, .. } = connection;
-            format!("{operation} of the TCP connection of process {pid}, descriptor {fd}")
-        };
-        let Some(socket) = self.held.held_socket(connection.inode) else {
-            let source = std::io::ErrorKind::NotFound.into();
-            return Err(Error::Kernel { operation: failed("find the socket"), source });
-        };
-        let read = tcp::read(socket.as_fd(), connection.reuse).map_err(|error| Error::Kernel {
-            operation: failed(error.step),
-            source: error.source,
-        })?;
-        match read {
-            // It has ended since, with an error that has yet to be told, or was told of one.
-            Some(stream)
-                if stream.state == tcp::CLOSE
-                    && has_error(socket).map_or(true, |fails| fails != connection.failed) =>
-            {
-                Err(connection.refused(support::sockets::ERROR_WAITS))
-            }
-            Some(stream) => Ok(stream),
-            None if has_urgent_byte(socket).unwrap_or(false) => {
-                Err(connection.refused(support::sockets::URGENT_TCP))
-            }
-            None => Err(connection.refused(support::sockets::MOVES)),
-        }
-    }
-
-    /// Reads ends again that have not received what their peers, read later, would not send again.
-    fn read_again(&self, list: &[Connection], streams: &mut [Stream]) -> Result<(), Error> {
-        let index: HashMap<(Option<u64>, Ends), usize> = (list.iter().zip(&*streams).enumerate())
-            .filter(|(_, (_, stream))| !matches!(stream.state, tcp::CLOSE | tcp::SYN_SENT))
-            .map(|(index, (connection, _))| ((connection.place(), connection.ends), index))
-            .collect();
-        let pairs: Vec<(usize, usize)> = index
-            .iter()
-            .filter_map(|(&(place, (local, peer)), &sender)| {
-                Some((sender, *index.get(&(place, (peer, local)))?))
-            })
-            .collect();
-        for _ in 0..TRIES {
-            let is_behind = |&&(sender, receiver): &&(usize, usize)| {
-                let confirmed = streams[sender].unconfirmed();
-                tcp::is_before(streams[receiver].received_seq, confirmed)
-            };
-            let behind: Vec<usize> =
-                pairs.iter().filter(is_behind).map(|(_, receiver)| *receiver).collect();
-            if behind.is_empty() {
-                return Ok(());
-            }
-            for receiver in behind {
-                streams[receiver] = self.read_one(&list[receiver])?;
-            }
-        }
-        match list.first() {
-            Some(first) => Err(first.refused(support::sockets::MOVES)),
-            None => Ok(()),
-        }
-    }
-
     /// The sockets of the connections that were read, none where they are to be closed; nothing else of the target's files is held from then
     /// on.
     pub(crate) fn into_sockets(mut self, captured: &Captured) -> Vec<OwnedFd> {
         let closed = self.context.connections == Connections::Closed;
         let list = captured.connections().iter().filter(|_| !closed);
         list.filter_map(|connection| self.held.take_socket(connection.inode)).collect()
+    }
+}
+
+/// Reads what is in one, by its socket.
+fn read_one((connection, socket): (&Connection, Option<&OwnedFd>)) -> Result<Stream, Error> {
+    let failed = |operation: &str| {
+        let Connection { pid, fd, .. } = connection;
+        format!("{operation} of the TCP connection of process {pid}, descriptor {fd}")
+    };
+    let Some(socket) = socket else {
+        let source = std::io::ErrorKind::NotFound.into();
+        return Err(Error::Kernel { operation: failed("find the socket"), source });
+    };
+    let read = tcp::read(socket.as_fd(), connection.reuse)
+        .map_err(|error| Error::Kernel { operation: failed(error.step), source: error.source })?;
+    match read {
+        // It has ended since, with an error that has yet to be told, or was told of one.
+        Some(stream)
+            if stream.state == tcp::CLOSE
+                && has_error(socket).map_or(true, |fails| fails != connection.failed) =>
+        {
+            Err(connection.refused(support::sockets::ERROR_WAITS))
+        }
+        Some(stream) => Ok(stream),
+        None if has_urgent_byte(socket).unwrap_or(false) => {
+            Err(connection.refused(support::sockets::URGENT_TCP))
+        }
+        None => Err(connection.refused(support::sockets::MOVES)),
+    }
+}
+
+/// Reads ends again that have not received what their peers, read later, would not send again.
+fn read_again(
+    list: &[(&Connection, Option<&OwnedFd>)],
+    streams: &mut [Stream],
+) -> Result<(), Error> {
+    let index: HashMap<(Option<u64>, Ends), usize> = (list.iter().zip(&*streams).enumerate())
+        .filter(|(_, (_, stream))| !matches!(stream.state, tcp::CLOSE | tcp::SYN_SENT))
+        .map(|(index, ((connection, _), _))| ((connection.place(), connection.ends), index))
+        .collect();
+    let pairs: Vec<(usize, usize)> = index
+        .iter()
+        .filter_map(|(&(place, (local, peer)), &sender)| {
+            Some((sender, *index.get(&(place, (peer, local)))?))
+        })
+        .collect();
+    for _ in 0..TRIES {
+        let is_behind = |&&(sender, receiver): &&(usize, usize)| {
+            let confirmed = streams[sender].unconfirmed();
+            tcp::is_before(streams[receiver].received_seq, confirmed)
+        };
+        let behind: Vec<usize> =
+            pairs.iter().filter(is_behind).map(|(_, receiver)| *receiver).collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        for receiver in behind {
+            streams[receiver] = read_one(list[receiver])?;
+        }
+    }
+    match list.first() {
+        Some((first, _)) => Err(first.refused(support::sockets::MOVES)),
+        None => Ok(()),
     }
 }

@@ -14,11 +14,12 @@ use images::names;
 use images::{Folder, PageSink};
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 
-use super::copy::{Piece, cut, in_a_row, share, that_pay};
+use super::copy::{Piece, cut, in_a_row, that_pay};
 use super::origin::{ProcessMemory, is_alone};
 use super::runs::{bytes, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::threads::share;
 
 /// Pages that are protected in one call: the kernel holds a lock of the process meanwhile, for some
 /// 140 ns a page.
@@ -132,7 +133,7 @@ impl Copies {
                 }
                 clock.check("copy memory that is in use")?;
             }
-            Ok(())
+            Ok::<(), Error>(())
         })?;
         Ok(Self(layers))
     }

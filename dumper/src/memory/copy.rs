@@ -1,14 +1,12 @@
 //! Copying pages: out of a process or a shared segment, by as many threads as pay.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
 use ids::HostPid;
 use kernel::memory::IOV_MAX;
 use kernel::pagemap::PageRun;
 
 use crate::error::Error;
-use crate::threads::with_this_log;
 
 /// Bytes of the pieces that the copying is cut into: large enough that system calls cost nothing
 /// beside the copying, small enough that a piece stays in a processor's cache between reading and
@@ -81,35 +79,11 @@ pub(super) fn that_pay(threads: usize, bytes: u64) -> usize {
     }
 }
 
-/// Has each of `work` done, by as many threads as there are `states`, one of which each has to itself.
-pub(super) fn share<W: Send, S: Send>(
-    states: Vec<S>,
-    work: Vec<W>,
-    run: impl Fn(W, &mut S) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    let threads = states.len().min(work.len());
-    let work = Mutex::new(work.into_iter());
-    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = &|mut own: S| {
-        while let Some(piece) = next() {
-            run(piece, &mut own)?;
-        }
-        Ok(())
-    };
-    let mut states = states.into_iter().take(threads);
-    let Some(first) = states.next() else { return Ok(()) };
-    std::thread::scope(|scope| {
-        // With fewer of them it takes longer.
-        let spawn = |own| {
-            std::thread::Builder::new().spawn_scoped(scope, with_this_log(|| worker(own))).ok()
-        };
-        let others: Vec<_> = states.filter_map(spawn).collect();
-        let mut done = worker(first);
-        for other in others {
-            done = done.and(other.join().unwrap_or(Err(Error::Panicked)));
-        }
-        done
-    })
+/// The same of bytes that are in so many pieces, each of which takes a call.
+pub(super) fn that_pay_for(threads: usize, bytes: u64, pieces: usize) -> usize {
+    /// As long as a thread takes to start.
+    const WORTH_A_THREAD: usize = 128;
+    if pieces < WORTH_A_THREAD { that_pay(threads, bytes) } else { threads }
 }
 
 /// Pairs pieces that go into memory one behind the other with the parts of it.

@@ -34,7 +34,7 @@ use kernel::userfaultfd::WriteLog;
 use support::mappings::of_mapping;
 
 use super::copies::{Copies, SLICE, Target, windows};
-use super::copy::{cut, in_a_row, into_memory, share, that_pay};
+use super::copy::{cut, in_a_row, into_memory, that_pay};
 use super::look::{Look, look, parts, without_holes};
 use super::origin::ProcessMemory;
 use super::pages::Round;
@@ -44,6 +44,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Gadgets, userfaultfd_of};
 use crate::processes::{denies_parasites, is_filtered};
+use crate::threads::share;
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
 const MAPPINGS: usize = 64;
@@ -341,7 +342,7 @@ impl DirtyLog {
         let work = into_memory(cut(in_a_row(&runs, 0)), &mut memory);
         share(self.target(lost).readers(total)?, work, |(piece, to), reader| {
             reader.read(&piece, to);
-            Ok(())
+            Ok::<(), Error>(())
         })?;
         self.covered = union(&self.covered, &runs);
         self.rounds.push(Round { newest: runs.clone(), runs, bytes: memory });
@@ -412,7 +413,7 @@ impl DirtyLog {
         let work = parts.iter().zip(&mut found).collect();
         share(maps, work, |(part, found), map| {
             *found = Some(look(map, part).map_err(&failed)?);
-            Ok(())
+            Ok::<(), Error>(())
         })?;
         self.map.join(others);
         Ok(found.into_iter().flatten().collect())
@@ -464,7 +465,7 @@ impl DirtyLog {
         // It does not fail.
         share(lent, windows(&self.parts), |window, ()| {
             self.unprotect(window);
-            Ok(())
+            Ok::<(), Error>(())
         })
         .ok();
         for span in &self.parts {

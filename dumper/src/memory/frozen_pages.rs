@@ -3,10 +3,11 @@
 use images::{ImageWriter, Progress};
 use kernel::arena::Arena;
 
-use super::copy::{cut, failed, in_a_row, into_memory, share, that_pay};
+use super::copy::{cut, failed, in_a_row, into_memory, that_pay_for};
 use super::pages::Pages;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::threads::share;
 
 /// What is said to have taken the time when it runs out.
 const STEP: &str = "copy the memory";
@@ -51,7 +52,7 @@ impl FrozenPages {
         clock: &Clock,
     ) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
-        let threads = that_pay(self.threads, total);
+        let threads = that_pay_for(self.threads, total, sets.len());
         match &mut self.destination {
             Destination::Arena(arena) if total <= arena.len() as u64 => {
                 let mut start = 0;

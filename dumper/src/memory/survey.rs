@@ -10,7 +10,6 @@ use images::{ImageWriter, MappingKind};
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, push};
 
 use super::copies::windows;
-use super::copy::share;
 use super::origin::{Origin, ProcessMemory as Source, shares_nothing};
 use super::pages::Pages;
 use super::pre_copy::{Marked, PreCopy, private_bytes};
@@ -20,6 +19,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::processes::is_zombie;
 use crate::segment::{Key, Segment};
+use crate::threads::share;
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
@@ -158,12 +158,10 @@ pub(crate) fn find(
     )?;
     memory.pages = work.into_iter().map(|(planned, ..)| planned.into_pages()).collect();
     memory.process_pages = memory.pages.len();
-    for (key, segment) in segments.by_key {
-        clock.check(STEP)?;
-        let runs = runs_of(&segment);
+    let by_key: Vec<(Key, Segment)> = segments.by_key.into_iter().collect();
+    let runs = parts_of(&by_key, pre_copy.threads, &|| clock.check(STEP))?;
+    for ((key, segment), runs) in by_key.into_iter().zip(runs) {
         let Segment { file, pid, bytes, mapped, number } = segment;
-        let failed = |source| Error::Process { operation: "read shared memory", pid, source };
-        let runs = runs.map_err(failed)?;
         memory.scanned += bytes / PAGE_SIZE;
         let mut pages = Pages::new(pid, Origin::Segment(file));
         pages.runs = runs;
@@ -172,6 +170,28 @@ pub(crate) fn find(
         memory.segments.insert(key, number);
     }
     Ok(memory)
+}
+
+/// What is to be copied of each segment, looked for by so many threads if that pays.
+fn parts_of(
+    segments: &[(Key, Segment)],
+    threads: usize,
+    is_in_time: &(dyn Fn() -> Result<(), Error> + Sync),
+) -> Result<Vec<Vec<PageRun>>, Error> {
+    /// As many as are looked at in the time that a thread takes to start.
+    const AT_ONCE: usize = 64;
+    let mut found = vec![Vec::new(); segments.len()];
+    let work: Vec<_> = segments.chunks(AT_ONCE).zip(found.chunks_mut(AT_ONCE)).collect();
+    share(vec![(); threads.min(work.len())], work, |(segments, found), ()| {
+        is_in_time()?;
+        for ((_, segment), found) in segments.iter().zip(found) {
+            let pid = segment.pid;
+            let failed = |source| Error::Process { operation: "read shared memory", pid, source };
+            *found = runs_of(segment).map_err(failed)?;
+        }
+        Ok::<(), Error>(())
+    })?;
+    Ok(found)
 }
 
 /// Whether the kernel may take the contents of a mapping.
