@@ -83,7 +83,11 @@ impl<'d> Written<'d> {
         dump.progress.begin("write", Some(bytes));
         frozen_pages.write(&state.pages, dump.progress)?;
         dump.clock.check("write the pages")?;
-        encode(&state, &writer, dump.options, frozen, &dump.clock)?;
+        let early = match writer.keeps_early_apart() {
+            true => 0,
+            false => dump.pre_copy.pages_of(&state.pages[..state.process_pages]),
+        };
+        encode(&state, &writer, dump.options, (frozen, early), &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;
         // Who hangs on `post-dump` finds them whole; a tree that is to run on after that does not wait for the disk.
@@ -179,7 +183,7 @@ fn encode(
     state: &TreeState,
     writer: &ImageWriter,
     options: &DumpOptions,
-    frozen: Duration,
+    (frozen, early): (Duration, u64),
     clock: &Clock,
 ) -> Result<(), Error> {
     for pages in &state.pages[..state.process_pages] {
@@ -214,7 +218,7 @@ fn encode(
     if let Some(processor) = &options.processor {
         writer.write_one(&names::cpuinfo(), processor)?;
     }
-    let stats = stats(state, frozen, &clock.account);
+    let stats = stats(state, (frozen, early), &clock.account);
     writer.write_one(&names::stats_dump(), &stats)?;
     Ok(())
 }
@@ -468,7 +472,12 @@ fn clocks() -> TimensEntry {
     }
 }
 
-fn stats(state: &TreeState, frozen: Duration, account: &FrozenAccount) -> StatsEntry {
+/// `early` are pages that were copied early and are not apart from the others.
+fn stats(
+    state: &TreeState,
+    (frozen, early): (Duration, u64),
+    account: &FrozenAccount,
+) -> StatsEntry {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     let written =
         |pages: &[Pages]| pages.iter().map(|pages| pages.bytes() / images::PAGE_SIZE).sum();
@@ -480,8 +489,13 @@ fn stats(state: &TreeState, frozen: Duration, account: &FrozenAccount) -> StatsE
             memdump_time: micros(account.memory),
             memwrite_time: 0,
             pages_scanned: state.pages_scanned,
-            pages_skipped_parent: state.pages.iter().map(Pages::in_parent).sum(),
-            pages_written: written(private),
+            pages_skipped_parent: state
+                .pages
+                .iter()
+                .map(Pages::in_parent)
+                .sum::<u64>()
+                .saturating_sub(early),
+            pages_written: written(private) + early,
             pages_lazy: 0,
             shpages_written: Some(written(shared)),
             frozen_account: Some(FrozenAccountEntry {

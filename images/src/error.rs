@@ -165,6 +165,30 @@ pub enum Error {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
+    /// Pages that a page server was sent are not with the images.
+    #[error(
+        "image {name} is missing: its pages went to a page server; copy the page maps and pages that it wrote into \
+         this directory"
+    )]
+    Elsewhere {
+        /// The image.
+        name: String,
+    },
+    /// A page server, or who sends to it, does not do as it has to.
+    #[error("page server: {what}")]
+    PageServer {
+        /// What is wrong.
+        what: String,
+    },
+    /// The connection between a dump and a page server fails.
+    #[error("page server: {operation}")]
+    PageServerLink {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The writer was misused: a mistake in the dumper, not in its input.
     #[error("write image {name}: {what}")]
     Misuse {

@@ -1,5 +1,6 @@
 //! Reading a checkpoint.
 
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -9,9 +10,11 @@ use prost::Message;
 
 use crate::error::Error;
 use crate::manifest::{self, Manifest};
-use crate::messages::{IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapHead};
+use crate::messages::{
+    IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry, PagemapHead,
+};
 use crate::names::{self, Image};
-use crate::pagemap::PageMap;
+use crate::pagemap::{PageMap, PageRun, PageRuns};
 use crate::reader::ImageReader;
 use crate::store::{Content, Directory, Identity, ImageFile, ImageStore, Opened, PageSource};
 
@@ -41,7 +44,10 @@ impl Images {
     pub fn of(store: Arc<dyn ImageStore>) -> Result<Self, Error> {
         let mut images = Self { store, inventory: Arc::default(), manifest: Arc::default() };
         if let Some(manifest) = images.reader(&names::manifest())? {
-            images.manifest = Arc::new(Manifest::of(manifest.entries()?));
+            let entries = manifest.entries()?;
+            images.manifest = Arc::new(Manifest::of(entries.iter().cloned()));
+            let served = images.served()?;
+            images.manifest = Arc::new(Manifest::of(entries).with_served(served));
         }
         let inventory = images
             .read_one(&names::inventory())?
@@ -56,6 +62,23 @@ impl Images {
     /// What errors call the checkpoint: of one in a directory, what that was opened as.
     pub fn path(&self) -> &Path {
         self.store.path()
+    }
+
+    /// The page maps that a page server was sent.
+    fn served(&self) -> Result<BTreeMap<String, Vec<PageRun>>, Error> {
+        let image = names::served();
+        let mut served = BTreeMap::new();
+        let Some(mut reader) = self.reader(&image)? else { return Ok(served) };
+        while let Some(entry) = reader.next_entry()? {
+            let mut runs = PageRuns::default();
+            for _ in 0..entry.runs {
+                let run = reader.next_as::<PagemapEntry>()?;
+                let lost = || Error::invalid(image.name(), "it ends within a page map");
+                runs.add(image.name(), &run.ok_or_else(lost)?)?;
+            }
+            served.insert(entry.name, runs.in_order(image.name())?);
+        }
+        Ok(served)
     }
 
     /// `inventory.img`.
@@ -101,6 +124,7 @@ impl Images {
     pub fn page_map(&self, image: &Image<PagemapHead>) -> Result<Option<PageMap>, Error> {
         let Some(reader) = self.reader(image)? else { return Ok(None) };
         let map = PageMap::read(image.name(), reader)?;
+        self.manifest.check_served(image.name(), &map.runs)?;
         let stored = map.needed_bytes();
         if stored > 0 || self.manifest.has(&names::pages(map.pages_id)) {
             let size = self.pages(map.pages_id)?.bytes();
@@ -110,6 +134,21 @@ impl Images {
             }
         }
         Ok(Some(map))
+    }
+
+    /// The runs of a page map, also of one that went to a page server and is not here; `None` if there is none.
+    pub fn page_runs(&self, image: &Image<PagemapHead>) -> Result<Option<Vec<PageRun>>, Error> {
+        match self.manifest.served(image.name()) {
+            Some(runs) => Ok(Some(runs.to_vec())),
+            None => Ok(self.page_map(image)?.map(|map| map.runs)),
+        }
+    }
+
+    /// The names of all page maps, also of those that went to a page server and are not here.
+    pub(crate) fn page_maps(&self) -> Result<Vec<String>, Error> {
+        let here = self.store.list()?.into_iter().map(|file| file.name);
+        let here = here.filter(|name| name.starts_with("pagemap-"));
+        Ok(here.chain(self.manifest.all_served().map(str::to_owned)).collect())
     }
 
     /// A pages file.

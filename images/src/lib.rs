@@ -5,6 +5,7 @@
 //! - [`store`]: where checkpoints are: in directories, in memory.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
 //! - [`build_id`]: what tells a program or library from all others.
+//! - [`page_server`]: a dump's pages sent over a connection, and taken.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
 //!
 //! Nothing here asks the kernel for more than files, so that all of it can be tested and fuzzed anywhere.
@@ -25,6 +26,7 @@ pub mod messages;
 pub mod names;
 pub mod network_devices;
 pub mod network_settings;
+pub mod page_server;
 mod pagemap;
 mod progress;
 mod reader;

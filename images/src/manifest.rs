@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::Error;
 use crate::messages::{DIGEST_WHOLE, ManifestEntry, SAMPLE_BYTES, SAMPLES};
 use crate::names;
+use crate::pagemap::PageRun;
 use crate::store::{Opened, PageSource};
 
 /// Length and digest of a file.
@@ -26,6 +27,8 @@ pub(crate) struct Manifest {
     files: Option<BTreeMap<String, Known>>,
     /// The pages files that have been compared.
     compared: Mutex<BTreeSet<String>>,
+    /// Page maps that a page server was sent, by name, as they were.
+    served: BTreeMap<String, Vec<PageRun>>,
 }
 
 impl Manifest {
@@ -33,6 +36,32 @@ impl Manifest {
         let known =
             |entry: ManifestEntry| (entry.name, Known { bytes: entry.bytes, digest: entry.digest });
         Self { files: Some(entries.into_iter().map(known).collect()), ..Self::default() }
+    }
+
+    /// The same, with page maps that a page server was sent.
+    pub(crate) fn with_served(self, served: BTreeMap<String, Vec<PageRun>>) -> Self {
+        Self { served, ..self }
+    }
+
+    /// Of a page map that a page server was sent: the pages of which it was made.
+    pub(crate) fn served(&self, name: &str) -> Option<&[PageRun]> {
+        self.served.get(name).map(Vec::as_slice)
+    }
+
+    /// The page maps that a page server was sent.
+    pub(crate) fn all_served(&self) -> impl Iterator<Item = &str> {
+        self.served.keys().map(String::as_str)
+    }
+
+    /// Compares a page map that a page server has written with what it was sent.
+    pub(crate) fn check_served(&self, name: &str, runs: &[PageRun]) -> Result<(), Error> {
+        match self.served(name) {
+            Some(sent) if joined(sent) != joined(runs) => Err(Error::Changed {
+                name: name.to_owned(),
+                what: "it has other pages than the page server was sent".to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What is known of a file; `None` where nothing is compared, `Some(None)` of one that does not belong to the
@@ -53,6 +82,12 @@ impl Manifest {
         name: &str,
         opened: Option<Opened>,
     ) -> Result<Option<Opened>, Error> {
+        if self.served.contains_key(name) {
+            return match opened {
+                Some(opened) => Ok(Some(opened)),
+                None => Err(Error::Elsewhere { name: name.to_owned() }),
+            };
+        }
         let Some(known) = self.known(name) else { return Ok(opened) };
         match (known, opened) {
             (None, None) => Ok(None),
@@ -84,6 +119,9 @@ impl Manifest {
     /// Compares a pages file, once.
     pub(crate) fn check_pages(&self, name: &str, pages: &dyn PageSource) -> Result<(), Error> {
         let Some(known) = self.known(name) else { return Ok(()) };
+        if known.is_none() && !self.served.is_empty() {
+            return Ok(());
+        }
         let known = known.ok_or_else(|| Error::Missing { name: name.to_owned() })?;
         let compared = || self.compared.lock().unwrap_or_else(PoisonError::into_inner);
         if compared().contains(name) {
@@ -131,6 +169,20 @@ impl Known {
         self.compare(name, size, || Ok(digest_of(&bytes)))?;
         Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
     }
+}
+
+/// Runs of the same kind that follow one another as one, where in a file they are left out.
+fn joined(runs: &[PageRun]) -> Vec<(u64, u64, bool)> {
+    let mut joined: Vec<(u64, u64, bool)> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some((_, end, in_parent)) if *end == run.start && *in_parent == run.in_parent() => {
+                *end = run.end();
+            }
+            _ => joined.push((run.start, run.end(), run.in_parent())),
+        }
+    }
+    joined
 }
 
 /// The entry of a file.

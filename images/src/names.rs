@@ -10,9 +10,9 @@ use crate::messages::{
     BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry,
     FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
     ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead,
-    PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, SkPacketEntry,
-    StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry,
-    UsernsEntry, UtsnsEntry,
+    PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, ServedEntry,
+    SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry,
+    TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -326,6 +326,18 @@ pub fn manifest() -> Image<ManifestEntry> {
     Image::new("stasis-manifest", magic::MANIFEST).with_head(Head::Own)
 }
 
+/// `stasis-served.img`: which pages have gone to a page server.
+pub fn served() -> Image<ServedEntry> {
+    Image::new("stasis-served.img", magic::SERVED)
+}
+
+/// Whether a file of this name is a page map, or has pages.
+pub fn is_of_pages(name: &str) -> bool {
+    let stem = name.strip_suffix(".img").and_then(|stem| stem.rsplit_once('-'));
+    is_image(name)
+        && stem.is_some_and(|(kind, _)| matches!(kind, "pagemap" | "pagemap-shmem" | "pages"))
+}
+
 /// `stats-dump`: what a dump cost. A service file: it lies in the work directory. One entry.
 pub fn stats_dump() -> Image<StatsEntry> {
     Image::new("stats-dump", magic::STATS).with_head(Head::Service)
@@ -399,6 +411,7 @@ const SINGLE: &[&str] = &[
     "seccomp",
     "signalfd",
     "sk-queues",
+    "stasis-served",
     "timerfd",
     "tty",
     "tty-data",

@@ -56,6 +56,32 @@ impl PageRun {
     }
 }
 
+/// Runs that are read one by one.
+#[derive(Debug, Default)]
+pub(crate) struct PageRuns {
+    runs: Vec<PageRun>,
+    /// Bytes of those that are stored.
+    stored: u64,
+}
+
+impl PageRuns {
+    /// Adds one, which is stored behind those before it.
+    pub(crate) fn add(&mut self, name: &str, entry: &PagemapEntry) -> Result<(), Error> {
+        self.runs.push(run(name, entry, &mut self.stored)?);
+        Ok(())
+    }
+
+    /// All of them in ascending order.
+    pub(crate) fn in_order(mut self, name: &str) -> Result<Vec<PageRun>, Error> {
+        // CRIU writes lazy pages and others through different buffers, so a later run may be at a lower address.
+        self.runs.sort_by_key(|run| run.start);
+        match self.runs.windows(2).find(|pair| pair[0].end() > pair[1].start) {
+            Some(pair) => Err(Error::invalid(name, format!("pages at {:#x} twice", pair[1].start))),
+            None => Ok(self.runs),
+        }
+    }
+}
+
 /// The page map of an address space, or of a piece of shared memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageMap {
@@ -74,17 +100,11 @@ impl PageMap {
         let head = reader
             .next_entry()?
             .ok_or_else(|| Error::Count { name: name.to_owned(), found: "none" })?;
-        let mut map = Self { pages_id: head.pages_id, runs: Vec::new() };
-        let mut stored = 0;
+        let mut runs = PageRuns::default();
         while let Some(entry) = reader.next_as::<PagemapEntry>()? {
-            map.runs.push(run(name, &entry, &mut stored)?);
+            runs.add(name, &entry)?;
         }
-        // CRIU writes lazy pages and others through different buffers, so a later run may be at a lower address.
-        map.runs.sort_by_key(|run| run.start);
-        if let Some(pair) = map.runs.windows(2).find(|pair| pair[0].end() > pair[1].start) {
-            return Err(Error::invalid(name, format!("pages at {:#x} twice", pair[1].start)));
-        }
-        Ok(map)
+        Ok(Self { pages_id: head.pages_id, runs: runs.in_order(name)? })
     }
 
     /// Pages in the pages file.

@@ -7,7 +7,7 @@
 mod directory;
 mod memory;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 
-pub(crate) use directory::Staging;
+pub(crate) use directory::{Arriving, Staging};
 pub use directory::{Directory, NewDirectory, Unfinished, clear, unfinished};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 
@@ -92,11 +92,14 @@ pub struct WriteOptions {
     pub in_place: bool,
     /// Have everything on the disk before the checkpoint appears.
     pub sync: bool,
+    /// Page maps and pages come from somewhere else, into the same directory it may be: those that have come since the checkpoint
+    /// was begun stay when it appears.
+    pub pages_elsewhere: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { overwrite: false, in_place: false, sync: true }
+        Self { overwrite: false, in_place: false, sync: true, pages_elsewhere: false }
     }
 }
 
@@ -138,6 +141,17 @@ pub trait NewCheckpoint: Debug + Send + Sync {
 
     /// Opens an image or pages file that has been written, to read it.
     fn read(&self, name: &str) -> Result<Opened, Error>;
+
+    /// Whether pages that are copied early stay apart from the others.
+    fn keeps_early_apart(&self) -> bool {
+        true
+    }
+
+    /// Says, when all is written, which of these names will be in the checkpoint, and what they are called there. What is to be
+    /// elsewhere is there then.
+    fn kept(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
+        Ok(names.iter().map(|name| (name.clone(), name.clone())).collect())
+    }
 
     /// Makes the checkpoint appear. It consists of what was created and linked, which is `names`, and exists from
     /// the moment on that its `inventory.img`, which is among them, does.

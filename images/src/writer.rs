@@ -23,6 +23,7 @@ use crate::store::{
 
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
+pub(crate) use sink::{framed, head};
 
 /// A checkpoint being written. Several threads may write different images at once.
 #[derive(Debug)]
@@ -123,6 +124,11 @@ impl ImageWriter {
         self.new.target()
     }
 
+    /// Whether pages that are copied early stay apart from the others, in directories of their own.
+    pub fn keeps_early_apart(&self) -> bool {
+        self.new.keeps_early_apart()
+    }
+
     fn claim(&self, name: &str) -> Result<(), Error> {
         let new = self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         match new {
@@ -147,6 +153,9 @@ impl ImageWriter {
             let name = self.new.target().display().to_string();
             return Err(Error::Misuse { name, what: "an image in it was not finished" });
         }
+        let kept = self.new.kept(&names)?;
+        self.rename_entries(&kept);
+        names = kept.into_values().collect();
         for folder in [None].into_iter().chain(names::PRE_COPIES.map(Some)) {
             names.extend(self.write_manifest(folder, &names)?);
         }
@@ -181,6 +190,14 @@ impl ImageWriter {
             || manifest.name().to_owned(),
             |folder| format!("{folder}/{}", manifest.name()),
         )))
+    }
+
+    /// What is known of files goes by what these are called from now on.
+    fn rename_entries(&self, kept: &BTreeMap<String, String>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let renamed = std::mem::take(&mut *entries).into_iter();
+        *entries =
+            renamed.filter_map(|(name, entry)| Some((kept.get(&name)?.clone(), entry))).collect();
     }
 
     fn has_entry(&self, path: &str) -> bool {

@@ -446,6 +446,11 @@ impl DirtyLog {
         }
     }
 
+    /// The pages that are in those pages files.
+    pub(super) fn copied(&self) -> Vec<PageRun> {
+        self.copies.as_ref().map_or_else(Vec::new, Copies::runs)
+    }
+
     /// Bytes that are in those pages files.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.copies.as_ref().map_or(0, Copies::bytes)

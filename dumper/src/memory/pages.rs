@@ -106,6 +106,13 @@ impl Pages {
         parent.map(|placed| placed.run.pages()).sum()
     }
 
+    /// How many of these are among those.
+    pub(super) fn in_parent_of(&self, copied: &[PageRun]) -> u64 {
+        let parent = self.placed.iter().filter(|placed| placed.source == Source::Parent);
+        let runs: Vec<_> = parent.map(|placed| placed.run).collect();
+        clip(&runs, copied).iter().map(PageRun::pages).sum()
+    }
+
     /// Puts all that is known of them in order, and takes room for it. This takes time, so if at all possible it
     /// is done when the target no longer waits.
     pub(crate) fn settle(&mut self, writer: &ImageWriter) -> Result<(), Error> {

@@ -39,10 +39,10 @@ impl Parent {
 
     /// The pages of a process that it, or one of its own parents, holds.
     pub(super) fn pages(&self, pid: ImagePid) -> Result<Vec<PageRun>, Error> {
-        let map = self.images.page_map(&names::pagemap(pid.unsigned()));
-        let map = map.map_err(Error::Parent)?.unwrap_or_default();
+        let runs = self.images.page_runs(&names::pagemap(pid.unsigned()));
+        let runs = runs.map_err(Error::Parent)?.unwrap_or_default();
         let mut pages = Vec::new();
-        for run in map.runs.iter().filter(|run| run.is_stored() || run.in_parent()) {
+        for run in runs.iter().filter(|run| run.is_stored() || run.in_parent()) {
             push(&mut pages, run.start, run.end());
         }
         Ok(pages)

@@ -451,6 +451,14 @@ impl PreCopy {
         Ok(())
     }
 
+    /// How many pages of these that are left to a parent were copied early.
+    pub(crate) fn pages_of(&self, sets: &[Pages]) -> u64 {
+        let of = |pages: &Pages| {
+            self.logs.get(&pages.pid).map_or(0, |log| pages.in_parent_of(&log.copied()))
+        };
+        sets.iter().map(of).sum()
+    }
+
     /// Bytes that were copied into folders.
     pub(crate) fn bytes(&self) -> u64 {
         self.logs.values().map(DirtyLog::stored_bytes).sum()

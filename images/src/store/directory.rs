@@ -1,5 +1,6 @@
 //! A checkpoint in a directory, as CRIU has it.
 
+mod arriving;
 mod leftovers;
 mod nesting;
 mod output;
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
+pub(crate) use arriving::Arriving;
 pub use leftovers::{Unfinished, clear, unfinished};
 pub(crate) use staging::Staging;
 

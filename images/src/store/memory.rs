@@ -285,9 +285,10 @@ impl NewCheckpoint for NewInMemory {
         Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
     }
 
-    fn commit(self: Box<Self>, _names: &BTreeSet<String>, _safe: Safe) -> Result<Committed, Error> {
+    fn commit(self: Box<Self>, names: &BTreeSet<String>, _safe: Safe) -> Result<Committed, Error> {
         let mut links = self.links.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|name, _| names.contains(name));
         let mut committed = Committed { files: files.len(), bytes: 0 };
         let mut folders: BTreeMap<String, BTreeMap<String, Bytes>> = BTreeMap::new();
         for (name, file) in files {

@@ -108,7 +108,7 @@ impl<'w, M: Message> ImageSink<'w, M> {
 }
 
 /// What an image begins with.
-fn head<M>(image: &Image<M>) -> Vec<u8> {
+pub(crate) fn head<M>(image: &Image<M>) -> Vec<u8> {
     let common = match image.head() {
         Head::Own => None,
         Head::Common => Some(magic::COMMON),
@@ -122,6 +122,13 @@ fn frame<M: Message>(entry: &M, bytes: &mut Vec<u8>) {
     let size = u32::try_from(entry.encoded_len()).unwrap_or(u32::MAX);
     bytes.extend_from_slice(&size.to_le_bytes());
     bytes.extend(entry.encode_to_vec());
+}
+
+/// The same, alone.
+pub(crate) fn framed<M: Message>(entry: &M) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame(entry, &mut bytes);
+    bytes
 }
 
 /// A whole image in memory, for files that lie outside a checkpoint (`stats-dump` in a work directory).

@@ -12,7 +12,7 @@
 //!
 //! A checkpoint is not made inside another one, nor above one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -43,7 +43,12 @@ pub(crate) struct Staging {
     /// It has its final name now.
     renamed: bool,
     options: WriteOptions,
+    /// Page maps and pages that were in the target before, of a checkpoint whose pages come from elsewhere.
+    before: BTreeMap<String, Version>,
 }
+
+/// By what a file is known that has been written since, or replaced: inode and time of its last change.
+type Version = (u64, i64, i64);
 
 impl Staging {
     pub(crate) fn create(directory: &Path, options: WriteOptions) -> Result<Self, Error> {
@@ -91,14 +96,28 @@ impl Staging {
             if taken || same(&lock) != Some(true) {
                 continue;
             }
+            let before = match options.pages_elsewhere && !beside {
+                true => pages_in(target)?,
+                false => BTreeMap::new(),
+            };
             let target = target.into();
-            return Ok(Self { target, path, lock, beside, renamed: false, options });
+            return Ok(Self { target, path, lock, beside, renamed: false, options, before });
         }
         let source = io::Error::from(io::ErrorKind::AlreadyExists);
         Err(Error::path("create a temporary directory in", place)(source))
     }
 
-    fn create_file(&self, name: &str) -> Result<File, Error> {
+    /// The temporary directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The final one.
+    pub(super) fn place(&self) -> &Path {
+        &self.target
+    }
+
+    pub(super) fn create_file(&self, name: &str) -> Result<File, Error> {
         OpenOptions::new()
             .read(true)
             .write(true)
@@ -155,7 +174,8 @@ impl Staging {
         refuse_checkpoint(&self.target, self.options)?;
         let inventory = names::inventory();
         remove_if_there(&self.target.join(inventory.name()))?;
-        remove_old_images(&self.target, names)?;
+        let fresh = self.fresh_pages()?;
+        remove_old_images(&self.target, names, &fresh)?;
         let pre_copy = is_in_use(names::PRE_COPY, names).then_some(names::PRE_COPY);
         let others = names.iter().filter(|name| *name != inventory.name() && !name.contains('/'));
         let others = others.map(String::as_str).chain(pre_copy);
@@ -173,6 +193,51 @@ impl Staging {
             sync_directory(&self.target)?;
         }
         Ok(())
+    }
+
+    /// Removes what will not be in the checkpoint: pages that are elsewhere by now.
+    fn remove_others(&self, names: &BTreeSet<String>) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(Error::path("list", &self.path))? {
+            let entry = entry.map_err(Error::path("list", &self.path))?;
+            let is_part = entry.file_name().to_str().is_some_and(|name| names.contains(name));
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                _ if is_part => Ok(()),
+                Ok(kind) if kind.is_dir() => remove_tree(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(Error::path("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Page maps and pages that have come into the target since.
+    fn fresh_pages(&self) -> Result<BTreeSet<String>, Error> {
+        if !self.options.pages_elsewhere {
+            return Ok(BTreeSet::new());
+        }
+        let there = pages_in(&self.target)?.into_iter();
+        let fresh = there.filter(|(name, version)| self.before.get(name) != Some(version));
+        Ok(fresh.map(|(name, _)| name).collect())
+    }
+
+    /// Has files on the disk, if asked, that are to be moved one by one.
+    pub(super) fn sync_some(&self, names: &[String]) -> Result<(), Error> {
+        if !self.options.sync {
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        for name in names {
+            let file = File::open(self.path.join(name)).map_err(Error::io("open", name))?;
+            files.push((name.as_str(), file));
+        }
+        let files: Vec<_> = files.iter().map(|(name, file)| (*name, file)).collect();
+        sync_files(&files)
+    }
+
+    /// Has the target's list of files on the disk, if asked.
+    pub(super) fn sync_target(&self) -> Result<(), Error> {
+        if self.options.sync { sync_directory(&self.target) } else { Ok(()) }
     }
 
     fn take_back(&self, names: &BTreeSet<String>) {
@@ -230,6 +295,9 @@ impl NewCheckpoint for Staging {
         safe: Safe,
     ) -> Result<Committed, Error> {
         self.options.sync &= safe == Safe::AtOnce;
+        if self.options.pages_elsewhere {
+            self.remove_others(names)?;
+        }
         let committed = self.settle(names)?;
         self.renamed = self.beside && self.rename()?;
         if !self.renamed {
@@ -348,7 +416,7 @@ fn sync_directory(directory: &Path) -> Result<(), Error> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(Error::path("sync", directory))
 }
 
-fn remove_if_there(path: &Path) -> Result<(), Error> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::path("remove", path)(error))
@@ -364,8 +432,27 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The page maps and pages in a directory.
+fn pages_in(directory: &Path) -> Result<BTreeMap<String, Version>, Error> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).map_err(Error::path("list", directory))? {
+        let entry = entry.map_err(Error::path("list", directory))?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if names::is_of_pages(&name)
+            && let Ok(there) = entry.metadata()
+        {
+            found.insert(name, (there.ino(), there.ctime(), there.ctime_nsec()));
+        }
+    }
+    Ok(found)
+}
+
 /// Removes images of an older checkpoint: a reader would take a leftover `remap-fpath.img` for one of the new.
-fn remove_old_images(target: &Path, new: &BTreeSet<String>) -> Result<(), Error> {
+fn remove_old_images(
+    target: &Path,
+    new: &BTreeSet<String>,
+    fresh: &BTreeSet<String>,
+) -> Result<(), Error> {
     for entry in fs::read_dir(target).map_err(Error::path("list", target))? {
         let entry = entry.map_err(Error::path("list", target))?;
         let name = entry.file_name();
@@ -376,7 +463,7 @@ fn remove_old_images(target: &Path, new: &BTreeSet<String>) -> Result<(), Error>
             continue;
         }
         let replaced = new.contains(name);
-        if replaced || names::is_image(name) {
+        if replaced || (names::is_image(name) && !fresh.contains(name)) {
             remove_if_there(&entry.path())?;
         }
     }
