@@ -11,6 +11,8 @@ pub enum Command {
     Restore,
     /// Say what the kernel can do.
     Check,
+    /// Take the pages of a dump.
+    PageServer,
     /// Listen for clients of the RPC.
     Service,
     /// Describe the processor.
@@ -28,6 +30,7 @@ impl Command {
             Self::PreDump => "pre-dump",
             Self::Restore => "restore",
             Self::Check => "check",
+            Self::PageServer => "page-server",
             Self::Service => "service",
             Self::CpuinfoDump => "cpuinfo dump",
             Self::CpuinfoCheck => "cpuinfo check",

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use dumper::{AfterDump, CgroupProperties, Connections, DumpOptions, DumpReport, ExternalUnix};
 use hooks::{Hooks, Point};
-use images::{Images, NewDirectory, Quiet, WriteOptions, names};
+use images::page_server::PagesElsewhere;
+use images::{Destination, Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
 use crate::cgroup_properties::{self, PropertiesError};
 use crate::cpuinfo;
 use crate::options::{FinalState, Options};
+use crate::page_server::{self, EarlyLink};
 use crate::{Directories, Done, Error, Failure, Host};
 
 /// CRIU's default of `--ghost-limit`.
@@ -106,10 +108,43 @@ fn properties(
     Ok(properties)
 }
 
-/// CRIU's callers dump into directories of their own making, and again into the same.
-fn destination(directories: &Directories) -> NewDirectory {
-    let options = WriteOptions { overwrite: true, in_place: true, ..WriteOptions::default() };
-    NewDirectory { path: directories.images.clone(), options }
+/// CRIU's callers dump into directories of their own making, and again into the same. Where pages go to a page server, it is
+/// connected to now, while nothing has been stopped.
+fn destination(
+    options: &Options,
+    directories: &Directories,
+    parent: Option<&Images>,
+) -> Result<Box<dyn Destination>, Failure> {
+    let client = page_server::client(options, parent)?;
+    let write = WriteOptions {
+        overwrite: true,
+        in_place: true,
+        pages_elsewhere: client.is_some(),
+        ..WriteOptions::default()
+    };
+    let here = NewDirectory { path: directories.images.clone(), options: write };
+    Ok(match client {
+        Some(client) => Box::new(PagesElsewhere::new(here, client)),
+        None => Box::new(here),
+    })
+}
+
+/// Does it, with everything in its place before.
+fn with_destination(
+    options: &Options,
+    directories: &Directories,
+    parent: Option<&Images>,
+    failed: fn(Failure) -> Error,
+    dump: impl FnOnce(&dyn Destination) -> Result<DumpReport, dumper::Error>,
+) -> Result<Result<DumpReport, dumper::Error>, Error> {
+    let link = EarlyLink::make(&directories.images, options);
+    let link = link.map_err(|error| failed(error.into()))?;
+    let destination = destination(options, directories, parent).map_err(failed)?;
+    let report = dump(&*destination);
+    if report.is_ok() {
+        link.keep();
+    }
+    Ok(report)
 }
 
 pub(crate) fn run(
@@ -119,7 +154,9 @@ pub(crate) fn run(
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
     let asked = asked(options, host, directories, Error::Dump)?;
-    let report = dumper::dump(&asked, &destination(directories), hooks, &mut Quiet);
+    let parent = asked.parent.as_ref();
+    let dump = |to: &dyn Destination| dumper::dump(&asked, to, hooks, &mut Quiet);
+    let report = with_destination(options, directories, parent, Error::Dump, dump)?;
     let refused =
         matches!(&report, Err(dumper::Error::Hook(hook)) if hook.point == Point::PostDump);
     let error = if refused { Error::PostDump } else { Error::Dump };
@@ -139,7 +176,9 @@ pub(crate) fn pre_dump(
     if options.final_state == FinalState::Default {
         info!("Enforcing tasks run after pre-dump.");
     }
-    let report = dumper::pre_dump(&asked, &destination(directories), &mut Quiet);
+    let parent = asked.parent.as_ref();
+    let dump = |to: &dyn Destination| dumper::pre_dump(&asked, to, &mut Quiet);
+    let report = with_destination(options, directories, parent, Error::PreDump, dump)?;
     let report = finished(report, directories).map_err(Error::PreDump)?;
     info!("Pre-dumping finished successfully: {} pages", report.pages_written);
     Ok(Done::PreDumped(Box::new(report)))

@@ -24,6 +24,15 @@ pub(crate) struct InheritError {
     pub(crate) source: io::Error,
 }
 
+/// Why there is no connection to a page server, or no page server.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct PageServerError {
+    pub(crate) what: String,
+    #[source]
+    pub(crate) source: io::Error,
+}
+
 /// Why there is no service.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
@@ -76,6 +85,9 @@ pub enum Error {
     /// The restore failed; nothing of it is left.
     #[error("{0}")]
     Restore(Failure),
+    /// No pages were taken; nothing of them is left.
+    #[error("{0}")]
+    PageServer(Failure),
     /// The processor could not be described, or is not as described.
     #[error("{0}")]
     Processor(Failure),

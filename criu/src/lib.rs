@@ -25,6 +25,7 @@ mod joining;
 mod log;
 mod networks;
 mod options;
+mod page_server;
 mod pidfile;
 mod program;
 mod reading;
@@ -66,6 +67,8 @@ pub enum Done {
     PreDumped(Box<DumpReport>),
     /// A tree was restored.
     Restored(RestoreReport),
+    /// The pages of a dump were taken.
+    Served,
     /// All is there that checkpoint and restore cannot do without.
     Checked,
     /// The features that were asked for are there.

@@ -139,8 +139,16 @@ pub struct Options {
     pub processor: Option<Capabilities>,
     /// What is executed in place of the program that has restored, with its arguments; nothing for none.
     pub exec: Vec<OsString>,
-    /// Where a service listens; `None` for the default.
+    /// Where a service listens; which page server there is to send to, or where one listens. `None` for the default.
     pub address: Option<PathBuf>,
+    /// The port of that page server.
+    pub port: Option<u16>,
+    /// Pages are sent to a page server.
+    pub page_server: bool,
+    /// The descriptor of a connection between a dump and a page server, in place of an address.
+    pub ps_socket: Option<RawFd>,
+    /// A descriptor to which a page server writes who it is and where it listens. The RPC alone says so.
+    pub tells: Option<RawFd>,
     /// A descriptor to which a service writes a byte when it is ready.
     pub status_fd: Option<RawFd>,
     /// Options that CRIU has and this version of stasis has not, as they were written.
@@ -331,6 +339,9 @@ impl Options {
             // It is about features that no kernel has yet, of which nothing is asked.
             "ms" => {}
             "address" => self.address = Some(value().into()),
+            "port" => self.port = Some(parsed(written, &value())?),
+            "page-server" => self.page_server = on,
+            "ps-socket" => self.ps_socket = Some(parsed(written, &value())?),
             "inherit-fd" => {
                 let inherited = inherited(&value());
                 self.inherited.push(inherited.ok_or_else(|| UsageError::Value {

@@ -27,7 +27,6 @@ pub enum Asked {
 /// Commands that CRIU has and this version of stasis has not, with what to do instead.
 const UNSUPPORTED_COMMANDS: &[(&str, &str)] = &[
     ("lazy-pages", "restore without --lazy-pages, which brings in all pages at once"),
-    ("page-server", "dump into a directory, and copy that"),
     ("dedup", "leave it out, earlier images stay whole, and take the room that they took"),
     ("exec", "CRIU has none any more either; use gdb or nsenter"),
     ("show", "use `stasis show`, or crit"),
@@ -124,6 +123,7 @@ impl Reading {
             "pre-dump" => Command::PreDump,
             "restore" => Command::Restore,
             "check" => Command::Check,
+            "page-server" => Command::PageServer,
             "service" => Command::Service,
             "swrk" => {
                 let [number] = rest else { return Err(UsageError::Worker) };
@@ -165,7 +165,23 @@ impl Reading {
                 options.misplaced.push(written);
             }
         }
+        // Who has the connection already has no use for an address.
+        let addresses = match command {
+            Command::Dump | Command::PreDump => options.page_server && options.ps_socket.is_none(),
+            Command::PageServer => options.ps_socket.is_none(),
+            _ => true,
+        };
+        if !addresses {
+            let given = [
+                options.address.take().map(|_| "--address"),
+                options.port.take().map(|_| "--port"),
+            ];
+            options.misplaced.extend(given.into_iter().flatten().map(str::to_owned));
+        }
         if matches!(command, Command::Dump | Command::PreDump) {
+            if !options.page_server && options.ps_socket.take().is_some() {
+                options.misplaced.push("--ps-socket".to_owned());
+            }
             let nameless = options.external_mounts.named.iter().filter(|(_, name)| name.is_empty());
             let shown = nameless.map(|(key, _)| format!("--ext-mount-map {}:", key.display()));
             options.refused.extend(shown);

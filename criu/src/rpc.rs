@@ -16,6 +16,7 @@ mod connection;
 mod fields;
 mod messages;
 mod notifications;
+mod page_server;
 mod worker;
 
 use std::os::fd::RawFd;

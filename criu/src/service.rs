@@ -123,7 +123,7 @@ fn ended() -> io::Result<SignalFd> {
 }
 
 /// Tells who started the service that it listens, as CRIU does: by a byte of 0.
-fn say_ready(number: RawFd) -> io::Result<()> {
+pub(crate) fn say_ready(number: RawFd) -> io::Result<()> {
     let status = duplicate_number(number)?.ok_or(Errno::EBADF)?;
     File::from(status).write_all(&[0])?;
     // Who reads it to its end is not to wait for the service's.

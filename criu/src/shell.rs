@@ -28,6 +28,7 @@ Usage:
   criu check [--feature FEAT]
   criu restore [<options>] --exec-cmd -- COMMAND [ARGUMENTS]
   criu cpuinfo dump|check [<options>]
+  criu page-server [<options>]
   criu service [<options>]
   criu swrk FD
 
@@ -45,8 +46,12 @@ Options:
   -j|--shell-job        dump and restore jobs of a shell
   -d|--restore-detached detach after the restore
   -S|--restore-sibling  restore the root as a sibling (needs -d)
-     --pidfile FILE     write the pid of the restored root (or of the service) to FILE, which must
-                        not exist
+     --pidfile FILE     write the pid of the restored root (or of the page server or service) to
+                        FILE, which must not exist
+     --page-server      dump: send pages to a page server
+     --address ADDRESS  of the page server [default: localhost; a server: all addresses]
+     --port PORT        of the page server [a server's default: any]
+     --ps-socket FD     the connection between dump and page server, in place of an address
      --cpu-cap[=CAP]    dump: describe the processor; restore and cpuinfo check: it must have what is
                         described; CAP is a list of fpu (state), ins (instructions), cpu (all features),
                         all and none, ^CAP takes one back [default: fpu,ins, and all without CAP]
@@ -56,9 +61,9 @@ Options:
                         restore: who may read, write and execute a file may have changed
      --display-stats    show the statistics of a dump or restore
      --exec-cmd         execute the words after the command in place of criu when it has restored
-     --address PATH     socket that a service listens at [default: criu_service.socket]
-     --daemon           a service goes into the background
-     --status-fd FD     a service writes a byte of 0 to it when it listens
+     --address PATH     service: socket that a service listens at [default: criu_service.socket]
+     --daemon           a page server or service goes into the background
+     --status-fd FD     a page server or service writes a byte of 0 to it when it listens
   -r|--root PATH        root file system
      --manage-cgroups[=MODE]
                         ignore, none, props, soft (default), full or strict; a dump with ignore

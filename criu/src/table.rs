@@ -1,7 +1,7 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
 use crate::command::Command::{
-    self, Check, CpuinfoCheck, CpuinfoDump, Dump, PreDump, Restore, Service,
+    self, Check, CpuinfoCheck, CpuinfoDump, Dump, PageServer, PreDump, Restore, Service,
 };
 
 /// Whether an option takes a value.
@@ -44,16 +44,19 @@ const fn carried(
     Known { long, short, kind, commands, refused: &[] }
 }
 
-const ALL: &[Command] = &[Dump, PreDump, Restore, Check, Service, CpuinfoDump, CpuinfoCheck];
+const ALL: &[Command] =
+    &[Dump, PreDump, Restore, Check, PageServer, Service, CpuinfoDump, CpuinfoCheck];
 /// What a dump would refuse, a pre-dump refuses as well: so it takes a dump's options.
 const DUMPS: &[Command] = &[Dump, PreDump];
 const IMAGES: &[Command] = &[Dump, PreDump, Restore];
+/// Both sides of a page server.
+const SERVED: &[Command] = &[Dump, PreDump, PageServer];
 
 use Kind::{Optional, Plain, Required, Switch};
 
 pub(crate) const OPTIONS: &[Known] = &[
-    carried("action-script", None, Required, &[Dump, Restore, Service]),
-    carried("address", None, Required, &[Service]),
+    carried("action-script", None, Required, &[Dump, Restore, PageServer, Service]),
+    carried("address", None, Required, &[Dump, PreDump, PageServer, Service]),
     carried("all", None, Plain, &[Check]),
     known("allow-uprobes", None, Switch),
     known("auto-dedup", None, Switch),
@@ -65,7 +68,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     known("close", None, Required),
     carried("config", None, Required, ALL),
     carried("cpu-cap", None, Optional, &[Dump, Restore, CpuinfoDump, CpuinfoCheck]),
-    carried("daemon", None, Switch, &[Restore, Service]),
+    carried("daemon", None, Switch, &[Restore, PageServer, Service]),
     carried("deprecated", None, Switch, ALL),
     carried("display-stats", None, Switch, IMAGES),
     carried("empty-ns", None, Required, IMAGES),
@@ -107,12 +110,12 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("ms", None, Plain, &[Check]),
     carried("network-lock", None, Required, DUMPS),
     carried("no-default-config", None, Plain, ALL),
-    known("page-server", None, Switch),
-    carried("pidfile", None, Required, &[Restore, Service]),
-    known("port", None, Required),
+    carried("page-server", None, Switch, DUMPS),
+    carried("pidfile", None, Required, &[Restore, PageServer, Service]),
+    carried("port", None, Required, SERVED),
     carried("pre-dump-mode", None, Required, &[PreDump]),
-    carried("prev-images-dir", None, Required, DUMPS),
-    known("ps-socket", None, Required),
+    carried("prev-images-dir", None, Required, SERVED),
+    carried("ps-socket", None, Required, SERVED),
     carried("restore-detached", Some('d'), Switch, &[Restore, Service]),
     carried("restore-sibling", Some('S'), Switch, &[Restore]),
     carried("root", Some('r'), Required, IMAGES),
@@ -120,7 +123,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("skip-file-rwx-check", None, Switch, &[Restore]),
     carried("skip-in-flight", None, Switch, DUMPS),
     carried("skip-mnt", None, Required, IMAGES),
-    carried("status-fd", None, Required, &[Service]),
+    carried("status-fd", None, Required, &[PageServer, Service]),
     known("stream", None, Switch),
     carried("tcp-close", None, Switch, IMAGES),
     carried("tcp-established", None, Switch, IMAGES),

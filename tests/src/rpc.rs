@@ -152,6 +152,7 @@ pub mod kind {
     pub const FEATURE_CHECK: i64 = 9;
     pub const VERSION: i64 = 10;
     pub const WAIT_PID: i64 = 11;
+    pub const PAGE_SERVER_CHLD: i64 = 12;
     pub const SINGLE_PRE_DUMP: i64 = 13;
 }
 

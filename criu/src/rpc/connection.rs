@@ -82,6 +82,12 @@ impl Connection {
         request
     }
 
+    /// This process does not answer any more: another one that has the connection does.
+    pub(super) fn leave(&mut self) -> io::Result<()> {
+        self.socket = File::open("/dev/null")?.into();
+        Ok(())
+    }
+
     /// From now on this process is who answers, and no program that it starts or becomes.
     fn give_up_number(&mut self) {
         let Some(number) = self.given.take() else { return };

@@ -10,6 +10,7 @@ use ids::HostPid;
 
 use super::connection::Connection;
 use super::messages::Fields;
+use crate::Error;
 use crate::command::Command;
 use crate::configuration::{self, ConfigurationError};
 use crate::options::{Options, UsageError};
@@ -99,6 +100,7 @@ pub(crate) fn options(
         switches(&mut words, fields, command);
         lists(&mut words, fields);
         modes(&mut words, fields)?;
+        page_server(&mut words, fields, command);
         tree(&mut words, fields, command, connection)?;
     }
     let Words(mut words) = words;
@@ -157,9 +159,11 @@ fn directories(
 /// What cannot be so.
 fn check(fields: &Fields, connection: &Connection, origin: Origin) -> Result<(), FieldsError> {
     if origin == Origin::Service {
+        let socket = fields.ps.as_ref().and_then(|server| server.descriptor);
         let alone = [
             (fields.rst_sibling.is_some(), "rst_sibling is not allowed in standalone service"),
             (!fields.inherit_fd.is_empty(), "inherit_fd is not allowed in standalone service"),
+            (socket.is_some(), "ps.fd is not allowed in standalone service"),
         ];
         if let Some((_, what)) = alone.into_iter().find(|(given, _)| *given) {
             return Err(FieldsError::Usage(what));
@@ -307,13 +311,31 @@ fn modes(words: &mut Words, fields: &Fields) -> Result<(), FieldsError> {
         Some(EMPTY_NETWORK) => words.value("empty-ns", "net"),
         Some(value) => return Err(FieldsError::Value { field: "empty_ns", value }),
     }
-    if let Some(server) = fields.ps.as_ref().filter(|_| fields.lazy_pages != Some(true)) {
-        words.plain("page-server", Some(true));
-        words.values("address", &server.address);
-        words.values("port", server.port.map(|port| port.to_string()));
-        words.values("ps-socket", server.descriptor.map(|number| number.to_string()));
-    }
     Ok(())
+}
+
+/// Which page server to send to, or where one is to listen.
+fn page_server(words: &mut Words, fields: &Fields, command: Command) {
+    let Some(server) = &fields.ps else { return };
+    let is_dump = matches!(command, Command::Dump | Command::PreDump);
+    if !(is_dump || command == Command::PageServer) || fields.lazy_pages == Some(true) {
+        return;
+    }
+    words.plain("page-server", Some(is_dump));
+    words.values("address", &server.address);
+    words.values("port", server.port.map(|port| port.to_string()));
+    words.values("ps-socket", server.descriptor.map(|number| number.to_string()));
+}
+
+/// Goes into the directory to work in.
+pub(super) fn work_in(options: &Options) -> Result<(), Error> {
+    let work = options.work_dir.as_ref().or(options.images_dir.as_ref());
+    let Some(work) = work else { return Ok(()) };
+    std::env::set_current_dir(work).map_err(|source| Error::Directory {
+        what: "Can't change directory to",
+        path: work.clone(),
+        source,
+    })
 }
 
 /// Which tree: a dump that names none is of the client itself.

@@ -10,9 +10,10 @@ use kernel::features::{Answer, Feature};
 use tracing::error;
 
 use super::connection::{Connection, ConnectionError};
-use super::fields::{self, FieldsError, Origin};
+use super::fields::{self, FieldsError, Origin, work_in};
 use super::messages::{Dumped, Features, Fields, Kind, Request, Response, Restored, Version};
 use super::notifications::Notifications;
+use super::page_server;
 use crate::carrying_out::run_told;
 use crate::command::Command;
 use crate::log::Log;
@@ -32,17 +33,6 @@ pub(crate) struct Worker<'a> {
     pub(crate) base: &'a Reading,
     pub(crate) host: &'a Host,
     pub(crate) origin: Origin,
-}
-
-/// Goes into the directory to work in.
-fn work_in(options: &Options) -> Result<(), Error> {
-    let work = options.work_dir.as_ref().or(options.images_dir.as_ref());
-    let Some(work) = work else { return Ok(()) };
-    std::env::set_current_dir(work).map_err(|source| Error::Directory {
-        what: "Can't change directory to",
-        path: work.clone(),
-        source,
-    })
 }
 
 /// What a request came to.
@@ -139,7 +129,7 @@ impl Worker<'_> {
                 self.wait(whom.and_then(HostPid::new))
             }
             Kind::PageServer | Kind::PageServerChild => {
-                self.lacking(Kind::PageServer, "page servers")
+                self.page_server(fields, kind == Kind::PageServerChild)
             }
             Kind::CpuinfoDump => self.cpuinfo(Command::CpuinfoDump, fields, kind),
             Kind::CpuinfoCheck => self.cpuinfo(Command::CpuinfoCheck, fields, kind),
@@ -273,12 +263,20 @@ impl Worker<'_> {
         self.answer(&answer)
     }
 
-    /// Answers what this version does not do.
-    fn lacking(&self, kind: Kind, what: &str) -> bool {
-        let said = format!("this version of stasis has no {what}: use CRIU for that request");
-        error!("{said}");
-        let answer =
-            Response { errno: Some(libc::ENOTSUP), error: Some(said), ..response(kind, false) };
+    /// Starts a page server, which is a child of the worker if the client is to wait for it. The connection stays open after it,
+    /// whatever it comes to.
+    fn page_server(&mut self, fields: Option<&Fields>, as_child: bool) -> bool {
+        let options = self.options_to_run(Command::PageServer, fields);
+        let started = options.and_then(|options| {
+            let connection = &mut self.connection;
+            page_server::start(options, as_child, self.host, connection).map_err(Outcome::Failed)
+        });
+        let answer = match started {
+            Ok(server) => {
+                Response { page_server: Some(server), ..response(Kind::PageServer, true) }
+            }
+            Err(outcome) => self.of(Kind::PageServer, &outcome, None),
+        };
         self.answer(&answer)
     }
 
@@ -322,31 +320,42 @@ impl Worker<'_> {
         fields::options(self.base, fields, command, &self.connection, self.origin)
     }
 
-    fn run(&mut self, command: Command, fields: Option<&Fields>) -> Outcome {
+    /// The options of a request that may be carried out.
+    fn options_to_run(
+        &self,
+        command: Command,
+        fields: Option<&Fields>,
+    ) -> Result<Options, Outcome> {
         if let Some(why) = self.not_allowed() {
-            return Outcome::NotAllowed(why);
+            return Err(Outcome::NotAllowed(why));
         }
         let Some(fields) = fields else {
-            return Outcome::Senseless(FieldsError::Usage("the request has no options"));
+            return Err(Outcome::Senseless(FieldsError::Usage("the request has no options")));
         };
-        let options = match self.options(fields, command) {
-            Ok(options) => options,
-            Err(error) => {
-                self.log_senseless(fields, &error);
-                return Outcome::Senseless(error);
-            }
-        };
+        let options = self.options(fields, command).map_err(|error| {
+            self.log_senseless(fields, &error);
+            Outcome::Senseless(error)
+        })?;
         if command != Command::Check && options.images_dir.is_none() {
-            return Outcome::Senseless(FieldsError::Usage(NO_DIRECTORY));
+            return Err(Outcome::Senseless(FieldsError::Usage(NO_DIRECTORY)));
         }
+        Ok(options)
+    }
+
+    fn run(&mut self, command: Command, fields: Option<&Fields>) -> Outcome {
+        let options = match self.options_to_run(command, fields) {
+            Ok(options) => options,
+            Err(outcome) => return outcome,
+        };
         if let Err(error) = work_in(&options) {
             return Outcome::Failed(error);
         }
-        let takes_masters = fields.orphan_pts_master == Some(true);
+        let says = |field: fn(&Fields) -> Option<bool>| fields.and_then(field) == Some(true);
+        let takes_masters = says(|fields| fields.orphan_pts_master);
         let mut client = Notifications { connection: &mut self.connection, takes_masters };
         let mut nobody = Nobody;
         let told: &mut dyn Hooks =
-            if fields.notify_scripts == Some(true) { &mut client } else { &mut nobody };
+            if says(|fields| fields.notify_scripts) { &mut client } else { &mut nobody };
         match run_told(command, &options, self.host, told) {
             Ok(done) => Outcome::Done(done),
             Err(error) => Outcome::Failed(error),
