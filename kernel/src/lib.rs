@@ -70,6 +70,7 @@ pub mod tcp;
 pub mod timerfd;
 pub mod tty;
 pub mod tun;
+pub mod turn;
 pub mod uncovered;
 pub mod user_namespaces;
 pub mod userfaultfd;

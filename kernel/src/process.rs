@@ -1,6 +1,7 @@
 //! Processes with chosen numbers: clone3(2) with `set_tid`, and what a process does to itself
 //! between its birth and the moment it becomes another one.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use arch::settings;
 use ids::{HostPid, ImagePid, ImagePids};
 use libc::{c_int, c_long, pid_t};
 use nix::sched::{CloneFlags, setns};
+
+use crate::turn::Turn;
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +95,83 @@ fn fork_numbered(
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
     })?;
     Ok(HostPid::new(made as i32))
+}
+
+/// Bytes of the stack of a process that has the memory of its maker, with the page at its end that nobody may touch.
+const STACK: usize = 2 << 20;
+const GUARD: usize = arch::memory::PAGE_SIZE as usize;
+
+/// Makes a process that has the caller's memory, and with `handlers` its signal handlers as well; when it has the `turn` it lives, on a stack of
+/// its own. All else is as with [`fork_as`].
+///
+/// Both processes use one memory, and what the C library keeps for one thread. So the caller has the turn, and each lets the other have it
+/// only to wait, and for nothing that uses either; they are as one thread then. What `life` borrows must stay for as long as the new
+/// process runs code of this program, so it is nothing of the caller's own frame.
+///
+/// # Errors
+/// As with [`fork_as`], and when there is no memory for a stack.
+pub fn share_as<'l>(
+    pids: &ImagePids,
+    sibling: bool,
+    (flags, handlers): (CloneFlags, bool),
+    turn: &'l Turn,
+    life: impl Fn() -> Infallible + 'l,
+) -> io::Result<()> {
+    struct Start<'l> {
+        turn: &'l Turn,
+        life: Box<dyn Fn() -> Infallible + 'l>,
+    }
+    unsafe extern "C" fn begin(start: usize) -> ! {
+        // SAFETY: the maker has leaked this box.
+        let start = unsafe { &*(start as *const Start<'_>) };
+        start.turn.take();
+        match (start.life)() {}
+    }
+    let known = CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS;
+    let shared = libc::CLONE_VM | if handlers { libc::CLONE_SIGHAND } else { 0 };
+    let numbers: Vec<pid_t> = pids.from_innermost().map(ImagePid::get).collect();
+    let stack = stack()?;
+    let start = Box::into_raw(Box::new(Start { turn, life: Box::new(life) }));
+    let arguments = CloneArgs {
+        flags: if sibling { libc::CLONE_PARENT as u64 } else { 0 }
+            | u64::from((flags & known).bits().cast_unsigned())
+            | u64::from(shared.cast_unsigned()),
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
+        stack: stack + GUARD as u64,
+        stack_size: (STACK - GUARD) as u64,
+        set_tid: numbers.as_ptr() as u64,
+        set_tid_size: numbers.len() as u64,
+        ..CloneArgs::default()
+    };
+    let until = Instant::now() + UNSEEN;
+    loop {
+        let at = &raw const arguments as usize;
+        // SAFETY: the stack is the new process' alone, and its end is a multiple of 16. What it begins with is leaked, and it waits for its
+        // turn before it uses anything else that is the caller's.
+        let made = unsafe {
+            arch::syscall::clone_thread(at, size_of::<CloneArgs>(), begin, start as usize)
+        };
+        match made {
+            Err(libc::EEXIST) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            made => return made.map(drop).map_err(io::Error::from_raw_os_error),
+        }
+    }
+}
+
+/// Maps a stack, which stays.
+fn stack() -> io::Result<u64> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+    // SAFETY: a mapping of its own, where nothing is.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), STACK, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping was made just now, and nobody uses it.
+    answer(unsafe { libc::mprotect(mapped, GUARD, libc::PROT_NONE) }.into())?;
+    Ok(mapped as u64)
 }
 
 /// Forks a process of our own pid namespace that has one of `numbers`, the first that nobody else has by now: which, and on
