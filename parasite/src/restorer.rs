@@ -578,6 +578,20 @@ pub struct Arguments {
     pub registrars: Table<i32>,
     /// Descriptors of the restore's own that are not closed with the others, in rising order.
     pub kept: Table<i32>,
+    /// Where the arguments of the process are whose memory this one has as well, 0 for none.
+    pub lender: u64,
+    /// Where those of the next process are that has the same memory, 0 for none. From the lender on, all are in this chain.
+    pub next_sharer: u64,
+    /// Bytes from the start of the region on that stay when the old address space goes: the regions of all who have the same memory.
+    pub kept_bytes: u64,
+    /// Not 0 when a process that has another's memory runs in its region (a futex).
+    pub there: u32,
+    /// Not 0 when the memory is in place that it has as well (a futex).
+    pub ready: u32,
+    /// Threads of other processes that have this one's memory: their credentials are waited for, too.
+    pub sharing_threads: u32,
+    /// Nothing.
+    pub pad: u32,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -590,7 +604,7 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 4 * 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40);
+    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40 + 40);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<IssuedRing>() == 24 + 12 * 4 + 2 * 16);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);

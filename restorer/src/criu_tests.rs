@@ -129,15 +129,16 @@ fn every_process_gets_a_region_of_its_own() {
                 let id = u32::try_from(mapping.vma.shmid).unwrap();
                 descriptors.mapped.insert((id, crate::mapped::open_flags(mapping)), 940);
             }
-            let region = prepare::region(
+            let laid_out = prepare::region(
                 &host(),
                 process,
-                body,
+                (body, &body.mappings),
                 &descriptors,
                 (libc::SIGTRAP, None),
                 (&crate::forked::Layout::default(), 0),
             )
             .unwrap();
+            let region = prepare::place_all(&host(), vec![laid_out]).unwrap().remove(0);
             let end = region.address + region.bytes as u64;
             let free = |start: u64, stop: u64| stop <= region.address || start >= end;
             assert!(

@@ -157,8 +157,10 @@ fn births(checkpoint: &Checkpoint, plan: &Plan) -> Vec<(usize, Option<usize>)> {
     while let Some((task, giver)) = next.pop() {
         let Some(task) = plan.tasks.get(task) else { continue };
         let living = task.process.filter(|&index| checkpoint.processes[index].body.is_some());
-        order.extend(living.map(|process| (process, giver)));
-        let giver = living.or(giver);
+        // Who has another's memory has what that has built.
+        let lender = living.and_then(|index| checkpoint.processes[index].body.as_ref()?.lender);
+        order.extend(living.filter(|_| lender.is_none()).map(|process| (process, giver)));
+        let giver = lender.or(living).or(giver);
         next.extend(task.forks.iter().filter_map(|step| step.made()).map(|made| (made, giver)));
     }
     order

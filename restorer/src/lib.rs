@@ -66,6 +66,7 @@ mod stand_in;
 mod subreaper;
 mod sysv;
 mod task;
+mod together;
 mod tracer;
 mod turns;
 mod users;

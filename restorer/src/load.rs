@@ -98,6 +98,8 @@ pub(crate) struct Process {
 pub(crate) struct Body {
     /// The leader first.
     pub(crate) threads: Vec<Thread>,
+    /// The process, by its index, whose memory it has as well: mappings and pages are that one's.
+    pub(crate) lender: Option<usize>,
     pub(crate) mm: MmEntry,
     pub(crate) mappings: Vec<Mapping>,
     /// What its private memory holds, in ascending order of addresses.
@@ -238,6 +240,12 @@ impl Checkpoint {
         self.processes.iter().filter_map(|process| Some((process, process.body.as_ref()?)))
     }
 
+    /// The mappings of the memory of a process, be it its own or another's.
+    pub(crate) fn mappings<'c>(&'c self, body: &'c Body) -> &'c [Mapping] {
+        let lender = body.lender.and_then(|lender| self.processes.get(lender)?.body.as_ref());
+        &lender.unwrap_or(body).mappings
+    }
+
     /// Number of threads that are to live.
     pub(crate) fn threads(&self) -> usize {
         self.living().map(|(_, body)| body.threads.len()).sum()
@@ -299,19 +307,32 @@ fn leave_ipc(ids: &IdMap, read: &mut images::Checkpoint, numbers: &[u32]) {
     }
 }
 
-/// Tasks that share what is not passed on from birth to birth are refused.
+/// Memory is one process' own, or that of one who has; signal handlers are shared by those who share memory, and are the same then.
 fn check_sharing(processes: &[Process]) -> Result<(), Error> {
-    let mut owners: BTreeMap<(&str, u32), ImagePid> = BTreeMap::new();
+    let mut memories: BTreeMap<u32, ImagePid> = BTreeMap::new();
+    let mut handlers: BTreeMap<u32, (&Process, u32)> = BTreeMap::new();
     for (process, body) in processes.iter().filter_map(|p| Some((p, p.body.as_ref()?))) {
         let ids = &body.ids;
-        let shared = [("address space", ids.vm_id), ("signal handlers", ids.sighand_id)];
-        for (what, id) in shared {
-            if let Some(other) = owners.insert((what, id), process.pid) {
-                return Err(Error::refused(
-                    support::images::shares(what, other)
-                        .of(process.pid.get(), format!("process {}", process.pid)),
-                ));
-            }
+        let object = || format!("process {}", process.pid);
+        let refused = |what, other| {
+            let refusal = support::images::shares(what, other);
+            Err(Error::refused(refusal.of(process.pid.get(), object())))
+        };
+        if body.lender.is_none()
+            && let Some(other) = memories.insert(ids.vm_id, process.pid)
+        {
+            return refused("address space", other);
+        }
+        let Some((other, memory)) = handlers.insert(ids.sighand_id, (process, ids.vm_id)) else {
+            continue;
+        };
+        if memory != ids.vm_id {
+            return refused("signal handlers", other.pid);
+        }
+        if other.core.sigactions != process.core.sigactions {
+            let what =
+                format!("its signal handlers are those of process {}, and others", other.pid);
+            return Err(Error::image(object(), what));
         }
     }
     Ok(())

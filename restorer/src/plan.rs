@@ -92,6 +92,10 @@ pub(crate) struct Task {
     pub(crate) descriptors: Share,
     /// The same of its root and working directory.
     pub(crate) directories: Share,
+    /// The same of its memory: the first puts into it what belongs there.
+    pub(crate) memory: Share,
+    /// It is born with its maker's signal handlers, which both have then.
+    pub(crate) handlers: bool,
 }
 
 /// A table that processes may use together.
@@ -101,6 +105,8 @@ pub(crate) enum Table {
     Descriptors,
     /// Root and working directory, and the mask of new files (`CLONE_FS`).
     Directories,
+    /// The memory (`CLONE_VM`), of which nobody who is born with it can take a copy.
+    Memory,
 }
 
 /// What a process has to do with a table that processes use together.
@@ -132,6 +138,7 @@ impl Task {
         match table {
             Table::Descriptors => &mut self.descriptors,
             Table::Directories => &mut self.directories,
+            Table::Memory => &mut self.memory,
         }
     }
 }
@@ -259,6 +266,9 @@ impl Plan {
         };
         of(&mut plan.tasks, Table::Descriptors, |ids| ids.files_id)?;
         of(&mut plan.tasks, Table::Directories, |ids| ids.fs_id)?;
+        let of_task = |task: &Task| ids(task.process?);
+        tables::share_memory(&mut plan.tasks, of_task)
+            .map_err(|torn| refuse(plan.tasks[torn.0].pid, support::images::MEMORY_APART))?;
         let threads =
             checkpoint.living().flat_map(|(_, body)| &body.threads).map(|thread| thread.tid);
         plan.numbers = plan.tasks.iter().map(|task| task.pid).chain(threads).collect();
@@ -292,6 +302,8 @@ fn build(mut members: Vec<Member>, caller: Caller, levels: &Levels) -> Result<Pl
             stopped: of(&members, index, |child| child.stopped),
             descriptors: Share::default(),
             directories: Share::default(),
+            memory: Share::default(),
+            handlers: false,
         });
     }
     forks(&mut plan, &members, caller)?;
@@ -407,6 +419,8 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         stopped: Vec::new(),
         descriptors: Share::default(),
         directories: Share::default(),
+        memory: Share::default(),
+        handlers: false,
     }
 }
 

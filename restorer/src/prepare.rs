@@ -30,7 +30,7 @@ use crate::files::{Issued, Late};
 use crate::forked::Layout;
 use crate::gap::place;
 use crate::host::{Host, Range};
-use crate::load::{Body, Process, personality};
+use crate::load::{Body, Mapping, Process, personality};
 
 const PAGE: usize = PAGE_SIZE as usize;
 /// Stack of a thread while it runs the restorer, which has no deep frames.
@@ -85,7 +85,7 @@ impl Descriptors {
 }
 
 /// A process's region, ready to be copied.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Region {
     /// Where it goes.
     pub(crate) address: u64,
@@ -112,15 +112,104 @@ impl Region {
     }
 }
 
-/// Lays out the region of a process.
+/// A region that has no place yet.
+#[derive(Debug)]
+pub(crate) struct LaidOut {
+    pid: ImagePid,
+    arguments: Arguments,
+    tables: Tables,
+    bytes: usize,
+    code_bytes: usize,
+    arguments_at: usize,
+    stack: usize,
+    is_without_rights: bool,
+    /// Where there must be nothing of it.
+    taken: Vec<Range>,
+    /// The room for System V segments, and what its address is a multiple of.
+    scratch: Option<(u64, u64)>,
+}
+
+impl LaidOut {
+    fn no_gap(&self, bytes: usize) -> Error {
+        let refusal = support::host::no_gap(bytes);
+        Error::refused(refusal.of(self.pid.get(), format!("process {}", self.pid)))
+    }
+
+    fn threads(&self) -> u32 {
+        self.arguments.threads.count as u32
+    }
+
+    /// Puts it where it goes, with `tail` bytes behind it that stay, too, and `others` threads of who has the same memory.
+    fn at(mut self, address: u64, tail: u64, others: u32) -> Result<Region, Error> {
+        let region = Range { start: address, end: address + self.bytes as u64 };
+        if let Some((largest, align)) = self.scratch {
+            // What is in huge pages is attached at multiples of their size only.
+            let needed = largest.saturating_add(align);
+            let kept = Range { end: region.end + tail, ..region };
+            self.arguments.scratch = place(self.taken.iter().copied().chain([kept]), needed)
+                .map(|start| start.next_multiple_of(align))
+                .ok_or_else(|| self.no_gap(usize::try_from(needed).unwrap_or(usize::MAX)))?;
+        }
+        let arguments = &mut self.arguments;
+        arguments.region_start = address;
+        arguments.region_bytes = region.bytes();
+        arguments.kept_bytes = region.bytes() + tail;
+        arguments.sharing_threads = others;
+        let base = address + self.arguments_at as u64;
+        let report = std::mem::offset_of!(parasite::restorer::Thread, report);
+        let size = size_of::<parasite::restorer::Thread>();
+        let reports = (0..arguments.threads.count as usize)
+            .map(|thread| base + arguments.threads.offset + (thread * size + report) as u64)
+            .collect();
+        Ok(Region {
+            address,
+            bytes: self.bytes,
+            code_bytes: self.code_bytes,
+            stack: self.stack,
+            is_without_rights: self.is_without_rights,
+            arguments_at: self.arguments_at,
+            arguments: self.tables.finish(bytes_of(&[self.arguments])),
+            reports,
+        })
+    }
+}
+
+/// Places the regions of processes that have one memory, one behind the other, that of the one first that makes it. `host` has what is
+/// mapped here.
+pub(crate) fn place_all(host: &Host, mut regions: Vec<LaidOut>) -> Result<Vec<Region>, Error> {
+    let total: usize = regions.iter().map(|region| region.bytes).sum();
+    let Some(first) = regions.first() else { return Ok(Vec::new()) };
+    let taken = first.taken.iter().chain(&host.mappings).copied();
+    let start = place(taken, total as u64).ok_or_else(|| first.no_gap(total))?;
+    let mut at = start;
+    let mut places = Vec::with_capacity(regions.len());
+    for region in &regions {
+        places.push((at, at + region.arguments_at as u64));
+        at += region.bytes as u64;
+    }
+    let others = regions.iter().skip(1).map(LaidOut::threads).sum();
+    for (index, region) in regions.iter_mut().enumerate() {
+        region.arguments.lender = if index == 0 { 0 } else { places[0].1 };
+        region.arguments.next_sharer = places.get(index + 1).map_or(0, |(_, arguments)| *arguments);
+    }
+    let placed = regions.into_iter().zip(places).enumerate();
+    let placed = placed.map(|(index, (region, (address, _)))| {
+        // Only who makes the memory takes the old one away.
+        let tail = if index == 0 { at - address - region.bytes as u64 } else { 0 };
+        region.at(address, tail, if index == 0 { others } else { 0 })
+    });
+    placed.collect()
+}
+
+/// Lays out the region of a process, with the `mappings` of its memory.
 pub(crate) fn region(
     host: &Host,
     process: &Process,
-    body: &Body,
+    (body, mapped): (&Body, &[Mapping]),
     descriptors: &Descriptors,
     (park_signal, helper): (i32, Option<ImagePid>),
     (forked, index): (&Layout, usize),
-) -> Result<Region, Error> {
+) -> Result<LaidOut, Error> {
     let code_bytes = RESTORER.code.len().next_multiple_of(PAGE);
     let mut tables = Tables::new(size_of::<Arguments>());
     let mut arguments = Arguments {
@@ -130,7 +219,8 @@ pub(crate) fn region(
         park_signal,
         helper: helper.map_or(0, ImagePid::get),
         user_namespace: descriptors.user_namespace.unwrap_or(-1),
-        dumpable: body.mm.dumpable.unwrap_or(-1),
+        // Of memory that is another's that one says it.
+        dumpable: body.mm.dumpable.filter(|_| body.lender.is_none()).unwrap_or(-1),
         personality: personality(process.core.personality).unwrap_or(0),
         child_subreaper: process.core.child_subreaper.unwrap_or(false).into(),
         thp_disable: u32::from(body.mm.thp_disabled.unwrap_or(false))
@@ -173,7 +263,7 @@ pub(crate) fn region(
     let (attachments, pieces) = attachments::of(body, descriptors);
     arguments.attachments = tables.put(&attachments);
     arguments.attached = tables.put(&pieces);
-    arguments.issued = issued::lay_out(body, &descriptors.issued, &mut tables)?;
+    arguments.issued = issued::lay_out((body, mapped), &descriptors.issued, &mut tables)?;
 
     // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
     let threads = body.threads.len();
@@ -198,41 +288,22 @@ pub(crate) fn region(
     let (specials, parked_bytes) = mappings::specials(host, body, parked_at);
     arguments.specials = tables.put(&specials);
 
-    let bytes = (parked_at + parked_bytes) as usize;
-    let mapped = body.mappings.iter().map(|mapping| &mapping.vma);
-    let taken = mapped.map(|vma| Range { start: vma.start, end: vma.end }).chain(forked.range);
-    let no_gap = |bytes| {
-        let refusal = support::host::no_gap(bytes);
-        Error::refused(refusal.of(process.pid.get(), format!("process {}", process.pid)))
-    };
-    let address = place(taken.clone().chain(host.mappings.iter().copied()), bytes as u64)
-        .ok_or_else(|| no_gap(bytes))?;
-    if let Some(largest) = attachments.iter().map(|attachment| attachment.bytes).max() {
-        let region = Range { start: address, end: address + bytes as u64 };
-        // What is in huge pages is attached at multiples of their size only.
-        let align = attachments::alignment(body);
-        let needed = largest.saturating_add(align);
-        arguments.scratch = place(taken.chain([region]), needed)
-            .map(|start| start.next_multiple_of(align))
-            .ok_or_else(|| no_gap(usize::try_from(needed).unwrap_or(usize::MAX)))?;
-    }
-    arguments.region_start = address;
-    arguments.region_bytes = bytes as u64;
-    let base = address + arguments_at as u64;
-    let report = std::mem::offset_of!(parasite::restorer::Thread, report);
-    let size = size_of::<parasite::restorer::Thread>();
-    let reports = (0..threads)
-        .map(|thread| base + arguments.threads.offset + (thread * size + report) as u64)
-        .collect();
-    Ok(Region {
-        address,
-        bytes,
+    let taken = mapped.iter().map(|Mapping { vma, .. }| Range { start: vma.start, end: vma.end });
+    Ok(LaidOut {
+        pid: process.pid,
+        bytes: (parked_at + parked_bytes).next_multiple_of(PAGE_SIZE) as usize,
         code_bytes,
         stack: stack_of(0) as usize,
         is_without_rights: descriptors.is_without_rights,
         arguments_at,
-        arguments: tables.finish(bytes_of(&[arguments])),
-        reports,
+        arguments,
+        tables,
+        taken: taken.chain(forked.range).collect(),
+        scratch: attachments
+            .iter()
+            .map(|attachment| attachment.bytes)
+            .max()
+            .map(|largest| (largest, attachments::alignment(body))),
     })
 }
 

@@ -33,6 +33,7 @@ use crate::stand_in;
 use crate::subreaper::Subreaper;
 use crate::sysv;
 use crate::task::BuildContext;
+use crate::together::AllTogether;
 use crate::turns::{AllTurns, FirstThere};
 
 /// Restores the checkpoint that `images` are. The calling process must have only this thread: it forks, and it waits
@@ -129,6 +130,8 @@ pub fn restore(
     host.map()?;
     let helpers = numbers::helpers(&checkpoint, &plan);
     let turns = AllTurns::new(&checkpoint, &plan, base)?;
+    let memory = |index: usize| Some(checkpoint.processes.get(index)?.body.as_ref()?.ids.vm_id);
+    let together = AllTogether::new(&plan, memory);
     let first = FirstThere::new(&plan, base)?;
     let of = (&checkpoint, &plan);
     let (forked, spare_memory) = prepared::forked(of, &host);
@@ -176,6 +179,7 @@ pub fn restore(
         namespaces: &namespaces,
         files: &files,
         turns: &turns,
+        together: &together,
         prepared: &prepared,
         spare_memory: spare_memory.as_ref(),
         complaints: &complaints,

@@ -70,18 +70,23 @@ fn files<'a>(
         let path = checkpoint.files.files.get(&id).and_then(|file| file.body()?.path());
         [Some((id, number)), path.map(|path| (path, number))]
     });
-    opened.flatten().chain(without_descriptors(body).map(|id| (id, None)))
+    opened.flatten().chain(without_descriptors(checkpoint, body).map(|id| (id, None)))
 }
 
 /// The files of a process's mappings, and its directories.
-fn without_descriptors(body: &Body) -> impl Iterator<Item = u32> {
-    let mapped = body.mappings.iter().filter(|mapping| mapping.kind.is_of_file());
+fn without_descriptors<'a>(
+    checkpoint: &'a Checkpoint,
+    body: &'a Body,
+) -> impl Iterator<Item = u32> + 'a {
+    let mapped = checkpoint.mappings(body).iter().filter(|mapping| mapping.kind.is_of_file());
     let mapped = mapped.filter_map(|mapping| u32::try_from(mapping.vma.shmid).ok());
     mapped.chain([body.fs.cwd_id, body.fs.root_id])
 }
 
 /// Files that processes have otherwise than by descriptors.
 pub(crate) fn lasting(checkpoint: &Checkpoint) -> BTreeSet<u32> {
-    let of_process = |body| without_descriptors(body).chain([body.mm.exe_file_id]);
-    checkpoint.living().flat_map(|(_, body)| of_process(body)).collect()
+    let living = checkpoint.living();
+    let files = living
+        .flat_map(|(_, body)| without_descriptors(checkpoint, body).chain([body.mm.exe_file_id]));
+    files.collect()
 }

@@ -265,10 +265,10 @@ impl One<'_> {
     }
 
     /// Where a process has it attached.
-    fn mappings<'b>(&self, body: &'b Body) -> impl Iterator<Item = &'b VmaEntry> + use<'b> {
+    fn mappings<'b>(&'b self, body: &'b Body) -> impl Iterator<Item = &'b VmaEntry> {
         let id = u64::from(self.segment.entry.desc.id);
         let is_there = body.ids.ipc_ns_id.unwrap_or_default() == self.segment.namespace;
-        let mappings = body.mappings.iter().filter(move |mapping| {
+        let mappings = self.checkpoint.mappings(body).iter().filter(move |mapping| {
             is_there && mapping.kind == MappingKind::SystemV && mapping.vma.shmid == id
         });
         mappings.map(|mapping| &mapping.vma)

@@ -20,9 +20,9 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ids::{HostPid, ImagePid};
+use ids::{HostPid, ImagePid, ImagePids};
 use kernel::process::{
-    enter_pids_of, exit_now, fork_as, raise, send_signal_to, wait_ended, wait_status,
+    enter_pids_of, exit_now, fork_as, raise, send_signal_to, share_as, wait_ended, wait_status,
 };
 use kernel::ptrace::RseqConfiguration;
 use kernel::spare::SpareMemory;
@@ -44,6 +44,7 @@ use crate::plan::{Birth, ForkStep, Group, Part, Plan, Table, Task};
 use crate::prepare::{Region, name};
 use crate::proc_values;
 use crate::registrars::Desks;
+use crate::together::{AllTogether, Together};
 use crate::turns::{AllTurns, FirstThere};
 
 /// What all tasks inherit.
@@ -56,6 +57,8 @@ pub(crate) struct BuildContext<'a> {
     pub(crate) files: &'a OpenFiles,
     /// How those wait for each other who share a table.
     pub(crate) turns: &'a AllTurns,
+    /// How those take turns who have one memory.
+    pub(crate) together: &'a AllTogether,
     /// By process.
     pub(crate) prepared: &'a [Option<PreparedTask>],
     /// Where memory is built that tasks have of their parents.
@@ -91,6 +94,12 @@ impl BuildContext<'_> {
 
     /// Runs task `index` in its new process.
     pub(crate) fn run(&self, index: usize, rseq: &RseqConfiguration) -> ! {
+        // Who is born with memory has had to wait for its turn before.
+        if let Some(together) = self.together.of(index)
+            && !self.plan.tasks[index].memory.born
+        {
+            together.begin();
+        }
         // A panic must not unwind into the coordinator's code, of which this process is a copy.
         let ended = catch_unwind(AssertUnwindSafe(|| self.live(index, rseq)));
         if let Ok(Err(error)) = ended {
@@ -106,9 +115,11 @@ impl BuildContext<'_> {
         let task = &self.plan.tasks[index];
         if let Some(process) = task.process {
             self.groups.enter(process)?;
-            match task.born_in {
-                Some(_) => self.namespaces.settle(task.pid)?,
-                None => self.namespaces.enter(task.pid)?,
+            match (task.born_in, task.memory.born) {
+                (Some(_), _) => self.namespaces.settle(task.pid)?,
+                // Its maker is in all of them.
+                (None, true) => {}
+                (None, false) => self.namespaces.enter(task.pid)?,
             }
             // Before its children are there, who are born with it.
             if let (Some(spare), Some(place)) = (self.spare_memory, &self.prepared[process]) {
@@ -126,7 +137,7 @@ impl BuildContext<'_> {
         for birth in &task.forks {
             self.bear(task, *birth, rseq)?;
         }
-        self.park()?;
+        self.park(index)?;
         // Who has ended is there until all have parked again.
         let prepared = task.process.and_then(|number| self.prepared[number].as_ref());
         if let Some(PreparedTask { cwd: Directory::OfProcess(id), root, .. }) = prepared
@@ -144,11 +155,12 @@ impl BuildContext<'_> {
         if let Group::Join(pgid) = task.group {
             self.join(task, pgid)?;
         }
-        self.park()?;
+        self.park(index)?;
         self.settle_in_session(task)?;
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
-            wait_ended(self.local(task, helper)?, false)
+            let there = self.local(task, helper)?;
+            self.aside(index, || wait_ended(there, false))
                 .map_err(Error::kernel(format!("wait for helper {helper}")))?;
         }
         for &zombie in &task.zombies {
@@ -157,14 +169,17 @@ impl BuildContext<'_> {
                 send_signal_to(there, libc::SIGKILL)
                     .map_err(Error::kernel(format!("end zombie {zombie}")))?;
             }
-            wait_ended(there, true).map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+            self.aside(index, || wait_ended(there, true))
+                .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
         }
         let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
             (State::Dead { status }, ..) => {
                 die(process, status, self.is_killed_from_outside(task.pid))
             }
-            (_, Some(body), Some(place)) => self.become_process(task, process, body, place, rseq),
+            (_, Some(body), Some(place)) => {
+                self.become_process(index, (process, body), place, rseq)
+            }
             _ => Err(Error::image(format!("process {}", process.pid), "nothing is known of it")),
         }
     }
@@ -285,7 +300,8 @@ impl BuildContext<'_> {
             made.pid == first && task.forks.iter().any(|step| self.makes(*step, made.pid))
         });
         if !is_own {
-            self.first.wait(first)?;
+            let index = self.plan.tasks.iter().position(|made| made.pid == task.pid);
+            self.aside(index.unwrap_or(0), || self.first.wait(first))?;
         }
         enter_pids_of(self.local(task, first)?)
             .map_err(Error::kernel(format!("have children in the pid namespace of {first}")))
@@ -328,15 +344,33 @@ impl BuildContext<'_> {
             Birth::Into(first) => self.have_children_elsewhere(task, Some(first))?,
         }
         let numbers = self.checkpoint.levels.all(pid);
-        let forked = fork_as(&numbers, sibling, flags);
-        if forked.as_ref().is_ok_and(Option::is_none) {
-            self.run(child, rseq);
-        }
+        let created = match self.together.of(child).filter(|_| made.memory.born) {
+            Some(together) => self.share(child, &numbers, (sibling, flags), together),
+            None => fork_as(&numbers, sibling, flags).map(|made| {
+                if made.is_none() {
+                    self.run(child, rseq);
+                }
+            }),
+        };
         if let Birth::Into(_) = made.birth {
             self.come_back(task)?;
         }
-        forked.map_err(Error::kernel(format!("create process {pid}")))?;
+        created.map_err(Error::kernel(format!("create process {pid}")))?;
         self.first.tell(pid)
+    }
+
+    /// Makes a task that has the memory of this one. All that it borrows stays until everybody has left for the restorer.
+    fn share(
+        &self,
+        child: usize,
+        numbers: &ImagePids,
+        (sibling, flags): (bool, CloneFlags),
+        together: &Together,
+    ) -> std::io::Result<()> {
+        let handlers = self.plan.tasks[child].handlers;
+        // The area of the C library for restartable sequences is this process' own.
+        let life = move || self.run(child, &RseqConfiguration::default());
+        share_as(numbers, sibling, (flags, handlers), together.turn(), life)
     }
 
     /// Sets this process's timer slack to what child `child` has as its default: a process takes its default from its maker.
@@ -351,20 +385,28 @@ impl BuildContext<'_> {
         }
     }
 
-    fn park(&self) -> Result<(), Error> {
-        raise(self.park_signal).map_err(Error::kernel("stop for the tracer"))
+    fn park(&self, index: usize) -> Result<(), Error> {
+        self.aside(index, || raise(self.park_signal)).map_err(Error::kernel("stop for the tracer"))
+    }
+
+    /// Does what has task `index` wait, while others who have its memory go on.
+    fn aside<T>(&self, index: usize, wait: impl FnOnce() -> T) -> T {
+        match self.together.of(index) {
+            Some(together) => together.aside(wait),
+            None => wait(),
+        }
     }
 
     fn become_process(
         &self,
-        task: &Task,
-        process: &Process,
-        body: &Body,
+        index: usize,
+        (process, body): (&Process, &Body),
         place: &PreparedTask,
         rseq: &RseqConfiguration,
     ) -> Result<Infallible, Error> {
+        let task = &self.plan.tasks[index];
         kept_locks::take(process.pid, &place.kept_locks)?;
-        self.descriptors(task, process, body)?;
+        self.descriptors(index, process, body)?;
         match (task.born_in, place.root) {
             // It has the others from who passed on the way there.
             (Some(_), _) => proc_values::set_of_session(process)?,
@@ -375,20 +417,25 @@ impl BuildContext<'_> {
         match (task.directories.part, self.turns.at(Table::Directories, body)) {
             (Part::Other, Some(turns)) => turns.done.tell(1)?,
             (Part::First { others }, Some(turns)) => {
-                turns.done.wait(others)?;
+                self.aside(index, || turns.done.wait(others))?;
                 directories(place, body)?;
             }
             _ => directories(place, body)?,
         }
-        enter(&place.region, rseq)
+        let region = lay_out(&place.region, rseq)?;
+        if let Some(together) = self.together.of(index) {
+            together.end(task.memory.part);
+        }
+        leave(region, &place.region)
     }
 
     /// Puts the descriptors into place, or waits for who does.
-    fn descriptors(&self, task: &Task, process: &Process, body: &Body) -> Result<(), Error> {
+    fn descriptors(&self, index: usize, process: &Process, body: &Body) -> Result<(), Error> {
+        let task = &self.plan.tasks[index];
         let install = InstallTask { files_id: body.ids.files_id, pid: process.pid };
         match (task.descriptors.part, self.turns.at(Table::Descriptors, body)) {
             (Part::Other, Some(turns)) => {
-                turns.filled.wait(1)?;
+                self.aside(index, || turns.filled.wait(1))?;
                 self.files.join(&install)?;
             }
             (Part::First { others }, Some(turns)) => {
@@ -412,6 +459,7 @@ const fn flag(table: Table) -> CloneFlags {
     match table {
         Table::Descriptors => CloneFlags::CLONE_FILES,
         Table::Directories => CloneFlags::CLONE_FS,
+        Table::Memory => CloneFlags::CLONE_VM,
     }
 }
 
@@ -476,9 +524,13 @@ fn directories(place: &PreparedTask, body: &Body) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaves for the restorer.
-fn enter(region: &Region, rseq: &RseqConfiguration) -> Result<Infallible, Error> {
-    let failed = || Error::kernel(format!("lay out the restorer at {:#x}", region.address));
+fn not_laid_out(region: &Region) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    Error::kernel(format!("lay out the restorer at {:#x}", region.address))
+}
+
+/// Puts the restorer into its place.
+fn lay_out(region: &Region, rseq: &RseqConfiguration) -> Result<kernel::region::Region, Error> {
+    let failed = || not_laid_out(region);
     let mut memory = kernel::region::Region::map(region.address, region.bytes).map_err(failed())?;
     memory.write(0, RESTORER.code).map_err(failed())?;
     memory.write(region.arguments_at, &region.arguments).map_err(failed())?;
@@ -490,7 +542,12 @@ fn enter(region: &Region, rseq: &RseqConfiguration) -> Result<Infallible, Error>
     ] {
         memory.write(at(offset), bytes).map_err(failed())?;
     }
+    Ok(memory)
+}
+
+/// Leaves for the restorer.
+fn leave(memory: kernel::region::Region, region: &Region) -> Result<Infallible, Error> {
     memory
         .leave(region.code_bytes, RESTORER.entry, region.stack, region.arguments_at)
-        .map_err(failed())
+        .map_err(not_laid_out(region))
 }

@@ -85,6 +85,7 @@ fn id(table: Table, body: &Body) -> u32 {
     match table {
         Table::Descriptors => body.ids.files_id,
         Table::Directories => body.ids.fs_id,
+        Table::Memory => body.ids.vm_id,
     }
 }
 

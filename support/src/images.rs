@@ -72,6 +72,13 @@ pub fn shares(what: &str, other: ImagePid) -> Refusal {
     )
 }
 
+/// A process that has the memory of others, and could be born with that by none of them.
+pub const MEMORY_APART: Refusal = Refusal::fixed(
+    "it shares its memory or signal handlers with processes that could not have made it as it is: they are neither its parent nor children of \
+     that by the same session, or are in other namespaces",
+    "have the program start them by one parent, in the namespaces of that, and dump it again",
+);
+
 /// A process that would have to pass on one table at its birth and use another.
 pub const SHARED_APART: Refusal = Refusal::fixed(
     "processes that use descriptors or directories together lie so far apart in the tree that it would have to \

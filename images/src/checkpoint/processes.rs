@@ -68,7 +68,10 @@ pub struct Thread {
 pub struct Body {
     /// Which kernel objects it shares with others.
     pub ids: TaskKobjIdsEntry,
-    /// Its address space; the mappings are moved to [`Body::mappings`].
+    /// The process whose memory it has as well (`CLONE_VM`), as an index into the list of processes: one before it, which has
+    /// memory of its own. That has the mappings and the pages.
+    pub lender: Option<usize>,
+    /// Its address space; the mappings are moved to [`Body::mappings`]. Of a memory that is another's as well, what is of no mapping.
     pub mm: MmEntry,
     /// Its mappings by rising address, and guards behind them.
     pub mappings: Vec<Mapping>,
@@ -113,7 +116,9 @@ pub(super) fn load(images: &Images) -> Result<Vec<Process>, Error> {
     let mut tree = Tree::default();
     for entry in images.read_all(&image)? {
         let process = tree.add(&entry).map_err(|what| Error::invalid(image.name(), what))?;
-        tree.processes.push(load_process(images, process, &entry)?);
+        let process = load_process(images, process, &entry, &tree)?;
+        tree.own_memory(&process);
+        tree.processes.push(process);
         tree.threads(&entry).map_err(|what| Error::invalid(image.name(), what))?;
     }
     if tree.processes.is_empty() {
@@ -128,6 +133,8 @@ struct Tree {
     processes: Vec<Process>,
     by_pid: BTreeMap<u32, usize>,
     tids: BTreeSet<u32>,
+    /// Processes with memory of their own, by the numbers of that.
+    memories: BTreeMap<u32, usize>,
 }
 
 impl Tree {
@@ -162,6 +169,19 @@ impl Tree {
         })
     }
 
+    /// Notes the memory of the process that is next.
+    fn own_memory(&mut self, process: &Process) {
+        if let Some(body) = process.body.as_ref().filter(|body| body.lender.is_none()) {
+            self.memories.entry(body.ids.vm_id).or_insert(self.processes.len());
+        }
+    }
+
+    /// The body of a process before the next one.
+    fn body_of(&self, index: usize) -> Option<(u32, &Body)> {
+        let process = self.processes.get(index)?;
+        Some((process.pid, process.body.as_ref()?))
+    }
+
     /// Registers the threads of the process read last.
     fn threads(&mut self, entry: &PstreeEntry) -> Result<(), String> {
         // What CRIU writes as the threads of a dead process is not initialised.
@@ -181,6 +201,7 @@ fn load_process(
     images: &Images,
     mut process: Process,
     entry: &PstreeEntry,
+    tree: &Tree,
 ) -> Result<Process, Error> {
     let pid = process.pid;
     let image = names::core(pid);
@@ -204,7 +225,7 @@ fn load_process(
         let what = format!("the threads of process {pid} do not begin with its leader");
         return Err(Error::invalid(names::pstree().name(), what));
     }
-    process.body = Some(body(images, pid, core.ids.take())?);
+    process.body = Some(body(images, pid, core.ids.take(), tree)?);
     process.threads.push(thread(pid, core)?);
     for &tid in &entry.threads[1..] {
         if tid == 0 || tid > PID_MAX {
@@ -227,20 +248,57 @@ fn thread(tid: u32, core: CoreEntry) -> Result<Thread, Error> {
     Ok(Thread { tid, core })
 }
 
-fn body(images: &Images, pid: u32, ids: Option<TaskKobjIdsEntry>) -> Result<Body, Error> {
+fn body(
+    images: &Images,
+    pid: u32,
+    ids: Option<TaskKobjIdsEntry>,
+    tree: &Tree,
+) -> Result<Body, Error> {
     let ids = match images.read_one(&names::ids(pid))?.or(ids) {
         Some(ids) => ids,
         None => return Err(Error::Missing { name: names::ids(pid).name().into() }),
     };
-    let mut mm = images.require(&names::mm(pid))?;
+    let fs = images.require(&names::fs(pid))?;
+    let own: Option<MmEntry> = images.read_one(&names::mm(pid))?;
+    // Who has neither memory of its own nor somebody to have it with lacks an image.
+    if let (None, Some(&lender)) = (&own, tree.memories.get(&ids.vm_id))
+        && let Some((other, body)) = tree.body_of(lender)
+    {
+        return shared(images, (pid, ids, fs), (lender, other, body));
+    }
+    let mut mm = own.ok_or_else(|| Error::Missing { name: names::mm(pid).name().into() })?;
     Ok(Body {
         ids,
+        lender: None,
         mappings: std::mem::take(&mut mm.vmas).into_iter().map(Mapping::new).collect(),
         mm,
         // A process has one even when it has no pages.
         pages: images
             .page_map(&names::pagemap(pid))?
             .ok_or_else(|| Error::Missing { name: names::pagemap(pid).name().into() })?,
-        fs: images.require(&names::fs(pid))?,
+        fs,
     })
+}
+
+/// The body of a process that has the memory of `other`.
+fn shared(
+    images: &Images,
+    (pid, ids, fs): (u32, TaskKobjIdsEntry, FsEntry),
+    (lender, other, body): (usize, u32, &Body),
+) -> Result<Body, Error> {
+    let image = names::pagemap(pid);
+    if images.page_map(&image)?.is_some() {
+        let what = format!("process {pid} has pages, and its memory is that of process {other}");
+        return Err(Error::invalid(image.name(), what));
+    }
+    let mm = MmEntry {
+        vmas: Vec::new(),
+        aios: Vec::new(),
+        policies: Vec::new(),
+        protection_keys: None,
+        execute_only_key: None,
+        ..body.mm.clone()
+    };
+    let (mappings, pages) = (Vec::new(), PageMap::default());
+    Ok(Body { ids, lender: Some(lender), mm, mappings, pages, fs })
 }

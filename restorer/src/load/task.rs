@@ -76,11 +76,11 @@ fn load_body(
 ) -> Result<Body, Error> {
     let threads = threads.into_iter().map(|entry| thread(entry.tid, entry.core, task, filters));
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
-    let checkpoint::Body { ids, mm, mut mappings, pages, fs } = body;
+    let checkpoint::Body { ids, lender, mm, mut mappings, pages, fs } = body;
     nameless.correct(&mut mappings);
     memory::check(pid, &mm, &mappings)?;
     let (runs, vdso) = memory::private_runs(pid, &mappings, &pages, store)?;
-    Ok(Body { threads, mm, mappings, runs, vdso, fs, ids })
+    Ok(Body { threads, lender, mm, mappings, runs, vdso, fs, ids })
 }
 
 fn thread(

@@ -4,8 +4,13 @@
 //! from the process that is above all who use it; among siblings, from the first of them, which makes the others as
 //! siblings (`CLONE_PARENT`). Who is on the way and has a table of its own takes a copy when it has passed on the
 //! one that is not its own.
+//!
+//! Memory is such a table, too (`CLONE_VM`), but for that: nobody takes a copy. So who passes it on has it itself, and all who have signal handlers
+//! together (`CLONE_SIGHAND`) are made by one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use images::messages::TaskKobjIdsEntry;
 
 use super::{ForkStep, Group, Part, Table, Task};
 
@@ -67,6 +72,68 @@ pub(super) fn share(
     Ok(())
 }
 
+/// Plans who shares memory, and signal handlers with it.
+pub(super) fn share_memory<'i>(
+    tasks: &mut [Task],
+    ids: impl Fn(&Task) -> Option<&'i TaskKobjIdsEntry>,
+) -> Result<(), Torn> {
+    let of_process: BTreeMap<usize, &TaskKobjIdsEntry> =
+        tasks.iter().filter_map(|task| Some((task.process?, ids(task)?))).collect();
+    share(tasks, Table::Memory, |process| Some(of_process.get(&process)?.vm_id))?;
+    if let Some(torn) =
+        tasks.iter().position(|task| task.forks.contains(&ForkStep::Own(Table::Memory)))
+    {
+        return Err(Torn(torn));
+    }
+    let makers = makers(tasks);
+    // By a process that passes, and has no memory of theirs.
+    let given: BTreeSet<usize> = tasks
+        .iter()
+        .flat_map(|task| &task.forks)
+        .filter_map(|step| match step {
+            ForkStep::Given(made) | ForkStep::Orphan(made) => Some(*made),
+            _ => None,
+        })
+        .collect();
+    let mut with_handlers: BTreeMap<u32, u32> = BTreeMap::new();
+    for index in 0..tasks.len() {
+        let task = &tasks[index];
+        let Some(own) = ids(task).filter(|_| task.memory.part != Part::Alone) else { continue };
+        if task.memory.born {
+            let maker = makers[index].and_then(|maker| ids(&tasks[maker]));
+            let is_made = task.memory.part == Part::Other
+                && task.born_in.is_none()
+                && !given.contains(&index)
+                && maker
+                    .is_some_and(|maker| maker.vm_id == own.vm_id && are_in_one_place(maker, own));
+            if !is_made {
+                return Err(Torn(index));
+            }
+            tasks[index].handlers = maker.is_some_and(|maker| maker.sighand_id == own.sighand_id);
+        } else if task.memory.part == Part::Other {
+            return Err(Torn(index));
+        }
+        // All of them but one are born with them.
+        if !tasks[index].handlers && with_handlers.insert(own.sighand_id, own.vm_id).is_some() {
+            return Err(Torn(index));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two processes are in the same namespaces.
+fn are_in_one_place(one: &TaskKobjIdsEntry, other: &TaskKobjIdsEntry) -> bool {
+    let of = |ids: &TaskKobjIdsEntry| TaskKobjIdsEntry {
+        vm_id: 0,
+        files_id: 0,
+        fs_id: 0,
+        sighand_id: 0,
+        pid_for_children_ns_id: None,
+        ..*ids
+    };
+    of(one) == of(other)
+}
+
 /// Has the first of siblings that share make the others, if their parent does not share with them, and would make them
 /// in the same session.
 fn make_by_siblings(tasks: &mut [Task], users: &[usize]) {
@@ -88,8 +155,11 @@ fn make_by_siblings(tasks: &mut [Task], users: &[usize]) {
     }
     let moved: Vec<usize> = places.iter().filter_map(|at| of_top[*at].made()).collect();
     let Some((&maker, others)) = moved.split_first() else { return };
-    // The others would be born into the group that the first one founds: those that are to keep the group they are given may not.
-    if others.iter().any(|other| tasks[*other].group == Group::Given) {
+    // The others would be born into the group that the first one founds: those that are to keep the group they are given may not. (Who founds a
+    // session has a group by that.)
+    let keeps =
+        |task: &Task| task.group == Group::Given && !task.forks.contains(&ForkStep::Session);
+    if others.iter().any(|other| keeps(&tasks[*other])) {
         return;
     }
     tasks[top].forks.retain(|step| !step.made().is_some_and(|made| others.contains(&made)));
@@ -251,6 +321,45 @@ mod tests {
         let (born, steps) = planned(&forks, &[1, 2, 2]).unwrap();
         assert_eq!(born, [false, false, true]);
         assert_eq!(steps, forks);
+    }
+
+    /// Which tasks are born with memory, and with handlers, by the numbers of both.
+    fn with_memory(forks: &[&[ForkStep]], ids: &[(u32, u32)]) -> Result<Vec<(bool, bool)>, Torn> {
+        let mut tasks = tasks(forks);
+        let ids: Vec<TaskKobjIdsEntry> = ids
+            .iter()
+            .map(|&(vm_id, sighand_id)| TaskKobjIdsEntry {
+                vm_id,
+                sighand_id,
+                ..TaskKobjIdsEntry::default()
+            })
+            .collect();
+        share_memory(&mut tasks, |task| ids.get(task.process?))?;
+        Ok(tasks.iter().map(|task| (task.memory.born, task.handlers)).collect())
+    }
+
+    #[test]
+    fn memory_is_passed_on_by_who_has_it() {
+        let down: [&[ForkStep]; 3] = [&[Child(1)], &[Child(2)], &[]];
+        let made = with_memory(&down, &[(1, 1), (1, 2), (1, 2)]);
+        assert_eq!(made, Ok(vec![(false, false), (true, false), (true, true)]));
+        let beside: [&[ForkStep]; 3] = [&[Child(1), Child(2)], &[Session], &[Session]];
+        let made = with_memory(&beside, &[(1, 1), (2, 2), (2, 2)]);
+        assert_eq!(made, Ok(vec![(false, false), (false, false), (true, true)]));
+        let alone = with_memory(&down, &[(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(alone, Ok(vec![(false, false); 3]));
+    }
+
+    #[test]
+    fn nobody_passes_on_memory_that_is_not_its_own() {
+        let down: [&[ForkStep]; 3] = [&[Child(1)], &[Child(2)], &[]];
+        assert_eq!(with_memory(&down, &[(1, 1), (2, 2), (1, 3)]), Err(Torn(1)));
+        // Siblings of two sessions, of a parent with other memory.
+        let beside: [&[ForkStep]; 3] = [&[Child(1), Session, Child(2)], &[], &[]];
+        assert!(with_memory(&beside, &[(1, 1), (2, 2), (2, 3)]).is_err());
+        // Handlers that who is between has not.
+        assert_eq!(with_memory(&down, &[(1, 1), (1, 2), (1, 1)]), Err(Torn(2)));
+        assert_eq!(with_memory(&down, &[(1, 1), (2, 1), (1, 3)]), Err(Torn(1)));
     }
 
     #[test]

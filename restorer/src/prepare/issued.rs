@@ -7,11 +7,11 @@ use parasite::restorer::{IssuedRing, Table};
 use super::table::Tables;
 use crate::error::Error;
 use crate::files::Issued;
-use crate::load::Body;
+use crate::load::{Body, Mapping};
 
 /// Lays out those of a process.
 pub(super) fn lay_out(
-    body: &Body,
+    (body, mappings): (&Body, &[Mapping]),
     rings: &[Issued],
     tables: &mut Tables,
 ) -> Result<Table<IssuedRing>, Error> {
@@ -23,7 +23,7 @@ pub(super) fn lay_out(
             continue;
         };
         let mapped = |places: &[u64], bytes: usize| {
-            let of_ring = body.mappings.iter().filter(|it| it.kind == MappingKind::IoUringRing);
+            let of_ring = mappings.iter().filter(|it| it.kind == MappingKind::IoUringRing);
             let mut vmas = of_ring.map(|it| &it.vma);
             let found = vmas.find(|vma| {
                 vma.shmid == u64::from(ring.file)

@@ -19,7 +19,7 @@ use crate::mapped;
 use crate::namespaces::Sets;
 use crate::nested_users::NestedMade;
 use crate::plan::{Part, Plan, Table};
-use crate::prepare::{self, Descriptors};
+use crate::prepare::{self, Descriptors, LaidOut, Region};
 use crate::registrars::Desks;
 use crate::task::PreparedTask;
 use crate::turns::AllTurns;
@@ -85,6 +85,8 @@ pub(super) fn all(
 ) -> Result<Vec<Option<PreparedTask>>, Error> {
     let base = files.base();
     let mut prepared = Vec::new();
+    // By memory.
+    let mut regions: BTreeMap<usize, Vec<(usize, LaidOut)>> = BTreeMap::new();
     for (index, process) in checkpoint.processes.iter().enumerate() {
         let Some(body) = &process.body else {
             prepared.push(None);
@@ -132,6 +134,15 @@ pub(super) fn all(
             return Err(Error::refused(refusal.of(process.pid.get(), "user namespace")));
         }
         let helper = helpers.get(&process.pid).copied();
+        let region = prepare::region(
+            host,
+            process,
+            (body, checkpoint.mappings(body)),
+            &descriptors,
+            (park_signal, helper),
+            (forked, index),
+        )?;
+        regions.entry(body.lender.unwrap_or(index)).or_default().push((index, region));
         prepared.push(Some(PreparedTask {
             memory: forked.task(
                 checkpoint,
@@ -139,18 +150,20 @@ pub(super) fn all(
                 |file| descriptors.mapped.get(&file).copied(),
                 &descriptors.stores,
             )?,
-            region: prepare::region(
-                host,
-                process,
-                body,
-                &descriptors,
-                (park_signal, helper),
-                (forked, index),
-            )?,
+            region: Region::default(),
             kept_locks: kept_locks(process.pid, body, &descriptors)?,
             cwd: files.working_directory(body.fs.cwd_id)?,
             root: files.root_directory(body.fs.root_id)?,
         }));
+    }
+    for regions in regions.into_values() {
+        // Who makes a memory comes before the others that have it.
+        let (indices, regions): (Vec<usize>, Vec<LaidOut>) = regions.into_iter().unzip();
+        for (index, region) in indices.into_iter().zip(prepare::place_all(host, regions)?) {
+            if let Some(Some(task)) = prepared.get_mut(index) {
+                task.region = region;
+            }
+        }
     }
     Ok(prepared)
 }

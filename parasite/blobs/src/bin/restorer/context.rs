@@ -73,10 +73,14 @@ impl Context {
         unsafe { &*self.arguments }
     }
 
-    /// How many threads have given their credentials away.
+    /// How many threads of all processes that have this memory have given their credentials away.
     pub fn settled(&self) -> &AtomicU32 {
-        // SAFETY: a field of the arguments that is touched in no other way.
-        unsafe { AtomicU32::from_ptr(&raw mut (*self.arguments).settled) }
+        let lender = match self.arguments().lender {
+            0 => self.arguments,
+            lender => lender as *mut Arguments,
+        };
+        // SAFETY: a field of the arguments, which stay until all are parked, that is touched in no other way.
+        unsafe { AtomicU32::from_ptr(&raw mut (*lender).settled) }
     }
 
     /// Address of the arguments.

@@ -5,7 +5,8 @@
 //!
 //! 1. **memory**: leave the old address space (the vDSO is carried over), make the mappings of
 //!    the new one, read their pages, make the rings of asynchronous I/O, then protect, advise and lock them; set the kernel's notes
-//!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]).
+//!    of where heap, stack, arguments and executable are ([`memory`], [`pages`]). Who has the memory of another process as well
+//!    (`CLONE_VM`) waits until that has done so ([`sharing`]).
 //! 2. **process**: signal actions, attributes, then the other threads, then timers (some belong
 //!    to a thread) and limits, which could have stood in the way before ([`process`]). A leader that has a user namespace below
 //!    the tree's to enter and other threads to make enters it before: nobody who has threads may.
@@ -27,6 +28,7 @@ mod memory;
 mod pages;
 mod process;
 mod rings;
+mod sharing;
 mod thread;
 
 use context::Context;
@@ -42,7 +44,14 @@ arch::blob_entry!(leader);
 unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
     // SAFETY: the host wrote the arguments and at least one thread, the leader, behind them.
     let context = unsafe { Context::leader(arguments) };
-    memory::restore(&context);
+    match context.arguments().lender {
+        0 => {
+            sharing::await_others(&context);
+            memory::restore(&context);
+            sharing::let_others_go_on(&context);
+        }
+        lender => sharing::await_memory(&context, lender),
+    }
     process::before_threads(&context);
     thread::common_filters(&context);
     thread::enter_users_early(&context);
@@ -51,7 +60,11 @@ unsafe extern "C" fn leader(arguments: *mut Arguments) -> ! {
     thread::register(&context);
     thread::own_filters(&context);
     thread::credentials(&context);
-    process::when_settled(&context);
+    // Who has another's memory leaves to that what belongs to it.
+    match context.arguments().lender {
+        0 => process::when_settled(&context),
+        _ => thread::settle(&context),
+    }
     thread::parent_death_signal(&context);
     process::pending(&context);
     thread::pending(&context);

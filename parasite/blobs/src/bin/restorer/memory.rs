@@ -44,7 +44,7 @@ pub fn restore(context: &Context) {
     seal(context);
 }
 
-/// Everything but the region goes. The kernel keeps no address of what goes: the area that the C
+/// Everything but the region goes, with those of who has the same memory. The kernel keeps no address of what goes: the area that the C
 /// library registered for restartable sequences is given back first.
 fn leave(context: &Context) {
     let arguments = context.arguments();
@@ -63,7 +63,7 @@ fn leave(context: &Context) {
         let parked = arguments.region_start + special.parked;
         relocate(context, Step::ParkVdso, special.from, parked, special.bytes);
     }
-    let region = (arguments.region_start, arguments.region_bytes);
+    let region = (arguments.region_start, arguments.kept_bytes);
     let spare = (arguments.spare_start, arguments.spare_bytes);
     let (low, high) = if region < spare { (region, spare) } else { (spare, region) };
     unmap(context, 0, low.0);
@@ -277,7 +277,7 @@ fn take_turn(context: &Context) -> bool {
 
 /// Closes the restore's own descriptors, and puts those into place whose numbers they had: another
 /// process keeps them, and the way to it is the last that goes.
-fn descriptors(context: &Context) {
+pub fn descriptors(context: &Context) {
     let arguments = context.arguments();
     if arguments.turns >= 0 && !take_turn(context) {
         return;

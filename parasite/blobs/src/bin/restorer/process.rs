@@ -133,10 +133,10 @@ fn create_timer(context: &Context, timer: &PosixTimer) {
     }
 }
 
-/// When no thread will change its credentials any more, which takes the right to be dumped away.
+/// When no thread will change its credentials any more, which takes the right to be dumped away from the memory that it has.
 pub fn when_settled(context: &Context) {
     let arguments = context.arguments();
-    let others = arguments.threads.count as u32 - 1;
+    let others = arguments.threads.count as u32 - 1 + arguments.sharing_threads;
     let settled = context.settled();
     loop {
         let seen = settled.load(Ordering::Acquire);
