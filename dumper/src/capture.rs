@@ -35,7 +35,7 @@ use crate::nested_users::Earlier;
 use crate::numbers::Numbers;
 use crate::options::AfterDump;
 use crate::plan::{Dump, Plan, Planned};
-use crate::processes::is_zombie;
+use crate::processes::{is_zombie, lenders};
 use crate::rings;
 use crate::segment::Key;
 use crate::semaphore_undo;
@@ -113,6 +113,8 @@ pub(crate) struct TreeState {
     pub(crate) numbers: Numbers,
     pub(crate) namespaces: Namespaces,
     pub(crate) ids: BTreeMap<HostPid, TaskKobjIdsEntry>,
+    /// Who has another's memory as well, and whose.
+    pub(crate) lenders: BTreeMap<HostPid, HostPid>,
     pub(crate) files: files::Captured,
     /// Private pages, by process.
     pub(crate) pages: Vec<Pages>,
@@ -262,6 +264,7 @@ fn read(
     clock.check("copy the memory")?;
     Ok(TreeState {
         id: pre_copy.id.clone(),
+        lenders: lenders(&inventory),
         inventory,
         tasks,
         numbers,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::inject::{self, Asking, Gadgets, Infection, Original, Request, Room, ask_threads};
 use crate::mappings;
 use crate::plan::Plan;
-use crate::processes::denies_parasites;
+use crate::processes::{denies_parasites, lender, lenders};
 use crate::seccomp::{Seccomp, refuse_to_ask};
 use crate::tasks::TaskCapture;
 use freezer::Frozen;
@@ -32,6 +32,9 @@ pub(crate) fn begin(
     cross_check: bool,
 ) -> Result<Infected, Error> {
     let mut infected: Infected = Vec::new();
+    let lenders = lenders(inventory);
+    // What is given to the parasites of each memory.
+    let mut given: BTreeMap<HostPid, Given> = BTreeMap::new();
     let asked = tasks.iter().filter(|(pid, task)| {
         let denies = || inventory.processes.get(pid).is_some_and(denies_parasites);
         let may_be = !denies() && task.threads.iter().all(|thread| thread.seccomp == Seccomp::Off);
@@ -43,14 +46,16 @@ pub(crate) fn begin(
             continue;
         };
         refuse_to_ask(process, thread.tid, &thread.seccomp)?;
-        let request = request(plan, process, task)?;
+        let memory = lender(inventory, &lenders, process);
+        let given = given.entry(memory.pid).or_default();
+        let request = request(plan, (process, memory), task, given)?;
         let leader = frozen
             .processes
             .get_mut(&pid)
             .and_then(|threads| threads.get_mut(&pid)?.stopped.take());
         let Some(leader) = leader else { continue };
         frozen.let_code_run().map_err(Error::Undo)?;
-        let room = Room::of(&plan.layout, process, pid, 0);
+        let room = Room::of(&plan.layout, (process, memory), pid, given.slot());
         let (infection, running) =
             Infection::begin(leader, request, thread.original.clone(), &room)
                 .map_err(inject_error(pid))?;
@@ -60,12 +65,37 @@ pub(crate) fn begin(
     step(infected, Infection::run)
 }
 
-fn request(plan: &mut Plan, process: &Process, task: &TaskCapture) -> Result<Request, Error> {
+/// What is in use of one memory, by those who are asked side by side.
+#[derive(Default)]
+struct Given {
+    /// Bytes of regions, one behind the other.
+    regions: u64,
+    slots: u64,
+}
+
+impl Given {
+    /// A slot of its own.
+    fn slot(&mut self) -> u64 {
+        self.slots += 1;
+        self.slots - 1
+    }
+}
+
+/// `memory` is the process that has the mappings.
+fn request(
+    plan: &mut Plan,
+    (process, memory): (&Process, &Process),
+    task: &TaskCapture,
+    given: &mut Given,
+) -> Result<Request, Error> {
     let pid = process.pid;
-    let gadgets = gadgets(plan, process)?;
+    let gadgets = gadgets(plan, process, memory)?;
     let timers: Vec<i32> = task.timers.0.iter().map(|timer| timer.id).collect();
     let bytes = Request::region_bytes(timers.len());
-    let region = mappings::free_range(&process.mappings, bytes)
+    // As much as all of them need: so the ranges do not meet, wherever they are.
+    given.regions += bytes;
+    let region = mappings::free_range(&memory.mappings, given.regions)
+        .map(|range| range + given.regions - bytes)
         .ok_or_else(|| inject_error(pid)(inject::Error::NoRoom { tid: pid }))?;
     let leader = process.threads.get(&pid);
     Ok(Request { pid, gadgets, region, bell: leader.map_or(0, bell), timers, uffd_handover: false })
@@ -73,12 +103,12 @@ fn request(plan: &mut Plan, process: &Process, task: &TaskCapture) -> Result<Req
 
 /// Where the process's own code has what is needed: found in the plan, where it was foreseen that it
 /// would be.
-fn gadgets(plan: &mut Plan, process: &Process) -> Result<Gadgets, Error> {
+fn gadgets(plan: &mut Plan, process: &Process, memory: &Process) -> Result<Gadgets, Error> {
     let pid = process.pid;
     // An exec between plan and freeze leaves other code in the process.
     let gadgets = match plan.gadgets.get(&pid) {
         Some(gadgets) if gadgets.still_there(pid) => *gadgets,
-        _ => plan.finder.find(process).map_err(inject_error(pid))?,
+        _ => plan.finder.find(memory).map_err(inject_error(pid))?,
     };
     plan.gadgets.insert(pid, gadgets);
     Ok(gadgets)
@@ -167,9 +197,11 @@ fn pass_all(
 ) -> Result<(), Error> {
     let mut passing = Vec::new();
     let mut buffer = Vec::new();
+    let lenders = lenders(inventory);
     for (slot, &(pid, tid, ring)) in threads.iter().enumerate() {
         let Some(process) = inventory.processes.get(&pid) else { continue };
-        let Ok(gadgets) = gadgets(plan, process) else { continue };
+        let memory = lender(inventory, &lenders, process);
+        let Ok(gadgets) = gadgets(plan, process, memory) else { continue };
         let thread = frozen.processes.get_mut(&pid).and_then(|threads| threads.get_mut(&tid));
         let Some(stopped) =
             thread.and_then(|thread| thread.stopped.take_if(|_| may_call(pid, tid)))
@@ -181,7 +213,7 @@ fn pass_all(
             .map_err(inject::Error::from)
             .and_then(|rseq| Original::of(&stopped, &rseq, &mut buffer));
         let original = original.map_err(inject_error(pid))?;
-        passing.push((stopped, pid, original, gadgets, (process, slot as u64, ring)));
+        passing.push((stopped, pid, original, gadgets, ((process, memory), slot as u64, ring)));
     }
     let Some(first) = passing.first().map(|(_, pid, ..)| *pid) else { return Ok(()) };
     frozen.let_code_run().map_err(Error::Undo)?;
@@ -219,6 +251,8 @@ pub(crate) fn ask_other_threads(
 ) -> Result<(), Error> {
     let mut asked = Vec::new();
     let mut whom = Vec::new();
+    let lenders = lenders(inventory);
+    let mut slots: BTreeMap<HostPid, Given> = BTreeMap::new();
     for (&pid, task) in tasks.iter() {
         for (index, thread) in task.threads.iter().enumerate().skip(1) {
             if thread.in_task.is_some() {
@@ -226,8 +260,9 @@ pub(crate) fn ask_other_threads(
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
             refuse_to_ask(process, thread.tid, &thread.seccomp)?;
-            let gadgets = gadgets(plan, process)?;
-            let room = (process, index as u64);
+            let memory = lender(inventory, &lenders, process);
+            let gadgets = gadgets(plan, process, memory)?;
+            let room = ((process, memory), slots.entry(memory.pid).or_default().slot());
             let stopped = frozen
                 .processes
                 .get_mut(&pid)

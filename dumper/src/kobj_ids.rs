@@ -33,8 +33,7 @@ pub(crate) fn own() -> TaskKobjIdsEntry {
     with_tables(OWN, Namespaces::own())
 }
 
-/// Those of every process but zombies. What processes share by `CLONE_FILES` and `CLONE_FS` has one number; a tree in
-/// which they share more was refused.
+/// Those of every process but zombies. What processes share has one number.
 pub(crate) fn number(
     inventory: &Inventory,
     namespaces: &Namespaces,
@@ -51,6 +50,8 @@ pub(crate) fn number(
     };
     let ids = |(process, number): (&Process, u32)| {
         let ids = TaskKobjIdsEntry {
+            vm_id: of_owner(&numbers, process.tables.memory, number),
+            sighand_id: of_owner(&numbers, process.tables.signal_handlers, number),
             files_id: of_owner(&numbers, process.tables.files, number),
             fs_id: of_owner(&numbers, process.tables.file_system, number),
             pid_for_children_ns_id: for_children(process.pid),

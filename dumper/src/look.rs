@@ -25,7 +25,7 @@ use crate::mounts::Views;
 use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
-use crate::processes::has_ended;
+use crate::processes::{count_memory_once, has_ended};
 use crate::rings;
 use crate::room;
 use crate::semaphore_undo;
@@ -260,14 +260,16 @@ fn lasting(found: Vec<Unsupported>, before: &[Unsupported]) -> Vec<Unsupported> 
     found.into_iter().filter(is_of_same).collect()
 }
 
-/// The whole tree below `root`; what has not changed since `earlier` is taken from there.
+/// The whole tree below `root`, with the mappings of a memory that several have at one of them; what has not changed since `earlier` is taken from there.
 pub(crate) fn inventory(
     collector: &mut Collector,
     root: HostPid,
     earlier: &mut Inventory,
     look: Look,
 ) -> Result<Inventory, Error> {
-    collector
+    let mut taken = collector
         .take_tree(root, earlier, look)
-        .map_err(|source| Error::Inventory { pid: root, source })
+        .map_err(|source| Error::Inventory { pid: root, source })?;
+    count_memory_once(&mut taken);
+    Ok(taken)
 }

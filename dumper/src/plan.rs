@@ -30,7 +30,7 @@ use crate::network::Network;
 use crate::network::OtherNetwork;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
-use crate::processes::{borrows_memory, has_ended, is_zombie};
+use crate::processes::{has_ended, is_zombie, lenders};
 use crate::sharing;
 use crate::task_state::TaskStates;
 
@@ -152,7 +152,8 @@ impl Plan {
         let mut finder = GadgetFinder::default();
         let mut gadgets = BTreeMap::new();
         let mut memory = BTreeMap::new();
-        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, &inventory);
+        let lenders = lenders(&inventory);
+        let own = |process: &&Process| !is_zombie(process) && !lenders.contains_key(&process.pid);
         for process in inventory.processes.values().filter(own) {
             let pid = process.pid;
             let found = match options.cross_check

@@ -1,18 +1,56 @@
 //! What processes are, at a glance.
 
+use std::collections::BTreeMap;
+
 use collector::{Inventory, Process, ProcessState};
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat, Status};
 
-/// Whether a process has the memory of another one that made it, as a child of vfork does until it
-/// executes a program: what is opened of its memory is the other one's.
-pub(crate) fn borrows_memory(process: &Process, inventory: &Inventory) -> bool {
-    let memory = process.tables.memory;
-    let shares = |other: &Process| memory.is_some() && other.tables.memory == memory;
-    let of_parent =
-        process.ppid.and_then(|parent| inventory.processes.get(&parent)).is_some_and(shares);
-    let mut others = inventory.processes.values().filter(|other| other.pid != process.pid);
-    of_parent || others.any(|other| shares(other) && other.ppid != Some(process.pid))
+/// The processes that have another's memory as well, each with the one that it counts as (`CLONE_VM`; a child of vfork, until it
+/// executes a program): the first of those whose parents have other memory. Images have memory once, as that one's.
+pub(crate) fn lenders(inventory: &Inventory) -> BTreeMap<HostPid, HostPid> {
+    let processes = &inventory.processes;
+    let shares =
+        |process: &Process| process.tables.memory.is_some_and(|first| first != process.pid);
+    if !processes.values().any(shares) {
+        return BTreeMap::new();
+    }
+    let mut memories: BTreeMap<HostPid, Vec<&Process>> = BTreeMap::new();
+    for process in processes.values() {
+        if let Some(memory) = process.tables.memory {
+            memories.entry(memory).or_default().push(process);
+        }
+    }
+    let mut lenders = BTreeMap::new();
+    for sharers in memories.values().filter(|sharers| sharers.len() > 1) {
+        let is_inside = |pid: Option<HostPid>| sharers.iter().any(|it| Some(it.pid) == pid);
+        let first = sharers.iter().find(|it| !is_inside(it.ppid)).or(sharers.first());
+        let others = sharers.iter().filter(|it| Some(it.pid) != first.map(|first| first.pid));
+        lenders.extend(others.filter_map(|it| Some((it.pid, first?.pid))));
+    }
+    lenders
+}
+
+/// The process that has the mappings of a process' memory, itself as a rule.
+pub(crate) fn lender<'i>(
+    inventory: &'i Inventory,
+    lenders: &BTreeMap<HostPid, HostPid>,
+    process: &'i Process,
+) -> &'i Process {
+    let lender = lenders.get(&process.pid).and_then(|lender| inventory.processes.get(lender));
+    lender.unwrap_or(process)
+}
+
+/// Has the mappings of each memory at one process alone.
+pub(crate) fn count_memory_once(inventory: &mut Inventory) {
+    for pid in lenders(inventory).keys() {
+        let Some(process) = inventory.processes.get_mut(pid) else { continue };
+        process.mappings.clear();
+        // Nothing is taken over from what is not there.
+        if let Some(inside) = &mut process.in_process {
+            inside.mappings_mark = None;
+        }
+    }
 }
 
 /// Whether it has ended and waits to be collected.

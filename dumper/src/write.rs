@@ -271,7 +271,10 @@ fn process(
     if let Some(ids) = state.ids.get(&pid) {
         writer.write_one(&names::ids(image), ids)?;
     }
-    writer.write_one(&names::mm(image), &memory_map(state, pid, task)?)?;
+    // Who has another's memory as well has no image of it.
+    if !state.lenders.contains_key(&pid) {
+        writer.write_one(&names::mm(image), &memory_map(state, pid, task)?)?;
+    }
     let files = &state.files;
     let missing =
         |what| Error::Process { operation: what, pid, source: std::io::ErrorKind::NotFound.into() };

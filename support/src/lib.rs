@@ -25,6 +25,7 @@
 //! | [`bpfmap`] | BPF maps |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
+//! | `shared_memory` | memory that processes have together |
 //! | [`sharing`] | what others hold as well |
 //! | [`cgroups`] | control groups |
 //! | [`containers`] | containers, which their engines checkpoint |
@@ -55,6 +56,7 @@ pub mod rights;
 pub mod rings;
 pub mod room;
 pub mod settings;
+mod shared_memory;
 pub mod sharing;
 pub mod sockets;
 pub mod terminals;

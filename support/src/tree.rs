@@ -8,6 +8,7 @@ use inventory::{Process, ProcessState, Thread};
 use crate::births::{self, Born};
 use crate::mappings::{object_of, of_mapping};
 use crate::settings;
+use crate::shared_memory;
 use crate::terminals;
 use crate::unsupported::{BY_ROOT, Refusal, Unsupported};
 
@@ -169,8 +170,8 @@ fn session(
     }
 }
 
-/// Whether every process can be born into its session again.
-fn of_births(root: HostPid, tree: &[&Process]) -> Option<Unsupported> {
+/// Whether every process can be born into its session again, and into the memory that it has together with others.
+fn of_births(root: HostPid, tree: &[&Process]) -> Vec<Unsupported> {
     let indices: BTreeMap<HostPid, usize> =
         tree.iter().enumerate().map(|(index, process)| (process.pid, index)).collect();
     let born = |process: &&Process| Born {
@@ -183,10 +184,18 @@ fn of_births(root: HostPid, tree: &[&Process]) -> Option<Unsupported> {
     };
     let members: Vec<Born<HostPid>> = tree.iter().map(born).collect();
     let outside = indices.get(&root).and_then(|index| tree[*index].sid);
-    let process = tree[births::makers(&members, outside).err()?];
-    // Of a session whose number is not known something else is said.
-    let sid = process.sid?;
-    Some(births::nobody_makes(sid).of(process.pid, format!("session {sid}")))
+    match births::makers(&members, outside) {
+        Ok(makers) => {
+            shared_memory::of_tree(root, tree, &makers, |process| is_in_vfork(process, tree))
+        }
+        Err(index) => {
+            // Of a session whose number is not known something else is said.
+            let of = |sid: HostPid| {
+                births::nobody_makes(sid).of(tree[index].pid, format!("session {sid}"))
+            };
+            tree[index].sid.map(of).into_iter().collect()
+        }
+    }
 }
 
 /// A child of vfork uses the memory of its parent, which waits in the kernel until the child executes
@@ -197,10 +206,7 @@ fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
     sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
 }
 
-/// The flags of `clone` by which processes of a tree may share a table.
-const CARRIED_TABLES: [&str; 2] = ["CLONE_FILES", "CLONE_FS"];
-
-/// Tables that a process shares with another, inside of the tree or outside.
+/// Tables that a process shares with another outside of the tree. (Inside of it they are passed on from birth to birth.)
 fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
     let (pid, tables) = (process.pid, &process.tables);
     let is_inside = |pid: HostPid| tree.iter().any(|process| process.pid == pid);
@@ -223,15 +229,6 @@ fn of_tables(process: &Process, tree: &[&Process]) -> Vec<Unsupported> {
                 "end that process (kill {other}), dump a tree that holds both, or have the program start it \
                  without {flag}"
             );
-            found.push(Refusal::new(reason, remedy).of(pid, name));
-        } else if CARRIED_TABLES.contains(&flag) {
-            // Passed on from birth to birth.
-        } else if let Some(owner) =
-            owner.filter(|owner| *owner != pid && !is_in_vfork(process, tree))
-        {
-            let reason = format!("it is shared with process {owner}");
-            let remedy = "have the program start it so that they do not share it: by fork, or by posix_spawn or vfork \
-                          followed by exec";
             found.push(Refusal::new(reason, remedy).of(pid, name));
         }
     }

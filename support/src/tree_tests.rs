@@ -149,22 +149,90 @@ fn thread(state: char) -> Thread {
     }
 }
 
+/// A process that shares memory with 40, and with `handlers` those as well.
+fn sharer(number: i32, parent: i32, handlers: i32) -> Process {
+    let mut sharer = process();
+    (sharer.pid, sharer.ppid) = (pid(number), HostPid::new(parent));
+    let own = HostPid::new(number);
+    let signal_handlers = HostPid::new(handlers);
+    sharer.tables = Tables { files: own, file_system: own, signal_handlers, ..sharer.tables };
+    sharer
+}
+
+/// What of a tree below process 40 is refused.
+fn refused(tree: &[&Process]) -> Vec<(i32, String, String)> {
+    let found = of_tree(pid(40), tree, &around());
+    found.into_iter().map(|it| (it.task, it.object, it.reason)).collect()
+}
+
 #[test]
-fn a_vfork_passes_and_other_sharing_of_memory_does_not() {
-    for (state, refused) in [('S', true), ('D', false)] {
-        let mut parent = process();
-        parent.threads.insert(pid(40), thread(state));
-        let mut child = process();
-        (child.pid, child.ppid) = (pid(41), HostPid::new(40));
-        child.tables = {
-            let own = HostPid::new(41);
-            Tables { files: own, file_system: own, signal_handlers: own, ..child.tables }
-        };
-        let found = of_tree(pid(40), &[&parent, &child], &around());
-        let objects: Vec<_> = found.iter().map(|found| (found.task, &*found.object)).collect();
-        let expected: &[_] = if refused { &[(41, "memory")] } else { &[] };
-        assert_eq!(objects, expected, "{state}");
-    }
+fn memory_is_shared_with_who_can_be_born_with_it() {
+    let first = process();
+    let [below, beside] = [sharer(41, 40, 41), sharer(42, 40, 40)];
+    let farther = sharer(43, 41, 41);
+    assert_eq!(refused(&[&first, &below, &beside, &farther]), []);
+
+    // Children of one that has other memory.
+    let own = HostPid::new(40);
+    let alone = Tables {
+        files: own,
+        file_system: own,
+        signal_handlers: own,
+        memory: own,
+        others: [None; 4],
+    };
+    let root = Process { tables: alone, ..process() };
+    let with = |number: i32, parent: i32| {
+        let shared = sharer(number, parent, number);
+        let tables = Tables { memory: HostPid::new(41), ..shared.tables };
+        Process { tables, ..shared }
+    };
+    let [one, other] = [with(41, 40), with(42, 40)];
+    assert_eq!(refused(&[&root, &one, &other]), []);
+    let memory = |found: Vec<(i32, String, String)>| {
+        found.into_iter().map(|(task, object, _)| (task, object)).collect::<Vec<_>>()
+    };
+    let is_refused = |task, object: &str, tree: &[&Process]| {
+        assert_eq!(memory(refused(tree)), [(task, object.to_owned())]);
+    };
+    // One of them has its tables together with others than the first.
+    let mut tied = other.clone();
+    tied.tables.files = own;
+    is_refused(42, "memory", &[&root, &one, &tied]);
+    // It is the child of a child that has other memory; it is in a session that its parent is not in.
+    let between = sharer(44, 40, 44);
+    let between =
+        Process { tables: Tables { memory: HostPid::new(44), ..between.tables }, ..between };
+    is_refused(45, "memory", &[&root, &one, &between, &with(45, 44)]);
+    let mut late = other.clone();
+    late.sid = HostPid::new(39);
+    let early = refused(&[&root, &one, &late]);
+    assert!(
+        early.iter().any(|(task, object, _)| (*task, &**object) == (42, "memory")),
+        "{early:?}"
+    );
+    // It is in another namespace.
+    let mut apart = other.clone();
+    apart.namespaces.insert("uts", 77);
+    let found = refused(&[&root, &one, &apart]);
+    assert!(found.iter().any(|(_, _, reason)| reason.contains("the uts namespace")), "{found:?}");
+}
+
+#[test]
+fn handlers_are_shared_with_who_can_be_born_with_them() {
+    let first = process();
+    let [between, below] = [sharer(41, 40, 41), sharer(42, 41, 40)];
+    let found = refused(&[&first, &between, &below]);
+    assert!(matches!(&found[..], [(42, object, _)] if object == "signal handlers"), "{found:?}");
+}
+
+#[test]
+fn a_vfork_passes() {
+    let mut parent = process();
+    parent.threads.insert(pid(40), thread('D'));
+    // Nobody could make this one.
+    let [between, below] = [sharer(41, 40, 41), sharer(42, 41, 40)];
+    assert_eq!(refused(&[&parent, &between, &below]), []);
 }
 
 #[test]

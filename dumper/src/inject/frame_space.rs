@@ -23,21 +23,26 @@ pub(crate) struct Room<'a> {
     pub(crate) alt_stack: Option<(u64, u64)>,
     /// The process's mappings, ascending.
     pub(crate) mappings: &'a [Mapping],
-    /// Counts the threads of the process that are asked at once.
+    /// Counts the threads in this memory that are asked at once.
     pub(crate) slot: u64,
     /// Whether other threads run meanwhile: nothing is used then that could be theirs.
     pub(crate) others_run: bool,
 }
 
 impl<'a> Room<'a> {
-    /// Of a thread of a process that stands still, as far as the inventory knows.
-    pub(crate) fn of(layout: &'a Layout, process: &'a Process, tid: HostPid, slot: u64) -> Self {
+    /// Of a thread of a process that stands still, as far as the inventory knows; `memory` is the process that has the mappings.
+    pub(crate) fn of(
+        layout: &'a Layout,
+        (process, memory): (&'a Process, &'a Process),
+        tid: HostPid,
+        slot: u64,
+    ) -> Self {
         let known = process.threads.get(&tid).and_then(|thread| thread.in_task);
         Self {
             layout,
             extended_bytes: known.and_then(|known| known.extended_bytes),
             alt_stack: known.map(|known| (known.alt_stack_start, known.alt_stack_bytes)),
-            mappings: &process.mappings,
+            mappings: &memory.mappings,
             slot,
             others_run: false,
         }

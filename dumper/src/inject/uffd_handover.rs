@@ -58,7 +58,7 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<(OwnedFd, Durat
     }
     let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
     // Only the leader stands still.
-    let room = Room { others_run: true, ..Room::of(&layout, process, pid, 0) };
+    let room = Room { others_run: true, ..Room::of(&layout, (process, process), pid, 0) };
     let bytes = Request::region_bytes(0);
     let region =
         mappings::free_range(&process.mappings, bytes).ok_or(Error::NoRoom { tid: pid })?;

@@ -28,7 +28,7 @@ use crate::files::writes_memory;
 use crate::inject::{GadgetFinder, Gadgets};
 use crate::numbers::Numbers;
 use crate::options::{DumpOptions, FrozenAccount};
-use crate::processes::{borrows_memory, is_zombie};
+use crate::processes::{is_zombie, lenders};
 use crate::unsupported::is_paused;
 
 /// Bytes of private memory from which on logging pays, of all processes together: to copy less takes no longer than the moment for
@@ -131,7 +131,8 @@ impl PreCopy {
                 "changes cannot be tracked of a tree that is paused: let it run, and dump it again",
             );
         }
-        let own = |process: &&Process| !is_zombie(process) && !borrows_memory(process, inventory);
+        let lenders = lenders(inventory);
+        let own = |process: &&Process| !is_zombie(process) && !lenders.contains_key(&process.pid);
         let (worth, least) = match lasting || self.parent.is_some() {
             true => (0, LEAST),
             false => {

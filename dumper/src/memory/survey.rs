@@ -17,7 +17,7 @@ use super::runs::{bytes, joined, subtract, union};
 use super::shared::{Segments, runs_of};
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::processes::is_zombie;
+use crate::processes::{is_zombie, lenders};
 use crate::segment::{Key, Segment};
 use crate::threads::share;
 
@@ -130,7 +130,9 @@ pub(crate) fn find(
     let mut memory = TreePages::default();
     let mut segments = Segments::of(held);
     let mut work = Vec::new();
-    for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+    let lenders = lenders(inventory);
+    let own = |process: &&Process| !is_zombie(process) && !lenders.contains_key(&process.pid);
+    for process in inventory.processes.values().filter(own) {
         let pid = process.pid;
         let mut planned = match planned.remove(&pid) {
             Some(planned) => planned,
@@ -438,6 +440,8 @@ pub(crate) fn resident_bytes(inventory: &Inventory) -> u64 {
             segments.entry(key).or_insert_with(|| super::shared::allocated(process.pid, mapping));
         }
     }
-    let private = inventory.processes.keys().map(|&pid| private_bytes(pid));
+    let lenders = lenders(inventory);
+    let own = inventory.processes.keys().filter(|pid| !lenders.contains_key(pid));
+    let private = own.map(|&pid| private_bytes(pid));
     private.chain(segments.into_values()).sum()
 }
