@@ -275,11 +275,11 @@ fn a_failure_with_nested_pid_namespaces_is_told() {
 }
 
 seen! {
-    ghosts memfd pipes timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
+    ghosts memfd pipes shared_memory timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
     datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings
 }
 
 without_manifest! {
-    inotify sysv_memory threads unix_sockets networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces
+    inotify shared_memory sysv_memory threads unix_sockets networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces
     datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings
 }

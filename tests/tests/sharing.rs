@@ -8,7 +8,9 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Snapshot, Workload, wait_until};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Snapshot, Workload, wait_until,
+};
 
 fn child_of(workload: &Workload) -> i32 {
     fs::read_to_string(workload.path("child")).expect("child").parse().expect("a pid")
@@ -211,6 +213,141 @@ fn tables_of_two_processes() {
     let scratch = Scratch::new();
     let collector = Collector::start(&scratch.path("collector"));
     tables(Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING }, &scratch);
+}
+
+/// What memory is shared by, and nobody could be born with again.
+#[test]
+fn memory_that_nobody_could_be_born_with() {
+    by_both(|how, scratch| {
+        let is_neither = ["memory", "(CLONE_VM)", "neither its parent nor", "by its parent"];
+        refused("unsupported-memory_apart", &is_neither, how, scratch);
+        let is_elsewhere = ["memory", "(CLONE_VM)", "the uts namespace", "first process"];
+        refused("unsupported-memory_elsewhere", &is_elsewhere, how, scratch);
+    });
+}
+
+fn names_in(directory: &Path, begin: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("list").flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().expect("a name"));
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(begin)).collect();
+    names.sort();
+    names
+}
+
+/// Memory that processes have together is stored once, also by what changed of it.
+#[test]
+fn memory_of_several_processes_is_stored_once() {
+    by_both(|how, scratch| {
+        let workload = Workload::start("shared_memory", scratch.path("work"));
+        let dump = |name: &str, how: Dump<'_>, more: &[&str]| {
+            let images = scratch.path(name);
+            let mut command = Engine::Stasis.dump_command(workload.pid(), &images, how);
+            command.env("STASIS_RUN_DIR", scratch.path("run")).args(more);
+            Outcome::of(&mut command).must_succeed(name);
+        };
+        let on = Dump { leave_running: true, ..how };
+        dump("first", on, &["--track"]);
+        let first = scratch.path("first");
+        let first = first.to_str().expect("a path");
+        dump("second", how, &["--parent", first]);
+        for images in ["first", "second"] {
+            let images = scratch.path(images);
+            // That of all who share, and that of the one who was forked.
+            assert_eq!(names_in(&images, "mm-").len(), 2, "{images:?}");
+            assert_eq!(names_in(&images, "pagemap-").len(), 3, "with that of shared memory");
+            assert_eq!(names_in(&images, "ids-").len(), 7);
+        }
+        let sizes = ["first", "second"].map(|name| stored(&scratch.path(name)));
+        const MIB: u64 = 1 << 20;
+        // Six are the program's own, and six those of the one who was forked.
+        assert!((12 * MIB..20 * MIB).contains(&sizes[0]) && sizes[1] < 4 * MIB, "{sizes:?}");
+        for name in names_in(&scratch.path("second"), "ids-") {
+            let number = name.trim_start_matches("ids-").trim_end_matches(".img");
+            await_end(number.parse().expect("a pid"));
+        }
+        Engine::Stasis.restore(&scratch.path("second"), Dump::ENDING).must_succeed("restore");
+        workload.check().expect("the program's own check");
+    });
+}
+
+/// Bytes of pages that a checkpoint holds itself, those that were copied early included.
+fn stored(images: &Path) -> u64 {
+    let inside =
+        |dir: &std::path::PathBuf| Some(dir.join("pre-copy")).filter(|early| early.exists());
+    std::iter::successors(Some(images.to_owned()), inside)
+        .flat_map(|dir| names_in(&dir, "pages-").into_iter().map(move |name| dir.join(name)))
+        .map(|file| file.metadata().expect("stat").len())
+        .sum()
+}
+
+/// Images that say of a process that it has memory which it cannot have.
+#[test]
+fn memory_that_cannot_be_shared_in_images() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("shared_memory_beside", scratch.path("work"));
+    let images = scratch.path("images");
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    // A head of twelve bytes; then tags and numbers in turns: memory, descriptors, directories, signal handlers.
+    const MEMORY: usize = 13;
+    const HANDLERS: usize = 19;
+    let number = |name: &str, at| fs::read(images.join(name)).expect("read")[at];
+    let has_image = |name: &String, kind: &str| images.join(name.replace("ids", kind)).exists();
+    let ids = names_in(&images, "ids-");
+    let root = format!("ids-{}.img", workload.pid());
+    let sharer = ids.iter().rfind(|name| !has_image(name, "mm")).expect("one who shares");
+    let lender = ids.iter().find(|name| has_image(name, "mm") && **name != root);
+    let lender = lender.expect("one who has the memory");
+    assert_eq!(number(sharer, MEMORY), number(lender, MEMORY));
+    assert_ne!(number(&root, MEMORY), number(lender, MEMORY));
+    let copy = scratch.path("copy");
+    let changed = |what: &str, change: &dyn Fn(), words: &[&str]| {
+        fs::remove_dir_all(&copy).ok();
+        let mut command = std::process::Command::new("cp");
+        Outcome::of(command.arg("-a").args([&images, &copy])).must_succeed("copy");
+        fs::remove_file(copy.join("stasis-manifest")).expect("remove");
+        change();
+        let outcome = Engine::Stasis.restore(&copy, Dump::ENDING);
+        assert!(!outcome.success, "{what}: it was restored");
+        for word in words {
+            assert!(
+                outcome.stderr.contains(word),
+                "{what}: {word:?} is not in: {}",
+                outcome.stderr
+            );
+        }
+        machine.await_no_children();
+    };
+    let set = |name: &str, at: usize, to: u8| {
+        let mut bytes = fs::read(copy.join(name)).expect("read");
+        bytes[at] = to;
+        fs::write(copy.join(name), bytes).expect("write");
+    };
+    let give = |from: &str, to: &str, kind: &str| {
+        let image = |name: &str| name.replace("ids", kind);
+        fs::copy(images.join(image(from)), copy.join(image(to))).expect("copy");
+    };
+    let mm = sharer.replace("ids", "mm");
+    changed("nobody's", &|| set(sharer, MEMORY, 100), &[&mm, "missing"]);
+    changed("with pages", &|| give(lender, sharer, "pagemap"), &["has pages", "that of process"]);
+    let both = || {
+        give(lender, sharer, "mm");
+        give(lender, sharer, "pagemap");
+    };
+    changed("of its own as well", &both, &["shares its address space with process"]);
+    let of_root = number(&root, MEMORY);
+    let apart = ["memory or signal handlers", "by one parent"];
+    let no_kin = || {
+        set(sharer, MEMORY, of_root);
+        set(sharer, HANDLERS, 100);
+    };
+    changed("of one who is no kin", &no_kin, &apart);
+    let handlers = number(lender, HANDLERS);
+    let alone = ["shares its signal handlers with process"];
+    changed("handlers without memory", &|| set(&root, HANDLERS, handlers), &alone);
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    workload.check().expect("the program's own check");
 }
 
 /// Who takes copies to look at them, as a list of the processes does beside a dump, shares nothing.

@@ -69,6 +69,7 @@ mod semaphore_undo;
 mod sessions;
 mod settings;
 mod shared;
+mod shared_memory;
 mod shared_tables;
 mod signals;
 mod socket_filters;
@@ -239,6 +240,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-table-directories", shared::directories),
     ("shared-table-memory", shared::address_space),
     ("shared-timerfd", shared::timerfd),
+    ("shared_memory", shared_memory::run),
+    ("shared_memory_beside", shared_memory::beside),
     ("shared_tables", shared_tables::run),
     ("shared_tables_apart", shared_tables::apart),
     ("cgroup_namespaces", cgroup_namespaces::together),
@@ -320,6 +323,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-semaphores_many", semaphore_undo::many),
     ("unsupported-semaphores_no_rights_there", semaphore_undo::no_rights_there),
     ("unsupported-semaphores_no_rights", semaphore_undo::no_rights),
+    ("unsupported-memory_apart", shared_memory::apart),
+    ("unsupported-memory_elsewhere", shared_memory::elsewhere),
     ("unsupported-semaphores_shared", semaphore_undo::shared),
     ("unsupported-system_calls", unsupported::system_calls),
     ("unsupported-thread_keyring", unsupported::thread_keyring),
