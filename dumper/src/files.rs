@@ -245,6 +245,7 @@ impl Plan {
         )?;
         let connections = captured.connections().to_vec();
         cache.files = captured.files;
+        cache.make_room(cache.files.len());
         self.cache = cache;
         self.connections = connections;
         self.in_flight = InFlight::default();

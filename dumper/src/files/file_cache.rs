@@ -45,6 +45,8 @@ pub(super) struct FileCache {
     at: (Option<HostPid>, Vec<CachedFile>, usize),
     /// The last number that was given to an entry.
     pub(super) last_id: u32,
+    /// Room for the entries that are made of a target that stands still.
+    pub(super) room: Vec<FileEntry>,
 }
 
 /// One open file description.
@@ -115,6 +117,18 @@ impl Keeping {
 }
 
 impl FileCache {
+    /// Makes room for as many entries as have to be made again of `made` when the target stands still: memory that is touched for the
+    /// first time, and moved when there is more, takes longer than the rest of an entry.
+    pub(super) fn make_room(&mut self, made: usize) {
+        /// More take longer to touch than is gained.
+        const MOST: usize = 1 << 16;
+        let kept = self.found.values().flatten().map(|found| found.keeping.entries.len());
+        let anew = made.saturating_sub(kept.sum());
+        let room = (anew + anew / 8 + 16).min(MOST);
+        self.room.resize_with(room, FileEntry::default);
+        self.room.clear();
+    }
+
     /// The file of process `pid`, if it is as it was. Files are asked for by rising descriptors, one
     /// process after the other.
     pub(super) fn find(

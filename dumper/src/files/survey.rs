@@ -91,6 +91,7 @@ impl<'a> Survey<'a> {
             let sockets = files.filter(|file| file.mode & libc::S_IFMT == libc::S_IFSOCK);
             sockets.map(|file| file.inode as u32).collect()
         };
+        let room = if is_late.is_some() { std::mem::take(&mut cache.room) } else { Vec::new() };
         Self {
             context,
             held,
@@ -114,7 +115,7 @@ impl<'a> Survey<'a> {
             refusals: Vec::new(),
             dirs: HashMap::new(),
             text: Vec::new(),
-            out: Captured::default(),
+            out: Captured { files: room, ..Captured::default() },
         }
     }
 
