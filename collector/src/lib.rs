@@ -16,15 +16,16 @@ pub mod sharing;
 mod tracks;
 
 use std::num::NonZeroU32;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 pub use basis::Inventory;
 use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
-    Action, AioContext, FileMark, InProcess, InTask, Mapping, NamedFile, OpenFile, Process,
-    ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring, SemaphoreUndo, Tables,
-    Thread, VmFlags, mapping_kind, settings,
+    Action, AioContext, FileMark, InProcess, InTask, Mapping, Message, Messages, NamedFile,
+    OpenFile, Process, ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring,
+    SemaphoreUndo, Tables, Thread, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -354,6 +355,25 @@ impl Collector {
     pub fn requests(&mut self, pid: HostPid) -> Result<Option<Vec<Requests>>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(Some(source.requests(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// The messages in a POSIX queue that this process has open, if they are not more than `most` bytes together. `None` where the
+    /// kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If they cannot be read or understood.
+    pub fn messages(
+        &mut self,
+        queue: BorrowedFd<'_>,
+        most: u64,
+    ) -> Result<Option<Messages>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => {
+                let told = source.messages(queue, most).map_err(Error::from);
+                self.in_time(told)
+            }
             Sources::Proc(_) => Ok(None),
         }
     }

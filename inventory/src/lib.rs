@@ -3,6 +3,7 @@
 
 mod aio;
 mod mapping_kind;
+mod mqueue;
 mod rings;
 mod semaphore_undo;
 pub mod settings;
@@ -18,6 +19,7 @@ use serde::{Serialize, Serializer};
 
 pub use aio::AioContext;
 pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
+pub use mqueue::{Message, Messages};
 pub use rings::{Registered, RegisteredFile, Requests, Ring};
 pub use semaphore_undo::SemaphoreUndo;
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};

@@ -3,10 +3,13 @@
 //! The kernel keeps queues as files of a file system of their own, one for each IPC namespace, which need not be mounted
 //! anywhere.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 /// `fsconfig`: make the file system.
 const FSCONFIG_CMD_CREATE: libc::c_long = 6;
@@ -16,23 +19,63 @@ const FSCONFIG_CMD_CREATE: libc::c_long = 6;
 /// # Errors
 /// Without the right to mount (`CAP_SYS_ADMIN`).
 pub fn names() -> io::Result<Vec<OsString>> {
-    let directory = match file_system() {
-        // A kernel without.
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Vec::new()),
-        found => found?,
-    };
-    let flags =
-        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
-    let mut directory =
-        nix::dir::Dir::openat(&directory, ".", flags, nix::sys::stat::Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in directory.iter() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
+    Queues::here()?.map_or_else(|| Ok(Vec::new()), |queues| queues.names())
+}
+
+/// The queues of an IPC namespace, as the files of their file system, which is mounted nowhere.
+#[derive(Debug)]
+pub struct Queues {
+    root: OwnedFd,
+}
+
+impl Queues {
+    /// Those of the calling thread's namespace; `None` for a kernel without.
+    ///
+    /// # Errors
+    /// Without the right to mount (`CAP_SYS_ADMIN`).
+    pub fn here() -> io::Result<Option<Self>> {
+        match file_system() {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            root => Ok(Some(Self { root: root? })),
         }
     }
-    Ok(names)
+
+    /// The device of the file system.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn device(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(&self.root)?.st_dev)
+    }
+
+    /// Their names.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut directory = nix::dir::Dir::openat(&self.root, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Opens one to look at it; `None` if it has gone.
+    ///
+    /// # Errors
+    /// If it may not be opened, or there are too many open files.
+    pub fn open(&self, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        match nix::fcntl::openat(&self.root, name, flags, Mode::empty()) {
+            Err(nix::errno::Errno::ENOENT) => Ok(None),
+            opened => Ok(Some(opened?)),
+        }
+    }
 }
 
 /// The root of the namespace's file system of queues, mounted nowhere.
@@ -148,9 +191,79 @@ pub fn make(name: &[u8], like: &Attributes) -> io::Result<OwnedFd> {
     (attributes.mq_maxmsg, attributes.mq_msgsize) = (number(like.most)?, number(like.bytes)?);
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
     // SAFETY: the name is a C string, and the kernel reads an `mq_attr`.
-    opened(unsafe {
+    let made = opened(unsafe {
         libc::syscall(libc::SYS_mq_open, name.as_ptr(), flags, 0o600, &raw const attributes)
+    });
+    made.map_err(|error| match error.raw_os_error() {
+        Some(libc::EMFILE) => said(&error, "the queues of a user may not have room for so many bytes: raise the limit (ulimit -q)"),
+        Some(libc::ENOSPC) => said(&error, "raise the number of queues: sysctl -w fs.mqueue.queues_max=NUMBER"),
+        Some(libc::EINVAL) => said(&error, "raise what a queue may have room for: sysctl -w fs.mqueue.msg_max=NUMBER fs.mqueue.msgsize_max=BYTES"),
+        _ => error,
     })
+}
+
+fn said(error: &io::Error, remedy: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{error}; {remedy}"))
+}
+
+/// Sets when a queue was read, and changed, last: seconds and nanoseconds.
+///
+/// # Errors
+/// If it belongs to somebody else, or the times are none.
+pub fn set_times(fd: impl AsFd, accessed: (i64, i64), modified: (i64, i64)) -> io::Result<()> {
+    let [accessed, modified] = [accessed, modified]
+        .map(|(seconds, nanoseconds)| nix::sys::time::TimeSpec::new(seconds, nanoseconds));
+    Ok(nix::sys::stat::futimens(fd.as_fd(), &accessed, &modified)?)
+}
+
+/// As long as it is there, this process may have queues with room for as many bytes as its rights let it.
+#[derive(Debug)]
+pub struct Room {
+    before: libc::rlimit,
+}
+
+impl Room {
+    /// Raises the limit; it stays as it is where it cannot be raised.
+    ///
+    /// # Errors
+    /// If the kernel does not tell the limit.
+    pub fn make() -> io::Result<Self> {
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes an `rlimit`.
+        let told = unsafe { libc::getrlimit(libc::RLIMIT_MSGQUEUE, &raw mut before) };
+        done(told.into())?;
+        for most in [libc::RLIM_INFINITY, before.rlim_max] {
+            let raised = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: the kernel reads an `rlimit`.
+            if unsafe { libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const raised) } == 0 {
+                break;
+            }
+        }
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // SAFETY: the kernel reads an `rlimit`. To lower it is anybody's right.
+        unsafe { libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const self.before) };
+    }
+}
+
+/// Puts a message into an open queue, without waiting for room.
+///
+/// # Errors
+/// If it is full, takes no message of that length, or is not open to be written.
+pub fn send(fd: impl AsFd, message: &[u8], priority: u32) -> io::Result<()> {
+    // A time that is over: nobody waits.
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let (bytes, length) = (message.as_ptr(), message.len());
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads so many bytes of the message, and a time.
+    done(unsafe {
+        libc::syscall(libc::SYS_mq_timedsend, fd, bytes, length, priority, &raw const now)
+    })
+    .map(drop)
 }
 
 /// Removes a queue's name.

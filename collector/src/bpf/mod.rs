@@ -12,6 +12,7 @@ mod held;
 mod landlock;
 mod load;
 mod mappings;
+mod mqueue;
 mod object;
 mod offsets;
 mod pins;

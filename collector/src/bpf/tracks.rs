@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use ebpf_common::CURSOR_WORDS;
 use ebpf_common::asked::{ASKED_WORDS, Asked};
 use ebpf_common::track::{
     TOUCHED, TOUCHED_UNKNOWN, TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess, dump_track,
@@ -55,7 +56,7 @@ pub(crate) enum NotEntered {
 
 impl Counts {
     fn open(maps: &[OwnedFd]) -> Result<Self, BpfError> {
-        let [tracked, tracks, named, asked, touched] = maps else {
+        let [tracked, tracks, named, asked, touched, _] = maps else {
             return Err(BpfError::Missing(MAPS[0]));
         };
         let failed = |name| move |source| BpfError::Map { name, source };
@@ -64,7 +65,7 @@ impl Counts {
             fd.and_then(MapData::from_fd).map_err(failed(name))
         };
         let hash = |fd, name| Ok::<_, BpfError>(Map::HashMap(map(fd, name)?));
-        let [tracked_name, tracks_name, named_name, asked_name, touched_name] = MAPS;
+        let [tracked_name, tracks_name, named_name, asked_name, touched_name, _] = MAPS;
         let mapped = Numbers::map(touched.as_fd(), TOUCHED);
         Ok(Self {
             tracked: hash(tracked, tracked_name)?.try_into().map_err(failed(tracked_name))?,
@@ -244,6 +245,32 @@ pub(super) struct Counting<'a> {
     pub(super) folder: Option<&'a Arc<OwnedFd>>,
 }
 
+/// Where a thread is with a queue that it reads.
+pub(super) struct Cursor {
+    map: HashMap<MapData, u32, [u64; CURSOR_WORDS]>,
+    thread: u32,
+}
+
+impl Cursor {
+    /// Begins with the queue behind a descriptor of this process.
+    pub(super) fn begin(&mut self, fd: i32) -> Result<(), BpfError> {
+        let mut words = [0; CURSOR_WORDS];
+        words[0] = u64::from(fd.cast_unsigned());
+        self.map.insert(self.thread, words, 0).map_err(Self::failed)
+    }
+
+    fn failed(source: MapError) -> BpfError {
+        BpfError::Map { name: MAPS[MAPS.len() - 1], source }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // It may have made room for another.
+        self.map.remove(&self.thread).ok();
+    }
+}
+
 impl Counting<'_> {
     /// What tracks are kept by.
     pub(super) fn tracers(&self, keeper: Option<Lock>) -> Result<(Tracers, Counts), BpfError> {
@@ -301,6 +328,16 @@ impl Counting<'_> {
         let map = map.try_clone().map_err(|error| failed(MapError::IoError(error)))?;
         let info = MapData::from_fd(map).and_then(|map| map.info()).map_err(failed)?;
         Ok(info.max_entries())
+    }
+
+    /// Says where this thread is with a queue that it reads.
+    pub(super) fn cursor(&self) -> Result<Cursor, BpfError> {
+        let name = MAPS[MAPS.len() - 1];
+        let failed = |source| BpfError::Map { name, source };
+        let map = self.objects.maps.last().ok_or(BpfError::Missing(name))?;
+        let map = map.try_clone().map_err(MapError::IoError).and_then(MapData::from_fd);
+        let map = Map::LruHashMap(map.map_err(failed)?).try_into().map_err(failed)?;
+        Ok(Cursor { map, thread: kernel::process::own_thread().unsigned() })
     }
 
     /// Whether anything of tracks is attached.

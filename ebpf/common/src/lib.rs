@@ -8,6 +8,7 @@
 
 pub mod asked;
 mod files;
+mod mqueue;
 pub mod offsets;
 mod rings;
 mod terminals;
@@ -15,6 +16,9 @@ pub mod track;
 mod undo;
 
 pub use files::{FileRecord, HeldRecord, HoldersRecord, beside, peculiar};
+pub use mqueue::{
+    CURSOR_WORDS, MessageQueueRecord, MessageRecord, PAGE_BYTES, QueueCursor, cursor,
+};
 pub use rings::{REGISTERED_FILES, RegisteredFile, RequestsRecord, RingRecord, ring};
 pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
 pub use undo::{UNDO_SEMAPHORES, UndoHead, UndoRecord};
@@ -65,6 +69,12 @@ pub const KIND_RING: u32 = 13;
 pub const KIND_REQUESTS: u32 = 14;
 /// An [`UndoRecord`].
 pub const KIND_UNDO: u32 = 15;
+/// A [`MessageQueueRecord`].
+pub const KIND_MESSAGE_QUEUE: u32 = 16;
+/// A [`MessageRecord`].
+pub const KIND_MESSAGE: u32 = 17;
+/// A piece of the message before: its bytes follow.
+pub const KIND_PIECE: u32 = 18;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;

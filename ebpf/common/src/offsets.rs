@@ -407,4 +407,21 @@ offsets! {
     INPUT_LITERAL_NEXT = "n_tty_data.lnext" optional_bit;
     INPUT_BUFFER = "n_tty_data.read_buf" optional;
     INPUT_LINE_ENDS = "n_tty_data.read_flags" optional;
+    QUEUE_INODE = "mqueue_inode_info.vfs_inode" optional;
+    QUEUE_TREE = "mqueue_inode_info.msg_tree.rb_node" optional;
+    QUEUE_MESSAGES = "mqueue_inode_info.attr.mq_curmsgs" optional;
+    QUEUE_BYTES = "mqueue_inode_info.qsize" optional;
+    QUEUE_NOTIFIES = "mqueue_inode_info.notify_owner" optional;
+    NODE_PARENT = "rb_node.__rb_parent_color" optional;
+    NODE_LEFT = "rb_node.rb_left" optional;
+    NODE_RIGHT = "rb_node.rb_right" optional;
+    PRIORITY_NODE = "posix_msg_tree_node.rb_node" optional;
+    PRIORITY_LIST = "posix_msg_tree_node.msg_list" optional;
+    MESSAGE_LIST = "msg_msg.m_list" optional;
+    MESSAGE_TYPE = "msg_msg.m_type" optional;
+    MESSAGE_SIZE = "msg_msg.m_ts" optional;
+    MESSAGE_NEXT = "msg_msg.next" optional;
+    MESSAGE_BYTES = "msg_msg" optional;
+    SEGMENT_NEXT = "msg_msgseg.next" optional;
+    SEGMENT_BYTES = "msg_msgseg" optional;
 }

@@ -2,11 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, seq_file};
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_seq_write,
-};
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::bindings::seq_file;
 use stasis_ebpf_common::offsets as o;
 use stasis_ebpf_common::offsets::ABSENT;
 use stasis_ebpf_common::queue::{INPUT, LINE_ENDS, MORE, MOST, RING_BYTES, WAITING};
@@ -16,6 +12,7 @@ use stasis_ebpf_common::{
 };
 
 use crate::read::{at, field, fill, load, offset, zero};
+use crate::room::Room;
 use crate::{emit, numbers};
 
 /// Major numbers of pseudo-terminals, masters and slaves (include/uapi/linux/major.h).
@@ -169,58 +166,12 @@ fn input_state(seq: *mut seq_file, terminal: u64) {
     );
 }
 
-/// Room for what is read, which the stack has not: one for each thread that reads.
-#[unsafe(link_section = "maps")]
-#[unsafe(export_name = "ROOMS")]
-static ROOMS: HashMap<u32, [u8; MOST]> = HashMap::with_max_entries(1 << 10, BPF_F_NO_PREALLOC);
-
-/// What a room is made of.
-#[unsafe(link_section = "maps")]
-#[unsafe(export_name = "EMPTY")]
-static EMPTY: Array<[u8; MOST]> = Array::with_max_entries(1, 0);
-
-/// A room, until it is left.
-struct Room {
-    reader: u32,
-    start: *mut u8,
-}
-
-impl Room {
-    /// `None` where there is no memory for it.
-    #[inline(always)]
-    fn enter() -> Option<Self> {
-        // SAFETY: the helper takes nothing.
-        let reader = unsafe { bpf_get_current_pid_tgid() } as u32;
-        let empty = EMPTY.get(0)?;
-        ROOMS.insert(&reader, empty, 0).ok()?;
-        let start = ROOMS.get_ptr_mut(&reader)?.cast();
-        Some(Self { reader, start })
-    }
-
-    /// Reads so many bytes, which are in bounds, at an address; 0 if that could be done.
-    #[inline(always)]
-    fn read(&self, from: u64, count: u32) -> u64 {
-        // SAFETY: the helper checks the address, and the verifier that the bytes fit.
-        let failed = unsafe {
-            bpf_probe_read_kernel(self.start.cast(), count, from as *const core::ffi::c_void)
-        };
-        failed.cast_unsigned()
-    }
-
-    /// Writes out what was read.
-    #[inline(always)]
-    fn write(&self, seq: *mut seq_file, queue: u32, count: u32) {
-        let bytes = size_of::<QueueRecord>() as u32 + count;
-        emit(seq, &QueueRecord { header: Header { kind: KIND_QUEUE, bytes }, queue, padding: 0 });
-        // SAFETY: as above.
-        unsafe { bpf_seq_write(seq, self.start.cast(), count) };
-    }
-
-    #[inline(always)]
-    fn leave(self) {
-        // It may be gone.
-        let _ = ROOMS.remove(&self.reader);
-    }
+/// Writes out what was read.
+#[inline(always)]
+fn write(room: &Room, seq: *mut seq_file, queue: u32, count: u32) {
+    let bytes = size_of::<QueueRecord>() as u32 + count;
+    emit(seq, &QueueRecord { header: Header { kind: KIND_QUEUE, bytes }, queue, padding: 0 });
+    room.write(seq, count);
 }
 
 /// Says that more waits than is written out.
@@ -270,10 +221,10 @@ fn taken(seq: *mut seq_file, room: &Room, terminal: u64) {
         return;
     }
     let mut wrong = room.read(input + u64::from(offset(o::INPUT_BUFFER)), RING_BYTES as u32);
-    room.write(seq, INPUT, RING_BYTES as u32);
+    write(room, seq, INPUT, RING_BYTES as u32);
     let bits = RING_BYTES as u32 / 8;
     wrong |= room.read(input + u64::from(offset(o::INPUT_LINE_ENDS)), bits);
-    room.write(seq, LINE_ENDS, bits);
+    write(room, seq, LINE_ENDS, bits);
     if wrong != 0 {
         more(seq);
     }
@@ -305,7 +256,7 @@ fn waiting(seq: *mut seq_file, room: &Room, terminal: u64) -> bool {
         let count = unsafe { core::ptr::read_volatile(&raw const count) } & LENGTH;
         let data = buffer + u64::from(offset(o::FLIP_DATA)) + u64::from(read);
         wrong |= room.read(data, count);
-        room.write(seq, WAITING, count);
+        write(room, seq, WAITING, count);
         buffer = field(buffer, o::FLIP_NEXT);
     }
     buffer == 0 && wrong == 0
