@@ -30,6 +30,7 @@ use crate::kobj_ids;
 use crate::look;
 use crate::mapped_locks;
 use crate::memory::{self, Pages};
+use crate::mqueues;
 use crate::namespaces::Namespaces;
 use crate::nested_users::Earlier;
 use crate::numbers::Numbers;
@@ -127,6 +128,8 @@ pub(crate) struct TreeState {
     pub(crate) aio: aio::Contexts,
     /// What is to be undone in semaphores.
     pub(crate) semaphore_undo: semaphore_undo::ToUndo,
+    /// POSIX message queues.
+    pub(crate) queues: mqueues::Queues,
     /// What of it is System V's.
     pub(crate) system_v: sysv::Segments,
     /// Locks that mappings alone keep.
@@ -198,6 +201,11 @@ fn read(
     let collector = &mut plan.collector;
     let (rings, refused) = rings::look(collector, &inventory, aio::Tree::StandsStill)?;
     found.extend(refused);
+    let asked = options.asks_for_segments(&plan.around);
+    let (queues, refused) =
+        mqueues::look(collector, &inventory, asked, &sent, aio::Tree::StandsStill)?;
+    found.extend(refused);
+    plan.files.know_queues(queues.numbers());
     let held = (&sent[..], &rings);
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, held)?);
     plan.files.know_rings(rings);
@@ -207,7 +215,7 @@ fn read(
     found.extend(refused);
     let (semaphore_undo, refused) = semaphore_undo::look(collector, &inventory)?;
     found.extend(refused);
-    let (system_v, refused) = sysv::look(options.asks_for_segments(&plan.around), &inventory)?;
+    let (system_v, refused) = sysv::look(asked, &inventory)?;
     found.extend(refused);
     found.extend(unsupported::of_mounts(root, &inventory, &plan.views, &plan.around)?);
     unsupported::refuse(root, found)?;
@@ -276,6 +284,7 @@ fn read(
         segments: memory.segments,
         aio,
         semaphore_undo,
+        queues,
         system_v,
         kept_locks: std::mem::take(&mut plan.kept_locks),
         pages_scanned: memory.scanned,

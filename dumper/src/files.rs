@@ -135,6 +135,8 @@ pub struct PlanContext {
     pub ghost_limit: u64,
     /// What the kernel keeps of io_urings, by their holders.
     pub rings: BTreeMap<(HostPid, i32), Ring>,
+    /// The numbers of POSIX message queues that go into the images, by device and inode.
+    pub queues: BTreeMap<(u64, u64), u32>,
     /// Whether locks and leases are carried, or refused.
     pub file_locks: bool,
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
@@ -255,6 +257,11 @@ impl Plan {
     /// Takes what the kernel keeps of the io_urings of a frozen target.
     pub(crate) fn know_rings(&mut self, rings: Rings) {
         self.context.rings = rings;
+    }
+
+    /// Takes the numbers of the message queues of a frozen target that go into the images.
+    pub(crate) fn know_queues(&mut self, queues: BTreeMap<(u64, u64), u32>) {
+        self.context.queues = queues;
     }
 
     /// Looks for files that are on their way in messages to a frozen target, and reads those messages, once.

@@ -4,6 +4,7 @@ use std::io;
 
 use ids::HostPid;
 use images::messages::IpcVarEntry;
+use kernel::mqueue;
 use kernel::namespaces::{inside, new, of_process};
 use kernel::sysv::limits::Limit;
 use kernel::sysv::queues::Queue;
@@ -14,6 +15,7 @@ use kernel::sysv::semaphores::Set;
 pub(crate) fn is_as_new(member: HostPid) -> io::Result<bool> {
     let look = || {
         let is_empty = Set::all()?.is_empty() && Queue::all()?.is_empty();
+        let is_empty = is_empty && mqueue::names()?.is_empty();
         Ok((is_empty && Segment::all()?.is_empty(), limits()?))
     };
     let (is_empty, there) = of_process(member, "ipc").and_then(|ipc| inside("ipc", ipc, look))?;

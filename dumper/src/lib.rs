@@ -33,6 +33,7 @@ mod mapped_locks;
 mod mappings;
 mod memory;
 mod mounts;
+mod mqueues;
 mod namespaces;
 mod nested_users;
 mod network;

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::files;
 use crate::mapped_locks;
 use crate::mounts::Views;
+use crate::mqueues;
 use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
@@ -89,6 +90,7 @@ impl<'a> Looker<'a> {
                 joined: BTreeMap::new(),
                 hidden: BTreeMap::new(),
                 rings: BTreeMap::new(),
+                queues: BTreeMap::new(),
                 search: options.search.clone(),
                 connections: options.connections,
                 skip_in_flight: options.skip_in_flight,
@@ -203,6 +205,11 @@ impl<'a> Looker<'a> {
         found.extend(numbers.unsupported(root, looked_at));
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
+        let asked = self.options.asks_for_segments(&self.around);
+        let (queues, refused) = mqueues::look(collector, looked_at, asked, &sent, aio::Tree::Runs)?;
+        found.extend(refused);
+        let of_mounts = queues.mounted_of_others(looked_at, asked, &views)?;
+        found.extend(of_mounts.into_iter().filter(|_| self.judges_mounts));
         let (sharing, mut shared) =
             sharing::look(collector, root, looked_at, &sent, self.options.external_pipes)?;
         let (joined, hidden) = (sharing.joined.clone(), sharing.hidden.clone());
@@ -210,6 +217,7 @@ impl<'a> Looker<'a> {
             joined,
             hidden,
             rings,
+            queues: queues.numbers(),
             views: Arc::clone(&views),
             ..self.context.clone()
         };

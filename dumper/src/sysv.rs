@@ -15,7 +15,6 @@ use images::id_map::IdMap;
 use images::messages::IpcShmEntry;
 use images::{ImageWriter, MappingKind, names};
 use kernel::huge_pages::shift_of_device;
-use kernel::mqueue;
 use kernel::namespaces::{inside, of_process};
 use kernel::pagemap::PAGE_SIZE;
 use kernel::shared_memory::SharedMemory;
@@ -23,9 +22,7 @@ use kernel::sysv::limits::Limit;
 use kernel::sysv::segments::{Attached, Segment, attached_to};
 use kernel::sysv::{Owner, is_gone};
 use support::Unsupported;
-use support::ipc::{
-    ATTACHED_UNSEEN, KEPT_BY_ITS_MAKER, MAPPED_OTHERWISE, POSIX_QUEUES, SEGMENT_OF_ANOTHER,
-};
+use support::ipc::{ATTACHED_UNSEEN, KEPT_BY_ITS_MAKER, MAPPED_OTHERWISE, SEGMENT_OF_ANOTHER};
 use support::mappings::object_of;
 use support::sharing::Thing;
 
@@ -70,7 +67,7 @@ pub(crate) fn look(
     asked: Asked,
     inventory: &Inventory,
 ) -> Result<(Segments, Vec<Unsupported>), Error> {
-    let (uses, others) = (uses(inventory), namespaces(asked, inventory));
+    let (uses, others) = (uses(inventory), namespaces(asked.own, inventory));
     let (mut found, mut refused) = (Segments::default(), Vec::new());
     if uses.is_empty() && others.is_empty() {
         return Ok((found, refused));
@@ -111,11 +108,6 @@ pub(crate) fn look(
         refused.push(refusal.of(pid, object_of(&used.mapping)));
     }
     for (&namespace, &member) in &others {
-        let queues = of_process(member, "ipc").and_then(|it| inside("ipc", it, mqueue::names));
-        let queues = queues.map_err(failed("look for POSIX message queues", member))?;
-        refused.extend(queues.iter().map(|name| {
-            POSIX_QUEUES.of(member, format!("message queue /{}", name.to_string_lossy()))
-        }));
         let all = of_process(member, "ipc").and_then(|it| inside("ipc", it, unattached));
         let all = all.map_err(failed("look at the System V shared memory", member))?;
         for (segment, on, is_forced) in all {
@@ -142,11 +134,11 @@ pub(crate) fn look(
 
 /// The IPC namespaces of the tree that are not the dumper's, each with a process that is in it and has no parent in it: those
 /// below are often children that end soon, whatever their numbers.
-fn namespaces(asked: Asked, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
+pub(crate) fn namespaces(own: Option<u64>, inventory: &Inventory) -> BTreeMap<u64, HostPid> {
     let all = &inventory.processes;
     let of = |process: &Process| {
         let namespace = process.namespaces.get("ipc").filter(|_| !is_zombie(process)).copied();
-        namespace.filter(|namespace| asked.own != Some(*namespace))
+        namespace.filter(|namespace| own != Some(*namespace))
     };
     let of_parent = |process: &Process| process.ppid.and_then(|parent| of(all.get(&parent)?));
     let topmost = all.values().filter(|process| of_parent(process) != of(process));

@@ -210,6 +210,7 @@ fn encode(
     }
     state.namespaces.encode(writer)?;
     state.system_v.encode(&state.namespaces, &state.inventory, writer)?;
+    state.queues.encode(&state.namespaces, writer)?;
     zombies(state, writer)?;
     state.files.encode(writer)?;
     tree(state, writer, options.pid)?;

@@ -30,7 +30,7 @@ pub use contents::{
     StreamContents,
 };
 pub use files::Files;
-pub use ipc::{IpcNamespace, MessageQueue, SemaphoreSet};
+pub use ipc::{IpcNamespace, MessageQueue, PosixQueue, SemaphoreSet};
 pub use networks::Network;
 pub use processes::{Body, Mapping, Process, State, Thread};
 

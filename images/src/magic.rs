@@ -65,6 +65,8 @@ pub const IPC_VAR: u32 = 0x5311_5007;
 pub const IPCNS_SHM: u32 = 0x4628_3044;
 /// `ipcns-msg-ID.img`.
 pub const IPCNS_MSG: u32 = 0x5545_3737;
+/// `ipcns-mq-ID.img`: "mque".
+pub const IPCNS_MQ: u32 = 0x6575_716d;
 /// `ipcns-sem-ID.img`.
 pub const IPCNS_SEM: u32 = 0x5957_3019;
 /// `userns-ID.img`.

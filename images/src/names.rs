@@ -9,10 +9,10 @@ use crate::magic;
 use crate::messages::{
     BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry,
     FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
-    ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, NetDeviceEntry, NetnsEntry, PagemapHead,
-    PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry, ServedEntry,
-    SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry, TtyDataEntry,
-    TtyInfoEntry, UsernsEntry, UtsnsEntry,
+    ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, MqueueEntry, NetDeviceEntry, NetnsEntry,
+    PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry,
+    ServedEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry,
+    TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -209,6 +209,11 @@ pub fn ipcns_shm(id: u32) -> Image<IpcShmEntry> {
 /// `ipcns-sem-ID.img`: its sets of semaphores. Each entry is followed by their values.
 pub fn ipcns_sem(id: u32) -> Image<IpcSemEntry> {
     Image::new(format!("ipcns-sem-{id}.img"), magic::IPCNS_SEM)
+}
+
+/// `ipcns-mq-ID.img`: extension: its POSIX queues. Each entry is followed by its messages.
+pub fn ipcns_mq(id: u32) -> Image<MqueueEntry> {
+    Image::new(format!("ipcns-mq-{id}.img"), magic::IPCNS_MQ)
 }
 
 /// `ipcns-msg-ID.img`: its message queues. Each entry is followed by its messages ([`IpcMsg`](crate::messages::IpcMsg)),
@@ -432,6 +437,7 @@ const NUMBERED: &[&str] = &[
     "ids",
     "ifaddr",
     "ip6tables",
+    "ipcns-mq",
     "ipcns-msg",
     "ipcns-sem",
     "ipcns-shm",

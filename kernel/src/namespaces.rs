@@ -228,10 +228,22 @@ pub fn find_mounts(wanted: u64) -> io::Result<Option<OwnedFd>> {
 /// # Errors
 /// If the namespace may not be entered, or the thread does not get back.
 pub fn within_network<T>(namespace: impl AsFd, work: impl FnOnce() -> T) -> io::Result<T> {
-    let back = own("net")?;
-    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    visiting("net", namespace, work)
+}
+
+/// The same of an IPC namespace.
+///
+/// # Errors
+/// As [`within_network`].
+pub fn within_ipc<T>(namespace: impl AsFd, work: impl FnOnce() -> T) -> io::Result<T> {
+    visiting("ipc", namespace, work)
+}
+
+fn visiting<T>(name: &str, namespace: impl AsFd, work: impl FnOnce() -> T) -> io::Result<T> {
+    let back = own(name)?;
+    enter(name, namespace)?;
     let done = work();
-    setns(back, CloneFlags::CLONE_NEWNET)?;
+    enter(name, back)?;
     Ok(done)
 }
 

@@ -26,6 +26,7 @@ mod inherited;
 mod inotify;
 mod install;
 mod io_uring;
+mod ipc;
 mod keep;
 mod keepers;
 mod leases;
@@ -88,6 +89,7 @@ pub use self::holders::Holders;
 pub use self::images::FileImages;
 pub(crate) use self::images::FileMemory;
 pub use self::inherited::Inherited;
+pub use self::ipc::IpcNamespaces;
 use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
 pub(crate) use self::leases::Leases;
@@ -129,6 +131,8 @@ pub struct OpenContext {
     pub(crate) levels: Arc<Levels>,
     /// Where sockets are made.
     pub networks: Networks,
+    /// The IPC namespaces that have been made.
+    pub ipc: IpcNamespaces,
     /// Free process numbers, for processes that keep files which one process cannot have.
     pub numbers: Vec<HostPid>,
 }

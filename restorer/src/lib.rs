@@ -42,6 +42,7 @@ mod load;
 mod locks;
 mod mapped;
 mod mounts;
+mod mqueues;
 mod namespaces;
 mod nested_users;
 mod network;

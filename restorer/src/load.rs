@@ -304,6 +304,7 @@ fn leave_ipc(ids: &IdMap, read: &mut images::Checkpoint, numbers: &[u32]) {
         namespace.segments.values_mut().for_each(|segment| ids.leave(&mut segment.desc));
         namespace.sets.values_mut().for_each(|set| ids.leave(&mut set.entry.desc));
         namespace.queues.values_mut().for_each(|queue| ids.leave(&mut queue.entry.desc));
+        namespace.posix_queues.values_mut().for_each(|queue| ids.leave(&mut queue.entry));
     }
 }
 

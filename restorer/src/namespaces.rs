@@ -30,7 +30,7 @@ use kernel::procfs::{Dir, Mounts, ProcFile};
 use kernel::user_namespaces::Inside;
 
 use crate::error::Error;
-use crate::files::Networks;
+use crate::files::{IpcNamespaces, Networks};
 use crate::levels::Levels;
 use crate::mounts::{self, Late, MountOptions};
 use crate::nested_users::NestedUsers;
@@ -523,6 +523,15 @@ impl<'s> Made<'s> {
             Ok((number, std::sync::Arc::new(copy)))
         });
         Ok(Networks { made: copies.collect::<Result<_, Error>>()?, usual })
+    }
+
+    /// The IPC namespaces that have been made, by number.
+    pub(crate) fn ipc(&self) -> Result<IpcNamespaces, Error> {
+        let copies = self.of_kind(ipc::KIND.name).into_iter().map(|(number, namespace)| {
+            let copy = namespace.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
+            Ok((number, std::sync::Arc::new(copy)))
+        });
+        Ok(IpcNamespaces(copies.collect::<Result<_, Error>>()?))
     }
 
     /// Moves the descriptors to numbers from `base` on, out of the tasks' way.

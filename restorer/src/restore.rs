@@ -83,6 +83,7 @@ pub fn restore(
     let (mut namespaces, roots) = namespaces::Made::make(&sets, &given, &ground, made_all)?;
     let first = checkpoint.processes.first().map(|process| process.pid);
     let networks = namespaces.networks(first)?;
+    let ipc = namespaces.ipc()?;
     let entries = checkpoint.files.files.values().map(|file| &**file);
     let is_joined = options.networks.joined.is_some();
     let locks = network::locks(images, first.map(ImagePid::get), entries, (&networks, is_joined));
@@ -104,6 +105,7 @@ pub fn restore(
         connections,
         levels: Arc::clone(&checkpoint.levels),
         networks,
+        ipc,
         work: prepared::work(&checkpoint) + roots.descriptors(),
         roots: Arc::new(roots),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),

@@ -17,12 +17,6 @@ pub const ATTACHED_UNSEEN: Refusal = Refusal::fixed(
      that use it",
 );
 
-/// Queues in a namespace of the tree's own.
-pub const POSIX_QUEUES: Refusal = Refusal::fixed(
-    "a POSIX message queue in an IPC namespace of its own, which cannot be carried yet",
-    "have the program remove it (mq_unlink) before the dump, or run it in the IPC namespace of stasis",
-);
-
 /// What the kernel would remove at once.
 pub const KEPT_BY_ITS_MAKER: Refusal = Refusal::fixed(
     "System V shared memory that nobody has attached, in a namespace where the kernel keeps such only as long as its \

@@ -46,6 +46,16 @@ pub fn unreachable(mount_point: &Path) -> Refusal {
     )
 }
 
+/// The POSIX message queues of an IPC namespace that the root of the tree is not in.
+#[must_use]
+pub fn queues_of_others(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "it shows the POSIX message queues of another IPC namespace than the root of the tree is in, and a restore would mount those \
+         of that one",
+        external(mount_point),
+    )
+}
+
 /// A `proc` whose pid namespace is empty; process `inside` is in the mount namespace.
 #[must_use]
 pub fn of_nobody(mount_point: &Path, inside: HostPid) -> Refusal {

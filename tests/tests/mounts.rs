@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use stasis_tests::{Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, wait_until};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, wait_until,
+};
 
 fn dump(engine: Engine, pid: i32, images: &Path, how: Dump<'_>) -> Outcome {
     let mut command = engine.dump_command(pid, images, how);
@@ -34,6 +36,48 @@ fn carried(family: &str, by: Engine, to: Engine) {
     if let Err(what) = workload.check() {
         panic!("{family} is not what it was: {what}");
     }
+}
+
+/// The queues of an IPC namespace of the tree's own, with their messages, are files in a mount namespace of its own.
+#[test]
+fn queues_are_mounted() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (images, work) = (scratch.path("images"), scratch.path("work"));
+    let workload = Workload::start("mqueue_mounted", work.clone());
+    let collector = Collector::start(&scratch.path("collector"));
+    for how in [Dump::RUNNING_ON, Dump::ENDING] {
+        let how = Dump { collector: Some(&collector), ..how };
+        std::fs::remove_dir_all(&images).ok();
+        dump(Engine::Stasis, workload.pid(), &images, how).must_succeed("dump");
+    }
+    drop(collector);
+    machine.await_no_children();
+    restore(Engine::Stasis, &images, &work).must_succeed("restore");
+    workload.check().expect("the program's own check");
+}
+
+/// A restore mounts the queues of the tree's IPC namespace.
+#[test]
+fn mounts_of_the_queues_of_others_are_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("mqueue_mounted_before", scratch.path("work"));
+    let (pid, images) = (workload.pid(), scratch.path("images"));
+    let outcome = dump(Engine::Stasis, pid, &images, Dump::RUNNING_ON);
+    assert!(!outcome.success && outcome.stderr.contains("mount /over (mqueue)"));
+    let remedy = "--external 'mnt[/over]:NAME'";
+    assert!(
+        outcome.stderr.contains("another IPC namespace") && outcome.stderr.contains(remedy),
+        "{}",
+        outcome.stderr
+    );
+    let mut command = Engine::Stasis.dump_command(pid, &images, Dump::RUNNING_ON);
+    for place in ["mnt[/stage]:STAGE", "mnt[/memory]:MEMORY", "mnt[/over]:NAME"] {
+        command.args(["--external", place]);
+    }
+    Outcome::of(&mut command).must_succeed("dump with the remedy");
+    workload.check().expect("the program's own check");
 }
 
 #[test]

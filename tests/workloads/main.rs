@@ -47,6 +47,7 @@ mod mounts_hidden;
 mod mounts_nested_proc;
 mod mounts_read_only;
 mod mqueue;
+mod mqueue_messages;
 mod multicast;
 mod nameless;
 mod namespaces;
@@ -192,6 +193,13 @@ const FAMILIES: &[(&str, Family)] = &[
     ("mounts_of_init", mounts::of_init),
     ("mounts_of_init_inside", mounts::of_init_inside),
     ("mqueue", mqueue::run),
+    ("mqueue_messages", mqueue_messages::nameless),
+    ("mqueue_mounted_before", mqueue_messages::mounted_before),
+    ("mqueue_mounted_before_inside", mqueue_messages::mounted_before_inside),
+    ("mqueue_mounted", mqueue_messages::mounted),
+    ("mqueue_mounted_inside", mqueue_messages::mounted_inside),
+    ("mqueue_namespace", mqueue_messages::namespace),
+    ("mqueue_namespace_empty", mqueue_messages::namespace_empty),
     ("multicast", multicast::run),
     ("nameless", nameless::run),
     ("nested_pids", nested_pids::run),
@@ -314,6 +322,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-keyring", unsupported::keyring),
     ("unsupported-landlock", unsupported::landlock),
     ("unsupported-message_queue", unsupported::message_queue),
+    ("unsupported-message_queue_notified", mqueue_messages::notified),
     ("unsupported-secret_memory", unsupported::secret_memory),
     ("unsupported-bpfmap_twice", bpfmap::twice),
     ("unsupported-bpfmap_mapped", bpfmap::mapped),

@@ -6,9 +6,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use crate::stage::{Findings, Outcome, Stage, check};
 
 fn open(name: &CString, flags: i32) -> OwnedFd {
+    open_as(name, flags, (4, 64))
+}
+
+/// One that is made has room for so many messages, of so many bytes.
+pub(crate) fn open_as(name: &CString, flags: i32, (most, bytes): (i64, i64)) -> OwnedFd {
     // SAFETY: of integers all zeros are a value.
     let mut like: libc::mq_attr = unsafe { std::mem::zeroed() };
-    (like.mq_maxmsg, like.mq_msgsize) = (4, 64);
+    (like.mq_maxmsg, like.mq_msgsize) = (most, bytes);
     // SAFETY: the name is a C string, and the attributes outlive the call.
     let fd = unsafe { libc::mq_open(name.as_ptr(), flags, 0o640, &raw mut like) };
     let fd = check(fd).expect("mq_open");
@@ -17,7 +22,7 @@ fn open(name: &CString, flags: i32) -> OwnedFd {
 }
 
 /// What it takes, and has, with its flags, owner, permissions and names.
-fn stat(queue: &OwnedFd) -> ([i64; 4], [u32; 4], u64) {
+pub(crate) fn stat(queue: &OwnedFd) -> ([i64; 4], [u32; 4], u64) {
     let stat = nix::sys::stat::fstat(queue).expect("stat");
     // SAFETY: of integers all zeros are a value; the kernel writes an `mq_attr`.
     let found = unsafe {

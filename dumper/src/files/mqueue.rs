@@ -1,8 +1,8 @@
 //! POSIX message queues: which one, and how it is open.
 //!
-//! A queue with a name lies in the IPC namespace and stays there, with its messages, whoever has it open: as a file does. One
-//! without a name goes with who has it open, so it is made anew. Its messages can only be read by taking them away:
-//! so it must have none.
+//! A queue with a name in the dumper's IPC namespace stays there, with its messages, whoever has it open: as a file does. One
+//! without a name goes with who has it open, and one of the tree's own namespace with that: these are in the images, with their
+//! messages ([`crate::mqueues`]), and the file says which it is of.
 
 use collector::{OpenFile, Process};
 use images::messages::{FileEntry, MqueueFileEntry, fd_type};
@@ -52,21 +52,25 @@ impl FileKind for MessageQueue {
         let fown = survey.owner(process.pid, file)?;
         // There is no mark that covers its messages and who is notified of them.
         survey.to_keep = false;
-        if mqueue::is_notified(&fd).doing("read who is notified by")? {
+        let queue = survey.context.queues.get(&(stat.st_dev, stat.st_ino)).copied();
+        if queue.is_none() && mqueue::is_notified(&fd).doing("read who is notified by")? {
             return Err(Problem::Refused(refusals::NOTIFIES));
         }
-        let Attributes { most, bytes, waiting } = mqueue::attributes(&fd).doing("look at")?;
+        let Attributes { most, bytes, .. } = mqueue::attributes(&fd).doing("look at")?;
         let path = file.target.as_encoded_bytes();
         let path = path.strip_suffix(DELETED).unwrap_or(path);
         let name = path.strip_prefix(b"/").unwrap_or(path).to_vec();
         let is_unlinked = stat.st_nlink == 0;
-        if is_unlinked && waiting > 0 {
-            return Err(Problem::Refused(refusals::UNLINKED_WITH_MESSAGES));
-        }
-        if !is_unlinked
-            && mqueue::number_of(&name).doing("look for")? != Some((stat.st_dev, stat.st_ino))
-        {
-            return Err(Problem::Refused(refusals::ELSEWHERE));
+        match (queue, is_unlinked) {
+            (Some(_), _) => {}
+            // It has lost its name since.
+            (None, true) => return Err(Problem::Gone),
+            (None, false) => {
+                let there = mqueue::number_of(&name).doing("look for")?;
+                if there != Some((stat.st_dev, stat.st_ino)) {
+                    return Err(Problem::Refused(refusals::ELSEWHERE));
+                }
+            }
         }
         let mq = MqueueFileEntry {
             id: entry.id,
@@ -81,6 +85,7 @@ impl FileKind for MessageQueue {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode,
+            queue,
         };
         Ok(FileEntry { r#type: fd_type::MQUEUE, mq: Some(mq), ..entry })
     }

@@ -7,7 +7,9 @@ use super::{Mapping, Payload, Process};
 use crate::error::Error;
 use crate::images::Images;
 use crate::mapping_kind::MappingKind;
-use crate::messages::{IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry};
+use crate::messages::{
+    IpcMsg, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry, MqueueEntry, MqueueMessage,
+};
 use crate::names;
 use crate::pagemap::PAGE_SIZE;
 
@@ -22,6 +24,29 @@ pub struct IpcNamespace {
     pub sets: BTreeMap<u32, SemaphoreSet>,
     /// Message queues, by id.
     pub queues: BTreeMap<u32, MessageQueue>,
+    /// POSIX queues that a restore makes, by their numbers.
+    pub posix_queues: BTreeMap<u32, PosixQueue>,
+}
+
+/// A POSIX message queue.
+#[derive(Clone, Debug)]
+pub struct PosixQueue {
+    /// What it is, and which messages it has.
+    pub entry: MqueueEntry,
+    /// The bytes of its messages, in `ipcns-mq-ID.img`.
+    pub payload: Payload,
+}
+
+impl PosixQueue {
+    /// Its messages, with where each is in the image.
+    pub fn messages(&self) -> impl Iterator<Item = (MqueueMessage, Payload)> {
+        let mut offset = self.payload.offset;
+        self.entry.messages.iter().map(move |message| {
+            let payload = Payload { offset, size: message.bytes.into() };
+            offset += payload.size;
+            (*message, payload)
+        })
+    }
 }
 
 /// A set of semaphores.
@@ -45,6 +70,9 @@ pub struct MessageQueue {
 /// The most semaphores of a set: their number is one of 16 bits.
 const MOST_SEMAPHORES: u32 = 1 << 16;
 
+/// The longest name of a POSIX queue.
+const LONGEST_NAME: usize = 255;
+
 /// Those that the processes are in, by number, as far as they have images.
 pub(super) fn load(
     images: &Images,
@@ -59,6 +87,7 @@ pub(super) fn load(
             segments: segments(images, number)?,
             sets: sets(images, number)?,
             queues: queues(images, number)?,
+            posix_queues: posix_queues(images, number)?,
         };
         found.insert(number, namespace);
     }
@@ -123,6 +152,49 @@ fn queues(images: &Images, number: u32) -> Result<BTreeMap<u32, MessageQueue>, E
             messages.push((message, payload));
         }
         found.push((id, MessageQueue { entry, messages }));
+    }
+    unique(image.name(), "queue", found)
+}
+
+/// The most messages of a queue, and the most bytes of one; the kernel has no more, whatever its limits are set to.
+const MOST_MESSAGES: u64 = 1 << 16;
+const MOST_BYTES: u64 = 1 << 24;
+/// Priorities are below this.
+const PRIORITIES: u32 = 1 << 15;
+
+fn posix_queues(images: &Images, number: u32) -> Result<BTreeMap<u32, PosixQueue>, Error> {
+    let image = names::ipcns_mq(number);
+    let Some(mut reader) = images.reader(&image)? else { return Ok(BTreeMap::new()) };
+    let (mut found, mut taken) = (Vec::new(), BTreeSet::new());
+    while let Some(entry) = reader.next_entry()? {
+        let wrong =
+            |what: &str| Err(Error::invalid(image.name(), format!("queue {}: {what}", entry.id)));
+        if !(1..=MOST_MESSAGES).contains(&entry.most)
+            || !(1..=MOST_BYTES).contains(&entry.bytes)
+            || entry.messages.len() as u64 > entry.most
+        {
+            return wrong("there is none for so many messages, or of so many bytes");
+        }
+        let is_wrong = |message: &&MqueueMessage| {
+            message.priority >= PRIORITIES || u64::from(message.bytes) > entry.bytes
+        };
+        if let Some(message) = entry.messages.iter().find(is_wrong) {
+            return wrong(&format!("it takes no message like {message:?}"));
+        }
+        let is_name = |name: &Vec<u8>| {
+            (1..=LONGEST_NAME).contains(&name.len())
+                && !name.iter().any(|byte| [b'/', 0].contains(byte))
+                && ![&b"."[..], b".."].contains(&&name[..])
+        };
+        if let Some(name) = &entry.name
+            && !(is_name(name) && taken.insert(name.clone()))
+        {
+            return wrong("its name can be none, or another has it");
+        }
+        let size = entry.messages.iter().map(|message| u64::from(message.bytes)).sum();
+        let payload = Payload { offset: reader.offset(), size };
+        reader.skip(size)?;
+        found.push((entry.id, PosixQueue { entry, payload }));
     }
     unique(image.name(), "queue", found)
 }

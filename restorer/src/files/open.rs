@@ -9,6 +9,7 @@ use kernel::reserved::Reserved;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::images::FileImages;
+use super::ipc::IpcNamespaces;
 use super::keep::Keep;
 use super::keepers::{Keepers, Room, is_late, open_now};
 use super::leases::Leases;
@@ -146,6 +147,7 @@ pub(super) fn open(images: FileImages, context: &OpenContext) -> Result<OpenFile
     }
     // All sockets are there.
     opener.networks = Networks::default();
+    opener.ipc = IpcNamespaces::default();
     opener
         .keep(Keep(base))
         .and_then(|()| beside.keep(Keep(base)))

@@ -15,6 +15,7 @@ use super::changed;
 use super::content::{self, Needs, Validation};
 use super::ghosts::{GhostImage, Made, Name};
 use super::images::Remap;
+use super::ipc::IpcNamespaces;
 use super::links::{self, LeftLinks};
 use super::networks::Networks;
 use super::reopen::{self, flags, shown};
@@ -29,6 +30,8 @@ pub(super) struct Opener {
     any_permissions: bool,
     /// Where sockets are made.
     pub(super) networks: Networks,
+    /// Where message queues are.
+    pub(super) ipc: IpcNamespaces,
     /// What has been found of the contents of files, by id.
     checked: BTreeMap<u32, Needs>,
     images: BTreeMap<u32, GhostImage>,
@@ -84,13 +87,14 @@ impl Opener {
             false => of_descriptors_alone(all, &remaps, &context.lasting),
         };
         let (root, validation) = (context.root.clone(), context.validation);
-        let networks = context.networks.clone();
+        let (networks, ipc) = (context.networks.clone(), context.ipc.clone());
         Ok(Self {
             approver,
             root,
             validation,
             any_permissions: context.any_permissions,
             networks,
+            ipc,
             checked,
             images,
             remaps,

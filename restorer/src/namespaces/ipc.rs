@@ -1,13 +1,15 @@
-//! IPC namespaces (ipc_namespaces(7)): limits, sets of semaphores, message queues and segments of System V. What is in
-//! the segments is brought in later ([`crate::sysv`]).
+//! IPC namespaces (ipc_namespaces(7)): limits, sets of semaphores, message queues and segments of System V, and POSIX queues. What is
+//! in the segments is brought in later ([`crate::sysv`]).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use images::checkpoint::{IpcNamespace, PayloadReader};
+use images::checkpoint::{IpcNamespace, PayloadReader, PosixQueue};
 use images::messages::IpcVarEntry;
 use images::{Checkpoint, names};
+use kernel::mqueue;
 use kernel::namespaces::new;
 use kernel::sysv::limits::Limit;
 use kernel::sysv::queues::{Message, Queue, send};
@@ -17,6 +19,7 @@ use kernel::sysv::semaphores::Set;
 use super::{Given, Kind, Making};
 use crate::error::Error;
 use crate::ipc_owner::owner;
+use crate::mqueues;
 
 /// The kind.
 pub(super) const KIND: Kind = Kind { name: "ipc", load };
@@ -27,6 +30,8 @@ struct Ipc {
     objects: IpcNamespace,
     /// Has the bytes of messages, if there are some.
     reader: RefCell<Option<PayloadReader>>,
+    /// The same of POSIX queues.
+    posix_reader: RefCell<Option<PayloadReader>>,
 }
 
 /// The longest message that is read from images. The kernel's limit of them is 8,192 bytes, unless it is raised.
@@ -52,22 +57,30 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
         true => None,
         false => Some(PayloadReader::open(&checkpoint.images, &image)?),
     };
-    Ok(Box::new(Ipc { objects, reader: RefCell::new(reader) }))
+    let image = names::ipcns_mq(number);
+    mqueues::check(&objects.posix_queues).map_err(|what| Error::image(image.name(), what))?;
+    let posix_reader = match objects.posix_queues.is_empty() {
+        true => None,
+        false => Some(PayloadReader::open(&checkpoint.images, &image)?),
+    };
+    let (reader, posix_reader) = (RefCell::new(reader), RefCell::new(posix_reader));
+    Ok(Box::new(Ipc { objects, reader, posix_reader }))
 }
 
 impl Making for Ipc {
     fn make(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
         // The bytes of messages are read before, so that what fails in the namespace is the kernel's.
-        let mut reader = self.reader.take();
+        let mut readers = (self.reader.take(), self.posix_reader.take());
         let failed = Error::kernel(format!("make IPC namespace {number}"));
         let objects = &self.objects;
-        new("ipc", || fill(objects, &mut reader)).map_err(failed)
+        new("ipc", || fill(objects, &mut readers)).map_err(failed)
     }
 
     /// A dump takes none with anything in it, or with other limits than a new one has.
     fn make_nested(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
-        let IpcNamespace { segments, sets, queues, .. } = &self.objects;
-        if !(segments.is_empty() && sets.is_empty() && queues.is_empty()) {
+        let IpcNamespace { segments, sets, queues, posix_queues, .. } = &self.objects;
+        let is_empty = segments.is_empty() && sets.is_empty() && queues.is_empty();
+        if !(is_empty && posix_queues.is_empty()) {
             let refusal = support::users::IPC_IN_USE;
             return Err(Error::refused(refusal.of(0, format!("IPC namespace {number}"))));
         }
@@ -86,9 +99,15 @@ fn has_id(is_so: bool) -> io::Result<()> {
 }
 
 /// Fills the calling thread's namespace, which is new.
-fn fill(objects: &IpcNamespace, reader: &mut Option<PayloadReader>) -> io::Result<()> {
-    let IpcNamespace { segments, sets, queues, limits } = objects;
+fn fill(
+    objects: &IpcNamespace,
+    (reader, posix_reader): &mut (Option<PayloadReader>, Option<PayloadReader>),
+) -> io::Result<()> {
+    let IpcNamespace { segments, sets, queues, posix_queues, limits } = objects;
     raise()?;
+    if let Some(reader) = posix_reader {
+        make_posix(posix_queues, reader)?;
+    }
     for (&id, set) in sets {
         let owner = owner(&set.entry.desc);
         let set = Set { id: id.cast_signed(), owner, values: set.values.clone() };
@@ -126,6 +145,18 @@ fn fill(objects: &IpcNamespace, reader: &mut Option<PayloadReader>) -> io::Resul
     let forced = limits.as_ref().filter(|_| segments.is_empty());
     forced.map_or(Ok(()), |it| Limit::RemovedForced.set(&[it.shm_rmid_forced.into()]))?;
     limits.as_ref().map_or(Ok(()), set)
+}
+
+/// Makes the POSIX queues that have a name.
+fn make_posix(queues: &BTreeMap<u32, PosixQueue>, reader: &mut PayloadReader) -> io::Result<()> {
+    mqueues::raise_limits()?;
+    let _room = mqueue::Room::make()?;
+    for (&id, queue) in queues {
+        if let Some(name) = &queue.entry.name {
+            named("POSIX message queue", id, mqueues::filled(name, queue, reader))?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets the namespace take whatever is to come: there may be more in it than its limits would let in by now.
