@@ -6,6 +6,7 @@
 //! another question, and not asked here.
 
 mod contents;
+pub mod dedup;
 mod files;
 mod ipc;
 mod memory;

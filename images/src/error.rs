@@ -174,6 +174,16 @@ pub enum Error {
         /// The image.
         name: String,
     },
+    /// Room of pages was given back, which were newer in a child, or restored.
+    #[error(
+        "{} has given back pages that another checkpoint has newer copies of, or that have been restored: use that \
+         checkpoint, or make one anew",
+        path.display()
+    )]
+    GivenBack {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// A page server, or who sends to it, does not do as it has to.
     #[error("page server: {what}")]
     PageServer {

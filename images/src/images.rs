@@ -11,7 +11,8 @@ use prost::Message;
 use crate::error::Error;
 use crate::manifest::{self, Manifest};
 use crate::messages::{
-    IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry, PagemapHead,
+    GIVEN_TO_ANYBODY, IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry,
+    PagemapHead,
 };
 use crate::names::{self, Image};
 use crate::pagemap::{PageMap, PageRun, PageRuns};
@@ -197,6 +198,30 @@ impl Images {
         };
         let digest = manifest::digest(content, size).map_err(Error::io("read", name))?;
         Ok(manifest::entry(names::PARENT_LINK, size, digest))
+    }
+
+    /// By what the dump is known, to which pages of its parents may be given: where it has no id, as an older CRIU's, by the digest of its
+    /// inventory.
+    pub(crate) fn id(&self) -> Result<String, Error> {
+        match &self.inventory.dump_criu_run_id {
+            Some(id) => Ok(id.clone()),
+            None => {
+                let digest = self.as_parent()?.digest;
+                Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+            }
+        }
+    }
+
+    /// Whether all pages are there, for a reader who comes by these checkpoints, the nearest last: none was given to another one.
+    pub(crate) fn has_all_pages_for(&self, way: &[Self]) -> Result<bool, Error> {
+        let mut given_to = self.manifest.given_to().peekable();
+        if given_to.peek().is_none() {
+            return Ok(true);
+        }
+        let way = way.iter().map(Self::id).collect::<Result<Vec<_>, _>>()?;
+        let is_on_it =
+            |to: &str| (to == GIVEN_TO_ANYBODY && !way.is_empty()) || way.iter().any(|id| id == to);
+        Ok(given_to.all(is_on_it))
     }
 
     /// Whether there is a link to a parent that leads nowhere.

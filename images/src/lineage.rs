@@ -17,6 +17,14 @@ const MAX_PARENTS: usize = 1000;
 /// [`names::PRE_COPIES`] at most.
 const LEVELS_OF_A_PARENT: usize = 900;
 
+/// Refuses a checkpoint some of whose pages were given to others than those by which one comes to it.
+fn has_all_pages(dir: &Images, way: &[Images]) -> Result<(), Error> {
+    match dir.has_all_pages_for(way)? {
+        true => Ok(()),
+        false => Err(Error::GivenBack { path: dir.path().into() }),
+    }
+}
+
 /// A checkpoint and its parents, each opened once, when it is first asked for.
 #[derive(Debug)]
 pub struct Lineage {
@@ -29,6 +37,7 @@ pub struct Lineage {
 impl Lineage {
     /// Begins with a checkpoint.
     pub fn of(dir: &Images) -> Result<Self, Error> {
+        has_all_pages(dir, &[])?;
         let seen = BTreeSet::from([dir.identity()?]);
         Ok(Self { levels: vec![dir.clone()], seen })
     }
@@ -52,6 +61,7 @@ impl Lineage {
             if !self.seen.insert(parent.identity()?) {
                 return Err(what("a checkpoint is its own parent, or its parent's"));
             }
+            has_all_pages(&parent, &self.levels)?;
             self.levels.push(parent);
         }
         Ok(&self.levels[level])

@@ -27,15 +27,26 @@ pub(crate) struct Manifest {
     files: Option<BTreeMap<String, Known>>,
     /// The pages files that have been compared.
     compared: Mutex<BTreeSet<String>>,
+    /// To whom pages were given whose room is given back.
+    given_to: BTreeSet<String>,
     /// Page maps that a page server was sent, by name, as they were.
     served: BTreeMap<String, Vec<PageRun>>,
 }
 
 impl Manifest {
     pub(crate) fn of(entries: impl IntoIterator<Item = ManifestEntry>) -> Self {
-        let known =
-            |entry: ManifestEntry| (entry.name, Known { bytes: entry.bytes, digest: entry.digest });
-        Self { files: Some(entries.into_iter().map(known).collect()), ..Self::default() }
+        let mut given_to = BTreeSet::new();
+        let known = |entry: ManifestEntry| {
+            given_to.extend(entry.given_to);
+            (entry.name, Known { bytes: entry.bytes, digest: entry.digest })
+        };
+        let files = Some(entries.into_iter().map(known).collect());
+        Self { files, given_to, ..Self::default() }
+    }
+
+    /// To whom pages were given whose room is given back.
+    pub(crate) fn given_to(&self) -> impl Iterator<Item = &str> {
+        self.given_to.iter().map(String::as_str)
     }
 
     /// The same, with page maps that a page server was sent.
@@ -127,8 +138,10 @@ impl Manifest {
         if compared().contains(name) {
             return Ok(());
         }
-        let reading = Pages { pages, at: 0 };
-        known.compare(name, pages.bytes(), || digest(reading, pages.bytes()))?;
+        known.compare(name, pages.bytes(), || match known.digest.is_empty() {
+            true => Ok(Vec::new()),
+            false => digest(Pages { pages, at: 0 }, pages.bytes()),
+        })?;
         compared().insert(name.to_owned());
         Ok(())
     }
@@ -187,7 +200,7 @@ fn joined(runs: &[PageRun]) -> Vec<(u64, u64, bool)> {
 
 /// The entry of a file.
 pub(crate) fn entry(name: &str, bytes: u64, digest: Vec<u8>) -> ManifestEntry {
-    ManifestEntry { name: name.to_owned(), bytes, digest }
+    ManifestEntry { name: name.to_owned(), bytes, digest, given_to: Vec::new() }
 }
 
 /// The digest of bytes that are all of a file.
@@ -216,6 +229,11 @@ pub(crate) fn digest(mut file: impl Read + Seek, size: u64) -> io::Result<Vec<u8
         }
     }
     Ok(digester.finalize().as_bytes().to_vec())
+}
+
+/// The digest of a pages file.
+pub(crate) fn digest_of_pages(name: &str, pages: &dyn PageSource) -> Result<Vec<u8>, Error> {
+    digest(Pages { pages, at: 0 }, pages.bytes()).map_err(Error::io("read", name))
 }
 
 /// Where a sample of a file of `size` bytes begins.

@@ -101,6 +101,15 @@ pub fn pagemap_shmem(shmid: u64) -> Image<PagemapHead> {
     Image::new(format!("pagemap-shmem-{shmid}.img"), magic::PAGEMAP)
 }
 
+/// The page map that has this name.
+pub(crate) fn page_map_of(name: &str) -> Option<Image<PagemapHead>> {
+    let number = name.strip_prefix("pagemap-")?.strip_suffix(".img")?;
+    match number.strip_prefix("shmem-") {
+        Some(id) => id.parse().ok().map(pagemap_shmem),
+        None => number.parse().ok().map(pagemap),
+    }
+}
+
 /// `pages-ID.img`: pages, and nothing else. Not a message file, so this is its bare name.
 pub fn pages(pages_id: u32) -> String {
     format!("pages-{pages_id}.img")

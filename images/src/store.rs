@@ -67,6 +67,12 @@ pub trait ImageStore: Debug + Send + Sync {
     /// Whether there is a link to a parent that leads nowhere.
     fn parent_is_lost(&self) -> bool;
 
+    /// Gives back the room of these bytes of a pages file, each from an offset on, which nobody will read any more.
+    fn give_back(&self, name: &str, places: &[(u64, u64)]) -> Result<(), Error>;
+
+    /// Puts other contents in the place of an image, all at once.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error>;
+
     /// By which it is known if it is met twice.
     fn identity(&self) -> Result<Identity, Error>;
 }

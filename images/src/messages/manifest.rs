@@ -15,7 +15,17 @@ pub struct ManifestEntry {
     /// BLAKE3 of its contents; of a file that is longer than [`DIGEST_WHOLE`], of the [`SAMPLES`] that are taken of it.
     #[prost(bytes = "vec", required, tag = "3")]
     pub digest: Vec<u8>,
+    /// Of pages whose room was partly given back: the dumps that have newer copies of them, by `dump_criu_run_id`. While it is given back the
+    /// digest is empty.
+    #[prost(string, repeated, tag = "4")]
+    pub given_to: Vec<String>,
 }
+
+/// Pages were given back for the child that a page server has taken: which dump that is it does not know.
+pub const GIVEN_TO_ANYBODY: &str = "*";
+
+/// Pages were given back when they had been restored.
+pub const RESTORED: &str = "restored";
 
 /// The longest file, in bytes, of which [`ManifestEntry::digest`] covers all.
 pub const DIGEST_WHOLE: u64 = 4 << 20;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::protocol::{BYTES, NoRequest, Pages, Request, Subject};
 use super::wire::{Wire, failed};
+use crate::checkpoint::dedup;
 use crate::error::Error;
 use crate::messages::{PagemapEntry, PagemapHead, page_flags};
 use crate::names;
@@ -38,6 +39,8 @@ pub struct Serving {
     pub until_first: Duration,
     /// For how long it is waited for the next request, or for the rest of one.
     pub until_next: Duration,
+    /// Pages of the parent of which newer ones came are given back when all have come.
+    pub deduplicates: bool,
     /// Whether it is waited for the end of the connection: a port is free again at once if the other side has ended it.
     pub awaits_end: bool,
 }
@@ -52,6 +55,7 @@ impl Serving {
             until_first: Duration::from_secs(3600),
             until_next: Duration::from_secs(120),
             awaits_end: true,
+            deduplicates: false,
         }
     }
 }
@@ -240,6 +244,11 @@ impl<'s> Session<'s> {
             let maps = maps.keys().map(|subject| subject.image().name().to_owned());
             arriving.appear(&pages.chain(maps).collect::<Vec<_>>())?;
             remove_unused(&directory, before);
+            if self.serving.deduplicates
+                && let Err(error) = dedup::deduplicate_taken(&self.serving.directory)
+            {
+                tracing::warn!("pages of the parent keep their room: {error}");
+            }
         }
         Ok(self.received)
     }

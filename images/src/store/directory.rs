@@ -7,15 +7,15 @@ mod output;
 mod staging;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 
 pub(crate) use arriving::Arriving;
@@ -155,6 +155,37 @@ impl ImageStore for Directory {
     fn parent_is_lost(&self) -> bool {
         let link = self.path.join(names::PARENT_LINK);
         link.symlink_metadata().is_ok() && !link.exists()
+    }
+
+    fn give_back(&self, name: &str, places: &[(u64, u64)]) -> Result<(), Error> {
+        let failed = |errno: Errno| Error::io("give back room of", name)(errno.into());
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.fd, name, flags, Mode::empty()).map_err(failed)?);
+        let found = file.metadata().map_err(Error::io("stat", name))?;
+        // Whoever has it by another name may want what is in it.
+        if !found.is_file() || found.nlink() > 1 {
+            let what =
+                "its pages are not given back: the file has other names, or is none; copy it";
+            return Err(Error::invalid(name, what));
+        }
+        for &(offset, bytes) in places {
+            output::punch(&file, offset, bytes).map_err(Error::io("give back room of", name))?;
+        }
+        Ok(())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let new = format!(".{name}.stasis-new-{}", std::process::id());
+        let failed = |errno: Errno| Error::io("replace", name)(errno.into());
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, new.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let mut file = File::from(fd.map_err(failed)?);
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("replace", name))?;
+        renameat(&self.fd, new.as_str(), &self.fd, name).map_err(failed)
     }
 
     fn identity(&self) -> Result<Identity, Error> {

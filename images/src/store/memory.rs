@@ -175,6 +175,15 @@ impl ImageStore for MemoryStore {
         self.folder.parent.is_some() && matches!(self.parent(), Ok(None))
     }
 
+    /// Memory is given back as a whole.
+    fn give_back(&self, name: &str, _places: &[(u64, u64)]) -> Result<(), Error> {
+        Err(Error::io("give back room of", name)(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn replace(&self, name: &str, _bytes: &[u8]) -> Result<(), Error> {
+        Err(Error::io("replace", name)(io::ErrorKind::Unsupported.into()))
+    }
+
     fn identity(&self) -> Result<Identity, Error> {
         Ok((0, self.folder.number))
     }

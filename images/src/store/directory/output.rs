@@ -42,8 +42,13 @@ impl PageSink for PagesOutput {
     }
 
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        let (start, length) = (offset.cast_signed(), bytes.cast_signed());
-        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        Ok(fallocate(&self.file, hole, start, length)?)
+        punch(&self.file, offset, bytes)
     }
+}
+
+/// Makes a hole in a file, which keeps its length.
+pub(super) fn punch(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    let (start, length) = (offset.cast_signed(), bytes.cast_signed());
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, hole, start, length)?)
 }
