@@ -10,8 +10,8 @@ use crate::log::Log;
 use crate::options::Options;
 use crate::scripts::Scripts;
 use crate::{
-    Directories, Done, Error, Host, VERSION, check, cpuinfo, dump, page_server, restore, rights,
-    service, statistics,
+    Directories, Done, Error, Host, VERSION, check, cpuinfo, dedup, dump, page_server, restore,
+    rights, service, statistics,
 };
 
 /// Carries a request out.
@@ -67,6 +67,7 @@ fn logged(
         Command::PreDump => dump::pre_dump(options, host, directories),
         Command::Restore => restore::run(options, host, directories, hooks),
         Command::Check => check::run(options),
+        Command::Dedup => dedup::run(directories),
         Command::PageServer => page_server::run(options, directories, hooks),
         Command::Service => service::run(options, directories, hooks),
         Command::CpuinfoDump => cpuinfo::dump(directories),

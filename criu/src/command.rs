@@ -11,6 +11,8 @@ pub enum Command {
     Restore,
     /// Say what the kernel can do.
     Check,
+    /// Give back the room of pages that a child has newer copies of.
+    Dedup,
     /// Take the pages of a dump.
     PageServer,
     /// Listen for clients of the RPC.
@@ -30,6 +32,7 @@ impl Command {
             Self::PreDump => "pre-dump",
             Self::Restore => "restore",
             Self::Check => "check",
+            Self::Dedup => "dedup",
             Self::PageServer => "page-server",
             Self::Service => "service",
             Self::CpuinfoDump => "cpuinfo dump",

@@ -9,10 +9,10 @@ use images::{Destination, Images, NewDirectory, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
 use crate::cgroup_properties::{self, PropertiesError};
-use crate::cpuinfo;
 use crate::options::{FinalState, Options};
 use crate::page_server::{self, EarlyLink};
 use crate::{Directories, Done, Error, Failure, Host};
+use crate::{cpuinfo, dedup};
 
 /// CRIU's default of `--ghost-limit`.
 const GHOST_LIMIT: u64 = 1 << 20;
@@ -161,6 +161,7 @@ pub(crate) fn run(
         matches!(&report, Err(dumper::Error::Hook(hook)) if hook.point == Point::PostDump);
     let error = if refused { Error::PostDump } else { Error::Dump };
     let report = finished(report, directories).map_err(error)?;
+    dedup::after_dump(options, directories);
     info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
     info!("inventory from {:?}", report.source);
     info!("Dumping finished successfully");
@@ -180,6 +181,7 @@ pub(crate) fn pre_dump(
     let dump = |to: &dyn Destination| dumper::pre_dump(&asked, to, &mut Quiet);
     let report = with_destination(options, directories, parent, Error::PreDump, dump)?;
     let report = finished(report, directories).map_err(Error::PreDump)?;
+    dedup::after_dump(options, directories);
     info!("Pre-dumping finished successfully: {} pages", report.pages_written);
     Ok(Done::PreDumped(Box::new(report)))
 }

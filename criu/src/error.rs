@@ -85,6 +85,9 @@ pub enum Error {
     /// The restore failed; nothing of it is left.
     #[error("{0}")]
     Restore(Failure),
+    /// Pages could not be given back; those that were are noted.
+    #[error("{0}")]
+    Dedup(Failure),
     /// No pages were taken; nothing of them is left.
     #[error("{0}")]
     PageServer(Failure),
@@ -129,9 +132,6 @@ fn instead(option: &str) -> &'static str {
             "leave it out; a disk that is mounted is external by its mount (--external mnt[...])"
         }
         _ if begins("--log-pid") => "leave it out, all processes have one log",
-        _ if begins("--auto-dedup") => {
-            "leave it out, earlier images stay whole, and take the room that they took"
-        }
         _ if begins("--close") => "leave it out, and have the shell close the descriptor (7>&-)",
         _ if begins("--allow-uprobes") => {
             "leave it out, and remove the uprobes before the program starts: memory with their breakpoints \
@@ -183,7 +183,6 @@ mod tests {
             ("-L", "--inherit-fd"),
             ("--lib", "--external"),
             ("--log-pid", "one log"),
-            ("--auto-dedup", "stay whole"),
             ("--close", "the shell"),
             ("--allow-uprobes", "remove the uprobes"),
             ("--tls", "or use CRIU"),

@@ -16,6 +16,7 @@ mod check;
 mod command;
 pub mod configuration;
 mod cpuinfo;
+mod dedup;
 mod dump;
 mod error;
 mod external;
@@ -67,6 +68,8 @@ pub enum Done {
     PreDumped(Box<DumpReport>),
     /// A tree was restored.
     Restored(RestoreReport),
+    /// Pages that a child has newer copies of were given back.
+    Deduplicated,
     /// The pages of a dump were taken.
     Served,
     /// All is there that checkpoint and restore cannot do without.

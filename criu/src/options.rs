@@ -145,6 +145,8 @@ pub struct Options {
     pub port: Option<u16>,
     /// Pages are sent to a page server.
     pub page_server: bool,
+    /// Room of pages that nobody will read any more is given back.
+    pub auto_dedup: bool,
     /// The descriptor of a connection between a dump and a page server, in place of an address.
     pub ps_socket: Option<RawFd>,
     /// A descriptor to which a page server writes who it is and where it listens. The RPC alone says so.
@@ -341,6 +343,7 @@ impl Options {
             "address" => self.address = Some(value().into()),
             "port" => self.port = Some(parsed(written, &value())?),
             "page-server" => self.page_server = on,
+            "auto-dedup" => self.auto_dedup = on,
             "ps-socket" => self.ps_socket = Some(parsed(written, &value())?),
             "inherit-fd" => {
                 let inherited = inherited(&value());

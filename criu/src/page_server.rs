@@ -293,6 +293,7 @@ fn serve(
     hooks::call(hooks, Moment::of(Point::StatusReady, None, &directories.images))?;
     let serving = Serving {
         awaits_end: options.ps_socket.is_none(),
+        deduplicates: options.auto_dedup,
         ..Serving::into_directory(directories.images.clone())
     };
     let mut connection = source.accept()?;

@@ -27,7 +27,6 @@ pub enum Asked {
 /// Commands that CRIU has and this version of stasis has not, with what to do instead.
 const UNSUPPORTED_COMMANDS: &[(&str, &str)] = &[
     ("lazy-pages", "restore without --lazy-pages, which brings in all pages at once"),
-    ("dedup", "leave it out, earlier images stay whole, and take the room that they took"),
     ("exec", "CRIU has none any more either; use gdb or nsenter"),
     ("show", "use `stasis show`, or crit"),
 ];
@@ -123,6 +122,7 @@ impl Reading {
             "pre-dump" => Command::PreDump,
             "restore" => Command::Restore,
             "check" => Command::Check,
+            "dedup" => Command::Dedup,
             "page-server" => Command::PageServer,
             "service" => Command::Service,
             "swrk" => {
@@ -179,6 +179,10 @@ impl Reading {
             options.misplaced.extend(given.into_iter().flatten().map(str::to_owned));
         }
         if matches!(command, Command::Dump | Command::PreDump) {
+            // It is the server that has the parent's pages.
+            if options.page_server && std::mem::take(&mut options.auto_dedup) {
+                options.misplaced.push("--auto-dedup".to_owned());
+            }
             if !options.page_server && options.ps_socket.take().is_some() {
                 options.misplaced.push("--ps-socket".to_owned());
             }

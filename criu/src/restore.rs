@@ -14,11 +14,11 @@ use restorer::{
 };
 use tracing::{info, warn};
 
-use crate::cpuinfo;
 use crate::error::InheritError;
 use crate::options::{FinalState, Options};
 use crate::pidfile::{Pidfile, WithPidfile};
 use crate::{Directories, Done, Error, Failure, Host};
+use crate::{cpuinfo, dedup};
 
 pub(crate) fn run(
     options: &Options,
@@ -32,7 +32,14 @@ pub(crate) fn run(
     if options.sibling && !options.detach {
         return Err(Error::Usage("--restore-sibling only makes sense with --restore-detached"));
     }
-    let report = restore(options, host, directories, hooks).map_err(Error::Restore)?;
+    let mut report = restore(options, host, directories, hooks).map_err(Error::Restore)?;
+    if options.auto_dedup {
+        // There is no way back once the images are used up.
+        if let Some(untold) = report.untold.take() {
+            untold.told_for_good();
+        }
+        dedup::after_restore(options, directories);
+    }
     info!("Restore finished successfully. Tasks resumed.");
     Ok(Done::Restored(report))
 }

@@ -29,6 +29,7 @@ Usage:
   criu restore [<options>] --exec-cmd -- COMMAND [ARGUMENTS]
   criu cpuinfo dump|check [<options>]
   criu page-server [<options>]
+  criu dedup [<options>]
   criu service [<options>]
   criu swrk FD
 
@@ -48,6 +49,8 @@ Options:
   -S|--restore-sibling  restore the root as a sibling (needs -d)
      --pidfile FILE     write the pid of the restored root (or of the page server or service) to
                         FILE, which must not exist
+     --auto-dedup       dump and page server: give back the room of the parent's pages that have newer
+                        copies; restore: that of all pages, which are then used up
      --page-server      dump: send pages to a page server
      --address ADDRESS  of the page server [default: localhost; a server: all addresses]
      --port PORT        of the page server [a server's default: any]

@@ -1,7 +1,7 @@
 //! The names, letters and kinds of all of CRIU 4.2's options, and which commands carry them out.
 
 use crate::command::Command::{
-    self, Check, CpuinfoCheck, CpuinfoDump, Dump, PageServer, PreDump, Restore, Service,
+    self, Check, CpuinfoCheck, CpuinfoDump, Dedup, Dump, PageServer, PreDump, Restore, Service,
 };
 
 /// Whether an option takes a value.
@@ -45,7 +45,7 @@ const fn carried(
 }
 
 const ALL: &[Command] =
-    &[Dump, PreDump, Restore, Check, PageServer, Service, CpuinfoDump, CpuinfoCheck];
+    &[Dump, PreDump, Restore, Check, Dedup, PageServer, Service, CpuinfoDump, CpuinfoCheck];
 /// What a dump would refuse, a pre-dump refuses as well: so it takes a dump's options.
 const DUMPS: &[Command] = &[Dump, PreDump];
 const IMAGES: &[Command] = &[Dump, PreDump, Restore];
@@ -59,7 +59,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("address", None, Required, &[Dump, PreDump, PageServer, Service]),
     carried("all", None, Plain, &[Check]),
     known("allow-uprobes", None, Switch),
-    known("auto-dedup", None, Switch),
+    carried("auto-dedup", None, Switch, &[Dump, PreDump, Restore, PageServer]),
     carried("cgroup-dump-controller", None, Required, DUMPS),
     carried("cgroup-props", None, Required, DUMPS),
     carried("cgroup-props-file", None, Required, DUMPS),

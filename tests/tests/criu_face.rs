@@ -45,7 +45,7 @@ fn options_that_are_not_supported_are_refused_by_name() {
     let images = scratch.path("images");
     std::fs::create_dir(&images).expect("mkdir");
     let dir = images.to_str().expect("UTF-8");
-    for option in ["--lsm-profile=x", "--lazy-pages", "--auto-dedup", "--no-such-option"] {
+    for option in ["--lsm-profile=x", "--lazy-pages", "--stream", "--no-such-option"] {
         let outcome = criu(&["dump", "-t", &pid, "-D", dir, option]);
         assert!(!outcome.success, "{option} was accepted");
         let log = std::fs::read_to_string(images.join("dump.log")).unwrap_or_default();

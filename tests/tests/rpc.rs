@@ -371,7 +371,7 @@ fn what_is_asked_wrongly_is_answered_and_nothing_is_done() {
         (case.dump().number(49, 4000), "status descriptor (descriptor 4000", badrqc),
         (case.dump().number(34, 17), "manage_cgroups_mode: 17", badrqc),
         (case.dump().number(38, 0x2000_0000), "empty_ns", badrqc),
-        (case.dump().number(16, 1), "option --auto-dedup is not supported", badrqc),
+        (case.dump().number(58, 1), "option --tls is not supported", badrqc),
         (case.dump().message(11, &Message::new().number(2, 70_000)), "--port", badrqc),
         (case.dump().number(2, 1 << 22), "process", Some(libc::ESRCH.into())),
     ] {
@@ -424,7 +424,7 @@ fn files_of_options_come_before_and_after() {
     let _machine = Machine::prepare();
     let case = Case::new("still");
     let (before, after) = (case.scratch.path("before"), case.scratch.path("after"));
-    fs::write(&before, "log-file before.log\nleave-running\nauto-dedup\n").expect("write");
+    fs::write(&before, "log-file before.log\nleave-running\ntls\n").expect("write");
     fs::write(&after, "log-file after.log\n").expect("write");
     let dump = |options: &Message| {
         let client = Client::start_with(|command| {
@@ -432,14 +432,14 @@ fn files_of_options_come_before_and_after() {
         });
         client.ask(&request(kind::DUMP, options)).must_succeed(kind::DUMP)
     };
-    let named = case.dump().number(16, 0);
+    let named = case.dump().number(58, 0);
     assert!(dump(&named).number(7).is_none());
     let there = |name: &str| case.images().join(name).exists();
     assert!(there("dump.log") && !there("before.log"));
     dump(&named.bytes(51, after.to_str().expect("UTF-8").as_bytes()));
     assert!(there("after.log"));
     let number = case.directory.as_raw_fd();
-    let unnamed = Message::new().number(1, number.into()).number(16, 0);
+    let unnamed = Message::new().number(1, number.into()).number(58, 0);
     dump(&unnamed.number(2, case.workload.pid().into()));
     assert!(there("before.log"));
     case.workload.check().expect("the program's own check");

@@ -1,0 +1,39 @@
+//! `criu dedup`, and `--auto-dedup` of dumps and restores.
+
+use images::checkpoint::dedup::{self, GivenBack};
+use tracing::{info, warn};
+
+use crate::options::Options;
+use crate::{Directories, Done, Error};
+
+/// Has the parents of the images give back what these have newer copies of.
+pub(crate) fn run(directories: &Directories) -> Result<Done, Error> {
+    let back = dedup::deduplicate(&directories.images);
+    let back = back.map_err(|error| Error::Dedup(error.into()))?;
+    info!("Deduplicated: {} pages were given back", back.pages);
+    Ok(Done::Deduplicated)
+}
+
+/// The same after a dump, if that is asked for and there is a parent. The dump has succeeded, whatever comes of it.
+pub(crate) fn after_dump(options: &Options, directories: &Directories) {
+    if options.auto_dedup && options.previous.is_some() {
+        told(dedup::deduplicate(&directories.images));
+    }
+}
+
+/// Gives back what has been restored, if that is asked for.
+pub(crate) fn after_restore(options: &Options, directories: &Directories) {
+    if options.auto_dedup {
+        told(dedup::consume(&directories.images));
+    }
+}
+
+fn told(back: Result<GivenBack, images::Error>) {
+    match back {
+        Ok(back) => info!("{} pages of images were given back (--auto-dedup)", back.pages),
+        Err(error) => {
+            let failure = crate::Failure::from(error);
+            warn!("pages of images keep their room (--auto-dedup): {failure}");
+        }
+    }
+}
