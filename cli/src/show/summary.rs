@@ -59,6 +59,8 @@ pub(crate) struct ProcessSummary {
     pub(crate) threads: Vec<ThreadSummary>,
     /// Its own memory, shared memory not counted as stored.
     pub(crate) memory: MemorySummary,
+    /// The process whose memory it has as well, which has all of it here.
+    pub(crate) memory_of: Option<u32>,
     /// Its descriptors.
     pub(crate) files: Vec<FileSummary>,
 }
@@ -217,6 +219,9 @@ fn summarize_process(checkpoint: &Checkpoint, process: &Process) -> ProcessSumma
             .map(|thread| ThreadSummary { tid: thread.tid, comm: thread_comm(process, thread) })
             .collect(),
         memory: body.map(process_memory).unwrap_or_default(),
+        memory_of: body
+            .and_then(|body| checkpoint.processes.get(body.lender?))
+            .map(|lender| lender.pid),
         files: body.map(|body| descriptors(checkpoint, body)).unwrap_or_default(),
     }
 }

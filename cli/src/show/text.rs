@@ -117,13 +117,14 @@ impl ProcessSummary {
                 signal => writeln!(f, "zombie, killed by signal {signal})"),
             };
         }
-        write!(
-            f,
-            "{:>7} {:>10} {:>10}  {branch}{comm}",
-            self.threads.len(),
-            Bytes(self.memory.mapped_bytes).to_string(),
-            Bytes(self.memory.stored_bytes).to_string(),
-        )?;
+        let (mapped, stored) = match self.memory_of {
+            Some(lender) => ("as".to_owned(), lender.to_string()),
+            None => (
+                Bytes(self.memory.mapped_bytes).to_string(),
+                Bytes(self.memory.stored_bytes).to_string(),
+            ),
+        };
+        write!(f, "{:>7} {mapped:>10} {stored:>10}  {branch}{comm}", self.threads.len())?;
         writeln!(f, "{}", if self.state == "running" { "" } else { " (stopped)" })
     }
 
