@@ -249,6 +249,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("shared-table-memory", shared::address_space),
     ("shared-timerfd", shared::timerfd),
     ("shared_memory", shared_memory::run),
+    ("shared_memory_inside", shared_memory::inside),
     ("shared_memory_beside", shared_memory::beside),
     ("shared_tables", shared_tables::run),
     ("shared_tables_apart", shared_tables::apart),

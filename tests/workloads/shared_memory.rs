@@ -320,6 +320,13 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// The same in namespaces of their own.
+pub(crate) fn inside(stage: &Stage) -> Outcome {
+    let own = libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    check(call(libc::SYS_unshare, [own as usize, 0, 0, 0]) as i32).expect("unshare");
+    run(stage)
+}
+
 const FIRST: usize = 0;
 const BESIDE: usize = 1;
 /// Made by the second one.
