@@ -25,7 +25,7 @@ pub use error::Error;
 pub use inventory::{
     Action, AioContext, FileMark, InProcess, InTask, Mapping, Message, Messages, NamedFile,
     OpenFile, Process, ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring,
-    SemaphoreUndo, Tables, Thread, VmFlags, mapping_kind, settings,
+    SemaphoreUndo, Tables, Thread, Userfaultfd, Userfaults, VmFlags, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -355,6 +355,17 @@ impl Collector {
     pub fn requests(&mut self, pid: HostPid) -> Result<Option<Vec<Requests>>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(Some(source.requests(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// What a process has of userfaultfds, now. `None` where the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
+    pub fn userfaults(&mut self, process: &Process) -> Result<Option<Userfaults>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(source.userfaults(process)?),
             Sources::Proc(_) => Ok(None),
         }
     }

@@ -46,6 +46,7 @@ use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::tasks::{TaskCapture, ThreadCapture};
 use crate::unsupported;
+use crate::userfaults;
 use crate::users::Users;
 
 /// The third step: all that the images need is in memory.
@@ -206,6 +207,9 @@ fn read(
         mqueues::look(collector, &inventory, asked, &sent, aio::Tree::StandsStill)?;
     found.extend(refused);
     plan.files.know_queues(queues.numbers());
+    let (userfaults, refused) = userfaults::look(collector, &inventory)?;
+    found.extend(refused);
+    plan.files.know_userfaults(userfaults);
     let held = (&sent[..], &rings);
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, held)?);
     plan.files.know_rings(rings);

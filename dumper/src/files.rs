@@ -33,6 +33,7 @@ mod io_uring;
 mod link_remaps;
 mod listeners;
 mod locks;
+mod made_in_task;
 mod memfd;
 mod mqueue;
 mod multicast;
@@ -66,6 +67,7 @@ mod tun;
 mod unchanged;
 mod unix_order;
 mod unix_sockets;
+mod userfault;
 mod walk;
 mod watched;
 
@@ -88,6 +90,7 @@ use support::Unsupported;
 use crate::mounts::Views;
 use crate::numbers::Numbers;
 use crate::segment::{Key, Segment};
+use crate::served_memory::Userfault;
 use beside::Beside;
 pub(crate) use connections::Connection;
 pub use connections::Connections;
@@ -137,6 +140,8 @@ pub struct PlanContext {
     pub rings: BTreeMap<(HostPid, i32), Ring>,
     /// The numbers of POSIX message queues that go into the images, by device and inode.
     pub queues: BTreeMap<(u64, u64), u32>,
+    /// What is known of userfaultfds, by their holders.
+    pub userfaults: BTreeMap<(HostPid, i32), Userfault>,
     /// Whether locks and leases are carried, or refused.
     pub file_locks: bool,
     /// Pipes (by inode) that others keep as they are, with the boot in which that is so: a restore
@@ -257,6 +262,11 @@ impl Plan {
     /// Takes what the kernel keeps of the io_urings of a frozen target.
     pub(crate) fn know_rings(&mut self, rings: Rings) {
         self.context.rings = rings;
+    }
+
+    /// Takes what is known of the userfaultfds of a frozen target.
+    pub(crate) fn know_userfaults(&mut self, userfaults: BTreeMap<(HostPid, i32), Userfault>) {
+        self.context.userfaults = userfaults;
     }
 
     /// Takes the numbers of the message queues of a frozen target that go into the images.

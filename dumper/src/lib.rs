@@ -50,6 +50,7 @@ mod room;
 mod seccomp;
 mod segment;
 mod semaphore_undo;
+mod served_memory;
 mod settle;
 mod sharing;
 mod sysv;
@@ -58,6 +59,7 @@ mod tasks;
 mod threads;
 mod timers;
 mod unsupported;
+mod userfaults;
 mod users;
 mod write;
 

@@ -34,6 +34,7 @@ use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::unsupported;
+use crate::userfaults;
 use crate::users::Users;
 
 /// Pauses between looks.
@@ -91,6 +92,7 @@ impl<'a> Looker<'a> {
                 hidden: BTreeMap::new(),
                 rings: BTreeMap::new(),
                 queues: BTreeMap::new(),
+                userfaults: BTreeMap::new(),
                 search: options.search.clone(),
                 connections: options.connections,
                 skip_in_flight: options.skip_in_flight,
@@ -182,6 +184,8 @@ impl<'a> Looker<'a> {
         let (rings, refused) = rings::look(collector, &inventory, aio::Tree::Runs)?;
         found.extend(refused);
         found.extend(semaphore_undo::look(collector, &inventory)?.1);
+        let (userfaults, refused) = userfaults::look(collector, &inventory)?;
+        found.extend(refused);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);
         // Paths lead elsewhere in namespaces that are not carried: there is nothing to be learned of files.
         let foreign = |process: &Process| {
@@ -218,6 +222,7 @@ impl<'a> Looker<'a> {
             hidden,
             rings,
             queues: queues.numbers(),
+            userfaults,
             views: Arc::clone(&views),
             ..self.context.clone()
         };

@@ -27,6 +27,7 @@ mod task;
 mod touch;
 mod track;
 mod undo;
+mod userfaults;
 mod vma;
 
 use core::ffi::c_char;

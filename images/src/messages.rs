@@ -63,6 +63,7 @@ mod timerfd;
 mod timers;
 mod tun;
 mod unix_sockets;
+mod userfault;
 mod x86;
 
 pub use bpfmap::*;
@@ -109,4 +110,5 @@ pub use timerfd::*;
 pub use timers::*;
 pub use tun::*;
 pub use unix_sockets::*;
+pub use userfault::*;
 pub use x86::*;

@@ -8,6 +8,7 @@ mod rings;
 mod semaphore_undo;
 pub mod settings;
 pub mod terminals;
+mod userfaults;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ pub use rings::{Registered, RegisteredFile, Requests, Ring};
 pub use semaphore_undo::SemaphoreUndo;
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;
+pub use userfaults::{Userfaultfd, Userfaults};
 
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -374,6 +376,12 @@ impl OpenFile {
     #[must_use]
     pub fn is_ring(&self) -> bool {
         self.target == "anon_inode:[io_uring]"
+    }
+
+    /// Whether it is a userfaultfd.
+    #[must_use]
+    pub fn is_userfaultfd(&self) -> bool {
+        self.target == "anon_inode:[userfaultfd]"
     }
 }
 

@@ -56,6 +56,8 @@ const ENTRY_PRESENT: u64 = 1 << 63;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 /// Of a file, or shared.
 const ENTRY_FILE: u64 = 1 << 61;
+/// As [`PAGE_IS_GUARD`].
+const ENTRY_GUARD: u64 = 1 << 58;
 /// Mapped once: by this process alone.
 const ENTRY_ALONE: u64 = 1 << 56;
 
@@ -362,6 +364,14 @@ impl PageMap {
         Ok(arguments.start)
     }
 
+    /// The pages in `span` that are there, those of zeros as well, without those of files.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn pages_there(&self, span: PageRun, found: &mut Vec<PageRun>) -> io::Result<()> {
+        self.read_entries(span.start, span.end, found)
+    }
+
     /// The way of kernels without the scan: eight bytes a page, from which the zero page cannot
     /// be told, so that it counts as content.
     fn read_entries(&self, start: u64, end: u64, found: &mut Vec<PageRun>) -> io::Result<()> {
@@ -373,7 +383,9 @@ impl PageMap {
             self.file.read_exact_at(bytes, at / PAGE_SIZE * 8)?;
             for entry in bytes.chunks_exact(8) {
                 let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
-                if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
+                if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0
+                    && entry & (ENTRY_FILE | ENTRY_GUARD) == 0
+                {
                     push(found, at, at + PAGE_SIZE);
                 }
                 at += PAGE_SIZE;

@@ -1,4 +1,4 @@
-//! userfaultfd(2) for one purpose: telling which pages of another process have been written.
+//! userfaultfd(2), mainly for one purpose: telling which pages of another process have been written.
 //!
 //! A userfaultfd belongs to the address space of the task that made it, not to whoever holds the
 //! descriptor. So a tracer has the task make one, takes it over by pidfd_getfd(2), and does all
@@ -148,14 +148,28 @@ fn done(answer: libc::c_int) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Makes a userfaultfd of the calling process that is as another one: `flags` are as `F_GETFL` gives them.
+///
+/// # Errors
+/// When the kernel has none, or refuses.
+pub fn create_as(flags: u32, user_mode_only: bool) -> io::Result<OwnedFd> {
+    let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK).cast_unsigned();
+    let only = if user_mode_only { UFFD_USER_MODE_ONLY as u64 } else { 0 };
+    create_with(u64::from(kept) | only)
+}
+
 /// Makes a userfaultfd of the calling process, in the way in which others are made to.
 ///
 /// # Errors
 /// When the kernel has none, or refuses.
 pub fn create() -> io::Result<OwnedFd> {
+    create_with(CREATE_FLAGS)
+}
+
+fn create_with(flags: u64) -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     // SAFETY: takes one integer.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, CREATE_FLAGS) };
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
     match i32::try_from(fd) {
         // SAFETY: the system call has just returned this descriptor to us; nobody else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),

@@ -21,10 +21,12 @@ pub mod births;
 mod rings;
 mod steps;
 mod table;
+mod userfaults;
 
 pub use rings::IssuedRing;
 pub use steps::Step;
 pub use table::Table;
+pub use userfaults::{ASK, REGISTER, UserfaultCall};
 
 use crate::plain::Plain;
 use crate::task::{AltStack, SigAction, TimerValue};
@@ -53,6 +55,7 @@ plain!(
     Filter,
     AioRing,
     IssuedRing,
+    UserfaultCall,
     Attachment,
     Piece
 );
@@ -496,6 +499,8 @@ pub struct Arguments {
     pub rings: Table<AioRing>,
     /// io_urings to which one thread alone may submit.
     pub issued: Table<IssuedRing>,
+    /// What userfaultfds are to be asked for and to serve.
+    pub userfaults: Table<UserfaultCall>,
     /// What it was advised.
     pub advice: Table<Advice>,
     /// The NUMA policies of its mappings.
@@ -604,9 +609,10 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 4 * 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 12 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40 + 40);
+    assert!(size_of::<Arguments>() == 56 + 13 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40 + 40);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<IssuedRing>() == 24 + 12 * 4 + 2 * 16);
+    assert!(size_of::<UserfaultCall>() == 32);
     assert!(size_of::<Attachment>() == 24 && size_of::<Piece>() == 24);
     assert!(size_of::<LateDescriptor>() == 16 && size_of::<Filter>() == 24);
 };

@@ -119,6 +119,7 @@ fn every_process_gets_a_region_of_its_own() {
                 late: (Vec::new(), -1),
                 exe: 900,
                 issued: Vec::new(),
+                serving: Vec::new(),
                 stores: (910..).take(checkpoint.stores.len()).collect(),
                 segments: checkpoint.segments.iter().map(|segment| (segment.shmid, 930)).collect(),
                 segment_sizes: BTreeMap::new(),

@@ -61,6 +61,7 @@ mod unix_plan;
 mod unix_queues;
 mod unix_sockets;
 mod user;
+mod userfault;
 mod watched;
 mod window;
 
@@ -98,6 +99,7 @@ pub use self::networks::Networks;
 use self::opener::Opener;
 pub(crate) use self::user::User;
 pub(crate) use io_uring::Issued;
+pub(crate) use userfault::Serving;
 use window::Window;
 
 /// What the rest of the restore tells the files part.

@@ -9,6 +9,7 @@ mod issued;
 mod mappings;
 mod table;
 mod threads;
+mod userfaults;
 
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
@@ -26,7 +27,7 @@ pub(crate) use threads::{name, scheduling};
 
 use self::table::Tables;
 use crate::error::Error;
-use crate::files::{Issued, Late};
+use crate::files::{Issued, Late, Serving};
 use crate::forked::Layout;
 use crate::gap::place;
 use crate::host::{Host, Range};
@@ -51,6 +52,8 @@ pub(crate) struct Descriptors {
     pub(crate) segment_sizes: BTreeMap<(u32, u64), u64>,
     /// Rings to which one thread of it alone may submit.
     pub(crate) issued: Vec<Issued>,
+    /// Its userfaultfds.
+    pub(crate) serving: Vec<Serving>,
     /// Pages files.
     pub(crate) stores: Vec<RawFd>,
     /// Descriptors from this one on are the restore's own.
@@ -264,6 +267,7 @@ pub(crate) fn region(
     arguments.attachments = tables.put(&attachments);
     arguments.attached = tables.put(&pieces);
     arguments.issued = issued::lay_out((body, mapped), &descriptors.issued, &mut tables)?;
+    arguments.userfaults = userfaults::lay_out(&descriptors.serving, &mut tables);
 
     // In the region: the code, the stacks, the arguments with their tables, the waiting vDSO.
     let threads = body.threads.len();

@@ -105,9 +105,8 @@ pub fn process_behind(path: &[u8]) -> Option<HostPid> {
 fn anonymous(name: &[u8]) -> Option<String> {
     let text = match name {
         b"[eventfd]" | b"[eventpoll]" | b"[timerfd]" | b"[signalfd]" | b"[pidfd]" | b"inotify"
-        | b"[fanotify]" | b"[io_uring]" | b"bpf-map" => return None,
+        | b"[fanotify]" | b"[io_uring]" | b"bpf-map" | b"[userfaultfd]" => return None,
         b"[perf_event]" => "a performance counter",
-        b"[userfaultfd]" => "a userfaultfd",
         b"bpf-prog" => "a BPF program",
         b"bpf_link" | b"bpf-link" => "a BPF link",
         b"seccomp notify" => "a seccomp listener",

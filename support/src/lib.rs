@@ -23,6 +23,7 @@
 //! | [`ipc`] | System V shared memory and semaphores, and queues in IPC namespaces |
 //! | [`mqueue`] | POSIX message queues |
 //! | [`bpfmap`] | BPF maps |
+//! | [`userfaults`] | memory whose faults a program serves |
 //! | [`terminals`] | terminals |
 //! | [`peculiar`] | what open files do not tell themselves |
 //! | `shared_memory` | memory that processes have together |
@@ -62,6 +63,7 @@ pub mod sockets;
 pub mod terminals;
 pub mod tree;
 pub mod unsupported;
+pub mod userfaults;
 pub mod users;
 
 pub use unsupported::{Refusal, Unsupported, remedies, said, word};

@@ -23,16 +23,15 @@ const DEVICE: Refusal = Refusal::fixed(
     "have the program unmap it (munmap) and close the device before the dump",
 );
 const USERFAULTFD: Refusal = Refusal::fixed(
-    "the process serves its own page faults by userfaultfd",
+    "the process serves its own page faults by userfaultfd (UFFDIO_REGISTER_MODE_MINOR), which cannot be carried yet",
     "have the program unregister it (UFFDIO_UNREGISTER) before the dump",
 );
 
-static FLAGS: [(VmFlags, Refusal); 8] = [
+static FLAGS: [(VmFlags, Refusal); 7] = [
     (VmFlags::HUGE_TLB, HUGE_PAGES),
     (VmFlags::PFN_MAP, DEVICE),
     (VmFlags::IO, DEVICE),
     (VmFlags::MIXED_MAP, DEVICE),
-    (VmFlags::UFFD_MISSING, USERFAULTFD),
     (VmFlags::UFFD_MINOR, USERFAULTFD),
     (VmFlags::SHADOW_STACK, Refusal::fixed("a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK)),
     (

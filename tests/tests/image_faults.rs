@@ -50,8 +50,9 @@ impl Pair {
         let machine = Machine::prepare();
         let scratch = Scratch::new();
         let other = Workload::start(family, scratch.path("other"));
-        let by_programs =
-            ["io_uring", "semaphore", "mqueue_"].iter().any(|it| family.starts_with(it));
+        let by_programs = ["io_uring", "semaphore", "mqueue_", "userfaults"]
+            .iter()
+            .any(|it| family.starts_with(it));
         dump(&machine, &other, &scratch.path("of-other"), by_programs);
         let workload = Workload::start(family, scratch.path("work"));
         dump(&machine, &workload, &scratch.path("images"), by_programs);
@@ -277,10 +278,10 @@ fn a_failure_with_nested_pid_namespaces_is_told() {
 
 seen! {
     ghosts memfd pipes shared_memory timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
-    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings mqueue_messages mqueue_namespace
+    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings mqueue_messages mqueue_namespace userfaults
 }
 
 without_manifest! {
     inotify shared_memory sysv_memory threads unix_sockets networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces
-    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings mqueue_messages mqueue_namespace
+    datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings mqueue_messages mqueue_namespace userfaults
 }

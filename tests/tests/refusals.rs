@@ -415,11 +415,6 @@ fn a_file_without_a_name_that_must_not_be_changed() {
 }
 
 #[test]
-fn userfaultfd() {
-    refused("unsupported-userfaultfd", &["userfaultfd"]);
-}
-
-#[test]
 fn files_of_proc_about_threads() {
     refused("unsupported-proc_thread", &["/proc", "descriptor"]);
 }

@@ -91,6 +91,7 @@ mod tun;
 mod unix_sockets;
 mod unsupported;
 mod unsupported_files;
+mod userfaults;
 mod users;
 mod waits;
 mod woken;
@@ -363,7 +364,11 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-urgent_byte", unsupported::urgent_byte),
     ("unsupported-unchangeable", memfd::unchangeable),
     ("unsupported-write_error", unsupported_files::write_error),
-    ("unsupported-userfaultfd", unsupported::userfaultfd),
+    ("unsupported-userfaults_of_shared", userfaults::of_shared),
+    ("unsupported-userfaults_protecting", userfaults::protecting),
+    ("unsupported-userfaults_shared", userfaults::shared),
+    ("userfaults", userfaults::missing),
+    ("userfaults_unread", userfaults::unread),
     ("users_all", users::all),
     ("users_alone", users::alone),
     ("users_covered", users::covered),

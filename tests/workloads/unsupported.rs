@@ -30,11 +30,6 @@ pub(crate) fn inotify(stage: &Stage) -> Outcome {
     holding(stage, instance.into(), "inotify")
 }
 
-pub(crate) fn userfaultfd(stage: &Stage) -> Outcome {
-    // SAFETY: takes an integer.
-    holding(stage, unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }, "userfaultfd")
-}
-
 /// A file that has lost the name by which it was opened, and has another.
 pub(crate) fn lost_name(stage: &Stage) -> Outcome {
     let (name, other) = (stage.path("a name"), stage.path("other"));

@@ -27,6 +27,7 @@ mod terminal_source;
 mod terminals;
 mod tracks;
 mod undo;
+mod userfaults;
 
 use ids::HostPid;
 use kernel::bpf::IterTarget;

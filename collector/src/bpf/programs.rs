@@ -23,10 +23,10 @@ const fn tracepoint(name: &'static str, target: &'static str) -> Program {
 }
 
 /// How many iterators there are, as many as `What` has names.
-pub(super) const ITERATORS: usize = 11;
+pub(super) const ITERATORS: usize = 13;
 
 /// The iterators, then those that count; of these the first counts system calls.
-pub(super) const PROGRAMS: [Program; 15] = [
+pub(super) const PROGRAMS: [Program; 17] = [
     iterator("task", "bpf_iter_task"),
     iterator("task_file", "bpf_iter_task_file"),
     iterator("task_file_some", "bpf_iter_task_file"),
@@ -38,6 +38,8 @@ pub(super) const PROGRAMS: [Program; 15] = [
     iterator("task_file_rings", "bpf_iter_task_file"),
     iterator("task_requests", "bpf_iter_task"),
     iterator("task_file_queue", "bpf_iter_task_file"),
+    iterator("task_file_userfault", "bpf_iter_task_file"),
+    iterator("task_vma_served", "bpf_iter_task_vma"),
     tracepoint("sys_exit", "btf_trace_sys_exit"),
     tracepoint("track_fork", "btf_trace_sched_process_fork"),
     tracepoint("track_exec", "btf_trace_sched_process_exec"),
@@ -46,7 +48,7 @@ pub(super) const PROGRAMS: [Program; 15] = [
 
 /// Their places, by how long the verifier takes for them.
 pub(super) const LONGEST_FIRST: [usize; PROGRAMS.len()] =
-    [2, 1, 0, 4, 10, 8, 7, 5, 11, 3, 9, 6, 12, 14, 13];
+    [2, 1, 0, 4, 10, 8, 7, 5, 13, 3, 9, 6, 14, 16, 15, 11, 12];
 
 /// The maps that the reader of the programs uses, too.
 pub(super) const MAPS: [&str; 6] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED", "QUEUES"];
@@ -76,6 +78,10 @@ pub(super) enum What {
     Requests,
     /// Messages in a POSIX queue of this process.
     Messages,
+    /// Userfaultfds.
+    Userfaults,
+    /// Mappings that they serve.
+    ServedMappings,
 }
 
 impl What {
@@ -89,6 +95,8 @@ impl What {
             Self::Rings => "io_urings",
             Self::Requests => "requests of io_urings",
             Self::Messages => "messages in queues",
+            Self::Userfaults => "userfaultfds",
+            Self::ServedMappings => "mappings with userfaultfds",
         }
     }
 }

@@ -100,7 +100,11 @@ impl BpfSource {
     }
 
     /// Runs an iterator over a process; whether it lives.
-    fn iterate_over_living(&mut self, what: What, of: IterTarget) -> Result<bool, BpfError> {
+    pub(super) fn iterate_over_living(
+        &mut self,
+        what: What,
+        of: IterTarget,
+    ) -> Result<bool, BpfError> {
         match self.iterate(what, of) {
             Err(BpfError::Iterate { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {
                 Ok(false)

@@ -21,6 +21,7 @@ use support::rings::{
 
 use super::beside::Part;
 use super::file_kind::FileKind;
+use super::made_in_task::MadeInTask;
 use super::problem::{Doing, Problem, unexpected};
 use super::survey::Survey;
 
@@ -261,14 +262,18 @@ fn files(survey: &Survey<'_>, pid: HostPid, ring: &Ring) -> Result<Vec<RingFileE
         let file = match registered.file {
             RegisteredFile::None => None,
             RegisteredFile::Descriptor(fd) => match entry_of(survey, pid, fd) {
-                Some(entry) => Some(entry.id),
-                None => return Err(file_elsewhere(place)),
+                Some(entry) if !is_made_in_task(survey, entry.id) => Some(entry.id),
+                _ => return Err(file_elsewhere(place)),
             },
             RegisteredFile::Elsewhere => return Err(file_elsewhere(place)),
         };
         Ok(RingFileEntry { file, tag })
     });
     files.collect()
+}
+
+fn is_made_in_task(survey: &Survey<'_>, id: u32) -> bool {
+    survey.out.beside.get::<MadeInTask>().is_some_and(|files| files.0.contains(&id))
 }
 
 /// The entry of the eventfd that is told of completions.

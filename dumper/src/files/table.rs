@@ -27,6 +27,7 @@ use super::terminals::OpenTerminal;
 use super::timerfd::Timerfd;
 use super::tun::Tun;
 use super::unix_sockets::UnixSocket;
+use super::userfault::Userfault;
 
 /// In the order in which they are asked whether a file is theirs.
 static KINDS: &[&dyn FileKind] = &[
@@ -39,6 +40,7 @@ static KINDS: &[&dyn FileKind] = &[
     &Namespace,
     &Pidfd,
     &IoUring,
+    &Userfault,
     &BpfMap,
     &Memfd,
     &MessageQueue,

@@ -96,6 +96,8 @@ pub(super) fn can_log(mapping: &Mapping) -> bool {
     mapping.kind.is_anonymous()
         && of_mapping(mapping).is_none()
         && mapping.flags.contains(VmFlags::MAY_WRITE)
+        // A mapping has one userfaultfd, and this one is the program's.
+        && !mapping.flags.contains(VmFlags::UFFD_MISSING)
         // The kernel registers none of it.
         && !mapping.flags.contains(VmFlags::DROPPABLE)
 }

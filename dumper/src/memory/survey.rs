@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::processes::{is_zombie, lenders};
 use crate::segment::{Key, Segment};
 use crate::threads::share;
+use crate::userfaults::is_served;
 
 /// Bytes of memory of no file, side by side, that are worth a walk of their own.
 const LARGE: u64 = 1 << 20;
@@ -320,7 +321,13 @@ impl PlannedMemory {
             false => 1,
         };
         let own = anonymous_pages(pid, &mut self.map, parts(process, anonymous), threads)?;
-        for more in [own, std::mem::take(&mut self.pages.runs), whole.to_vec()] {
+        // What is not there is another thing than zeros, for who serves it.
+        let mut there = Vec::new();
+        for mapping in process.mappings.iter().filter(|mapping| is_served(mapping.flags)) {
+            let span = PageRun::new(mapping.start, mapping.end);
+            self.map.pages_there(span, &mut there).map_err(failed)?;
+        }
+        for more in [own, std::mem::take(&mut self.pages.runs), whole.to_vec(), there] {
             if !more.is_empty() {
                 found = union(&found, &more);
             }

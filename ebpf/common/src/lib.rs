@@ -14,6 +14,7 @@ mod rings;
 mod terminals;
 pub mod track;
 mod undo;
+mod userfaults;
 
 pub use files::{FileRecord, HeldRecord, HoldersRecord, beside, peculiar};
 pub use mqueue::{
@@ -22,6 +23,7 @@ pub use mqueue::{
 pub use rings::{REGISTERED_FILES, RegisteredFile, RequestsRecord, RingRecord, ring};
 pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
 pub use undo::{UNDO_SEMAPHORES, UndoHead, UndoRecord};
+pub use userfaults::{ServedRecord, USERFAULT_STARTED, UserfaultRecord};
 
 #[cfg(feature = "host")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -75,6 +77,10 @@ pub const KIND_MESSAGE_QUEUE: u32 = 16;
 pub const KIND_MESSAGE: u32 = 17;
 /// A piece of the message before: its bytes follow.
 pub const KIND_PIECE: u32 = 18;
+/// A [`UserfaultRecord`].
+pub const KIND_USERFAULT: u32 = 19;
+/// A [`ServedRecord`].
+pub const KIND_SERVED: u32 = 20;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;

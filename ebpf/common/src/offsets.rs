@@ -407,6 +407,10 @@ offsets! {
     INPUT_LITERAL_NEXT = "n_tty_data.lnext" optional_bit;
     INPUT_BUFFER = "n_tty_data.read_buf" optional;
     INPUT_LINE_ENDS = "n_tty_data.read_flags" optional;
+    USERFAULT_MEMORY = "userfaultfd_ctx.mm" optional;
+    USERFAULT_FLAGS = "userfaultfd_ctx.flags" optional;
+    USERFAULT_FEATURES = "userfaultfd_ctx.features" optional;
+    VMA_USERFAULT = "vm_area_struct.vm_userfaultfd_ctx.ctx" optional;
     QUEUE_INODE = "mqueue_inode_info.vfs_inode" optional;
     QUEUE_TREE = "mqueue_inode_info.msg_tree.rb_node" optional;
     QUEUE_MESSAGES = "mqueue_inode_info.attr.mq_curmsgs" optional;

@@ -28,6 +28,7 @@ use super::terminals::TtyFileEntry;
 use super::timerfd::TimerfdEntry;
 use super::tun::TunfileEntry;
 use super::unix_sockets::UnixSkEntry;
+use super::userfault::UserfaultFileEntry;
 
 /// The table of the kinds of open file: number, what it is called, and its member of [`FileEntry`].
 macro_rules! kinds {
@@ -118,6 +119,8 @@ kinds! {
     MQUEUE = 1000, "message queue", mq;
     /// An io_uring (ours: CRIU has none).
     IO_URING = 1001, "io_uring", uring;
+    /// A userfaultfd.
+    USERFAULT = 1002, "userfaultfd", userfault;
 }
 
 /// A descriptor of a descriptor table.
@@ -216,6 +219,9 @@ pub struct FileEntry {
     /// Of kind `IO_URING`.
     #[prost(message, optional, boxed, tag = "1002")]
     pub uring: Option<Box<IoUringFileEntry>>,
+    /// Of kind `USERFAULT`.
+    #[prost(message, optional, boxed, tag = "1003")]
+    pub userfault: Option<Box<UserfaultFileEntry>>,
 }
 
 impl FileEntry {

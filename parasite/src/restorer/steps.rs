@@ -115,4 +115,6 @@ steps! {
     Share = 45, "wait for who has the same memory, by its arguments at";
     /// An io_uring comes to where it stood, by the thread that alone submits to it.
     RingIssue = 44, "count the requests of the io_uring, descriptor";
+    /// A userfaultfd comes to serve what it served.
+    Userfault = 46, "have memory served by the userfaultfd, descriptor";
 }

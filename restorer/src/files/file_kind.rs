@@ -63,6 +63,11 @@ pub(super) trait FileKind: Debug + Sync {
         false
     }
 
+    /// Whether [`own`](Self::own) is done before that of others, as it puts into place what they refer to by descriptors.
+    fn is_owned_first(&self) -> bool {
+        false
+    }
+
     /// The descriptors that a task must have in which [`own`](Self::own) is done, beside that of the file.
     fn owned_with(&self, _file: &FileEntry) -> Vec<u32> {
         Vec::new()

@@ -36,8 +36,15 @@ impl OpenFiles {
                 .map_err(of_task(format!("put in place descriptor {number}")))?;
             file.settle(number);
         }
+        let is_first =
+            |file: &FileEntry| of_type(file.r#type).is_some_and(|kind| kind.is_owned_first());
+        let is_owned = |id: u32| self.holders.get(&id) == Some(&task.files_id);
+        self.each(task, |entry, file| match is_first(file) && is_owned(entry.id) {
+            true => self.own(entry, file, task),
+            false => Ok(()),
+        })?;
         self.each(task, |entry, file| {
-            if self.holders.get(&entry.id) == Some(&task.files_id) {
+            if !is_first(file) && is_owned(entry.id) {
                 self.own(entry, file, task)?;
             }
             match of_type(file.r#type) {

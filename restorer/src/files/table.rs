@@ -22,6 +22,7 @@ use super::terminals::OpenTerminal;
 use super::timerfd::Timerfd;
 use super::tun::Tun;
 use super::unix_sockets::UnixSocket;
+use super::userfault::Userfault;
 
 /// In the order in which they are opened.
 static KINDS: &[&dyn FileKind] = &[
@@ -45,6 +46,7 @@ static KINDS: &[&dyn FileKind] = &[
     &PacketSocket,
     &Tun,
     &IoUring,
+    &Userfault,
     // Last, because they leave names in file systems, which no error must leave behind.
     &UnixSocket,
 ];

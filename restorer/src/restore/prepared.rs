@@ -109,6 +109,7 @@ pub(super) fn all(
             segments: shared.segments.clone(),
             segment_sizes: shared.segment_sizes.clone(),
             issued: files.issued(body.ids.files_id),
+            serving: files.serving(body.ids.files_id),
             stores: shared.stores.clone(),
             base,
             late: if part == Part::Other {

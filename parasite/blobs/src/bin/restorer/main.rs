@@ -30,6 +30,7 @@ mod process;
 mod rings;
 mod sharing;
 mod thread;
+mod userfaults;
 
 use context::Context;
 use parasite::restorer::Arguments;

@@ -8,7 +8,7 @@ use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
 
 use crate::context::Context;
 use crate::thread::NODES;
-use crate::{aio, pages, rings, thread};
+use crate::{aio, pages, rings, thread, userfaults};
 
 const MREMAP_MAYMOVE: usize = 1;
 const MREMAP_FIXED: usize = 2;
@@ -41,6 +41,7 @@ pub fn restore(context: &Context) {
     give_keys(context);
     notes(context);
     attributes(context);
+    userfaults::serve(context);
     seal(context);
 }
 
