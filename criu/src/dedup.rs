@@ -10,14 +10,18 @@ use crate::{Directories, Done, Error};
 pub(crate) fn run(directories: &Directories) -> Result<Done, Error> {
     let back = dedup::deduplicate(&directories.images);
     let back = back.map_err(|error| Error::Dedup(error.into()))?;
-    info!("Deduplicated: {} pages were given back", back.pages);
+    match back {
+        Some(back) => info!("Deduplicated: {} pages were given back", back.pages),
+        // A dump whose parent was of no use has no link to it.
+        None => warn!("Deduplicated: these images leave nothing to a parent"),
+    }
     Ok(Done::Deduplicated)
 }
 
 /// The same after a dump, if that is asked for and there is a parent. The dump has succeeded, whatever comes of it.
 pub(crate) fn after_dump(options: &Options, directories: &Directories) {
     if options.auto_dedup && options.previous.is_some() {
-        told(dedup::deduplicate(&directories.images));
+        told(dedup::deduplicate(&directories.images).map(Option::unwrap_or_default));
     }
 }
 

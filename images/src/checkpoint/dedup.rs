@@ -30,20 +30,18 @@ pub struct GivenBack {
     pub pages: u64,
 }
 
-/// Has the parents of the checkpoint in a directory give back the room of pages that it has itself.
+/// Has the parents of the checkpoint in a directory give back the room of pages that it has itself; `None` of one that has no
+/// parent, as it leaves nothing to any.
 ///
 /// # Errors
-/// If there is no parent, or the file system cannot do it.
-pub fn deduplicate(directory: &Path) -> Result<GivenBack, Error> {
+/// If the file system cannot do it.
+pub fn deduplicate(directory: &Path) -> Result<Option<GivenBack>, Error> {
     let images = Images::open(directory)?;
     if images.parent()?.is_none() {
-        return Err(Error::invalid(
-            names::PARENT_LINK,
-            "there is no parent whose pages could be given back",
-        ));
+        return Ok(None);
     }
     let child: Arc<dyn ImageStore> = Arc::new(Directory::open(directory)?);
-    of_store(&child, &images.id()?)
+    of_store(&child, &images.id()?).map(Some)
 }
 
 /// The same for a directory that is no whole checkpoint: what a page server has taken.
