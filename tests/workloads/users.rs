@@ -341,6 +341,7 @@ pub(crate) fn covered_inside(stage: &Stage) -> Outcome {
     tmpfs("lower");
     fs::write("/old/file", "covered").expect("write");
     chown("/old/file", Some(1007), Some(5)).expect("chown");
+    let attributes = give_attributes("/old/file");
     tmpfs("upper");
     let before = crate::mounts::table();
     stage.ready_then_wait();
@@ -350,5 +351,42 @@ pub(crate) fn covered_inside(stage: &Stage) -> Outcome {
     found.works("unmount", umount2("/old", MntFlags::empty()));
     found.same("below", &Some("covered".to_owned()), &fs::read_to_string("/old/file").ok());
     found.same("its owner", &Some(1007), &fs::metadata("/old/file").map(|is| is.uid()).ok());
+    found.same("who may", &attributes, &attributes_of("/old/file"));
     found.outcome()
+}
+
+/// An access list that names a user and a group, and capabilities: who that is counts inside.
+fn give_attributes(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut list = 2u32.to_le_bytes().to_vec();
+    let entries: [(u16, u16, u32); 6] = [
+        (1, 6, u32::MAX),
+        (2, 6, 1003),
+        (4, 4, u32::MAX),
+        (8, 4, 7),
+        (16, 6, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    for (tag, may, id) in entries {
+        list.extend(tag.to_le_bytes().iter().chain(&may.to_le_bytes()));
+        list.extend(id.to_le_bytes());
+    }
+    // Revision 2 and effective, CAP_NET_BIND_SERVICE alone.
+    let words = [0x0200_0001u32, 1 << 10, 0, 0, 0];
+    let capabilities = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let file = File::open(path).expect("open");
+    let given = [
+        (b"security.capability".to_vec(), capabilities),
+        (b"system.posix_acl_access".to_vec(), list),
+    ];
+    for (name, value) in &given {
+        kernel::attributes::set(&file, name, value).expect("setxattr");
+    }
+    assert_eq!(attributes_of(path), given);
+    given.into()
+}
+
+fn attributes_of(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut found = kernel::attributes::list(File::open(path).expect("open")).expect("listxattr");
+    found.sort();
+    found
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use images::id_map::{Id, IdMap, owner_is_known};
-use images::{ImageWriter, names};
+use images::{ImageWriter, attribute_ids, names};
 use kernel::paths::{Links, find};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, fstat};
@@ -101,7 +101,9 @@ fn archive(
         if kind == libc::S_IFSOCK {
             continue;
         }
-        add(&mut archive, &path, &handle, &stat)?;
+        add(&mut archive, &path, &handle, (&stat, ids)).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
         if kind == libc::S_IFDIR {
             let mut below: Vec<_> = std::fs::read_dir(link(&handle))?
                 .map(|entry| Ok(path.join(entry?.file_name())))
@@ -122,11 +124,12 @@ fn add(
     archive: &mut Builder<&mut File>,
     path: &Path,
     handle: &OwnedFd,
-    stat: &FileStat,
+    (stat, ids): (&FileStat, &IdMap),
 ) -> io::Result<()> {
     let attributes = kernel::attributes::list(handle)?;
     let mut more = vec![("mtime".to_owned(), time(stat.st_mtime, stat.st_mtime_nsec).into_bytes())];
     for (name, value) in attributes {
+        let value = attribute_ids::inside(ids, &name, value)?;
         let name = String::from_utf8(name).map_err(io::Error::other)?;
         more.push((format!("SCHILY.xattr.{name}"), value));
     }
