@@ -41,11 +41,10 @@ mod many;
 mod mappings;
 mod memfd;
 mod memory;
+mod mounting;
 mod mounts;
 mod mounts_deleted;
-mod mounts_hidden;
 mod mounts_nested_proc;
-mod mounts_read_only;
 mod mqueue;
 mod mqueue_messages;
 mod multicast;
@@ -126,8 +125,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("forked", forked::run),
     ("forked_deep", forked::deep),
     ("ghosts", ghosts::run),
-    ("ghosts_read_only", mounts_read_only::ghosts_read_only),
-    ("ghosts_unbindable", mounts_read_only::ghosts_unbindable),
+    ("ghosts_read_only", mounts::read_only::ghosts_read_only),
+    ("ghosts_unbindable", mounts::read_only::ghosts_unbindable),
     ("guards", guards::run),
     ("held", held::run),
     ("huge_pages", huge_pages::run),
@@ -275,8 +274,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("socket_filters", socket_filters::run),
     ("socket_filters_locked", socket_filters::locked),
     ("socket_options", socket_options::run),
-    ("socket_hidden", mounts_hidden::socket_hidden),
-    ("socket_read_only", mounts_read_only::socket_read_only),
+    ("socket_hidden", mounts::hidden::socket_hidden),
+    ("socket_read_only", mounts::read_only::socket_read_only),
     ("socket_options_hidden", socket_options::hidden),
     ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),

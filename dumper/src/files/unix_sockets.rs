@@ -1,10 +1,11 @@
 //! Unix sockets: names, peers, and what is queued.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Component;
+use std::path::{Component, Path, PathBuf};
 
 use std::sync::Arc;
 
@@ -371,8 +372,8 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     let name = entry.name.strip_suffix(&[0]).unwrap_or(&entry.name);
     if !name.starts_with(b"/") {
         // A file may have been renamed before its last name was removed: a restore does so.
-        let last = std::path::Path::new(std::ffi::OsStr::from_bytes(name)).file_name();
-        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+        let last = Path::new(OsStr::from_bytes(name)).file_name();
+        let path = Path::new(OsStr::from_bytes(path));
         let path = match last.filter(|_| deleted) {
             Some(last) => path.with_file_name(last),
             None => path.to_owned(),
@@ -389,10 +390,15 @@ fn check_path(
     name: &[u8],
     stat: &FileStat,
 ) -> Result<bool, Problem> {
-    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-    let is_hidden = || place.is_hidden(path.parent().unwrap_or(path));
+    let path = Path::new(OsStr::from_bytes(path));
+    let hidden = || match place.is_hidden(path.parent().unwrap_or(path)) {
+        true if !can_be_led(Path::new(OsStr::from_bytes(name))) => {
+            Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
+        }
+        is_hidden => Ok(is_hidden),
+    };
     if stat.st_nlink == 0 || path.as_os_str().as_bytes().ends_with(b" (deleted)") {
-        return Ok(is_hidden());
+        return hidden();
     }
     let found = place.find(path);
     let is_it = |found: FileStat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
@@ -402,16 +408,19 @@ fn check_path(
         Err(_) => false,
         Ok(found) => nix::sys::stat::fstat(found).is_ok_and(is_it),
     };
-    // A restore leads the name to what was its directory before that was hidden.
-    let name = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
-    let plain =
-        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
-    let can_be_led = || name.components().all(plain) && name.parent() != Some("/".as_ref());
-    match is_there {
-        true => Ok(false),
-        false if is_hidden() && can_be_led() => Ok(true),
+    match is_there || hidden()? {
+        true => Ok(!is_there),
         false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
     }
+}
+
+/// Whether a restore can lead a name to what was its directory before that was hidden: that is not the root, and no part goes up.
+fn can_be_led(name: &Path) -> bool {
+    let plain =
+        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
+    let is_named = |part| matches!(part, Component::Normal(_));
+    let is_deep = name.parent().is_some_and(|parent| parent.components().any(is_named));
+    name.components().all(plain) && (is_deep || name.is_relative())
 }
 
 /// Which directory a file is in; `None` if that is not there any more.
@@ -420,7 +429,7 @@ fn directory_of(
     path: &[u8],
     file_systems: &mut FileSystems,
 ) -> Option<FileIdentity> {
-    let parent = std::path::Path::new(std::ffi::OsStr::from_bytes(path)).parent()?;
+    let parent = Path::new(OsStr::from_bytes(path)).parent()?;
     let handle = place.find(parent).ok()?;
     let stat = nix::sys::stat::fstat(&handle).ok()?;
     file_systems.identity(&handle, &stat).filter(|_| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
@@ -428,9 +437,8 @@ fn directory_of(
 
 /// What stands before a relative name in the path that it led to.
 fn directory(path: &[u8], name: &[u8]) -> Result<Vec<u8>, Problem> {
-    let shown = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
-    let plain: std::path::PathBuf =
-        shown.components().filter(|part| *part != Component::CurDir).collect();
+    let shown = Path::new(OsStr::from_bytes(name));
+    let plain: PathBuf = shown.components().filter(|part| *part != Component::CurDir).collect();
     path.strip_suffix(plain.as_os_str().as_bytes())
         .and_then(|rest| rest.strip_suffix(b"/"))
         .map(|rest| if rest.is_empty() { b"/".to_vec() } else { rest.to_vec() })

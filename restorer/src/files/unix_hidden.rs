@@ -1,16 +1,28 @@
 //! Names of Unix sockets in directories that a mount hides, so that no path leads there.
 
-use std::ffi::OsStr;
 use std::fs::{DirBuilder, create_dir};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use kernel::{mounts, namespaces};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
+
+/// Whether a name can be led to a directory: it does not begin with a place of the kernel's, and no part of it goes up.
+pub(super) fn can_be_led(name: &Path) -> bool {
+    let plain =
+        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
+    let is_deep = name.parent().is_some_and(|parent| has_parts(parent));
+    is_deep && name.components().all(plain)
+}
+
+/// Whether a path is more than the root, or the directory that it counts from.
+pub(super) fn has_parts(path: &Path) -> bool {
+    path.components().any(|part| matches!(part, Component::Normal(_)))
+}
 
 /// Does `work` where the directory of `name` is `directory`: in a mount namespace of its own that has nothing else in it. The last on the
 /// way to the name is a link to the handle, by which the kernel comes to the directory itself, whatever lies on it.
@@ -19,29 +31,63 @@ pub(super) fn led(
     directory: &OwnedFd,
     work: impl FnOnce() -> io::Result<()> + Send,
 ) -> io::Result<()> {
-    /// Where the links to handles are. A name that begins so is not found, which its error says.
-    const PROC: &str = ".stasis-proc";
-    let handle = |path: &OsStr| {
+    let parent = name.parent().filter(|_| can_be_led(name)).ok_or(io::ErrorKind::InvalidInput)?;
+    let handle = |path: &Path| {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok::<_, io::Error>(open(path, flags, Mode::empty())?)
     };
     let apart = || {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        let root = handle("/".as_ref())?;
+        let root = handle(Path::new("/"))?;
         let processes = mounts::copy(&root, Path::new("proc"), true)?;
         let place = mounts::make(b"tmpfs", b"stasis", [])?;
         mounts::attach(&place, &root)?;
         nix::unistd::fchdir(&place)?;
         nix::unistd::chroot(".")?;
-        create_dir(PROC)?;
-        mounts::attach(processes, handle(PROC.as_ref())?)?;
-        let parent = name.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        if let Some(above) = parent.parent().filter(|above| !above.as_os_str().is_empty()) {
+        // As long as there is nothing else here that the name could lead to.
+        let links = place_of_links(parent);
+        if let Some(above) = parent.parent().filter(|above| has_parts(above)) {
             DirBuilder::new().recursive(true).create(above)?;
         }
-        symlink(format!("/{PROC}/self/fd/{}", directory.as_raw_fd()), parent)?;
+        symlink(links.join("self/fd").join(directory.as_raw_fd().to_string()), parent)?;
+        create_dir(&links)?;
+        mounts::attach(processes, handle(&links)?)?;
         work()
     };
     namespaces::in_new("mnt", apart)
+}
+
+/// Where the links to handles are: a directory that a path does not begin with.
+fn place_of_links(path: &Path) -> PathBuf {
+    let first = path.components().find(|part| matches!(part, Component::Normal(_)));
+    let names = [Path::new("/processes"), Path::new("/handles")];
+    let [one, other] = names;
+    let is_taken = first.is_some_and(|first| Some(first.as_os_str()) == one.file_name());
+    if is_taken { other } else { one }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_led_where_nothing_else_is() {
+        for (name, can_be) in [
+            ("/a/b", true),
+            ("./a/./b", true),
+            ("a/b", true),
+            ("/b", false),
+            ("./b", false),
+            ("b", false),
+            ("/a/../b/c", false),
+            ("../a/b", false),
+        ] {
+            assert_eq!(can_be_led(Path::new(name)), can_be, "{name}");
+        }
+        assert_eq!(place_of_links(Path::new("/a/processes")), Path::new("/processes"));
+        for taken in ["/processes/1/root", "./processes", "processes/self"] {
+            assert_eq!(place_of_links(Path::new(taken)), Path::new("/handles"), "{taken}");
+        }
+    }
 }

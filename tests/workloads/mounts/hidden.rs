@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 
-use crate::mounts::{attach, is_in_user_namespace};
+use crate::mounting::{attach, is_in_user_namespace};
 use crate::stage::{Findings, Outcome, Stage};
 
 /// One in the namespace that the program was started in, which has to be nobody else's.
@@ -33,7 +33,12 @@ impl HiddenSockets {
     pub(crate) fn make(directory: &Path) -> Self {
         let here = std::env::current_dir().expect("directory");
         std::env::set_current_dir(directory).expect("chdir");
-        let names = [directory.join("below/whole"), "from-there".into(), "below/from-there".into()];
+        let names = [
+            directory.join("below/whole"),
+            "from-there".into(),
+            "./dotted".into(),
+            "below/from-there".into(),
+        ];
         let bound = names.map(|name| (name.clone(), UnixListener::bind(&name).expect("bind")));
         std::env::set_current_dir(here).expect("chdir");
         Self { directory: directory.to_owned(), sockets: bound.into() }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::mounts::{Lost, NONE, bind, mount_of, propagate};
+use crate::mounting::{Lost, NONE, bind, mount_of, propagate};
 use crate::stage::{Findings, Outcome, Stage};
 
 /// Things without a name on a mount that is read-only, of a file system that is not.
