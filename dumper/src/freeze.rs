@@ -10,7 +10,7 @@ use ids::HostPid;
 use kernel::sched::Urgent;
 
 use crate::error::Error;
-use crate::plan::Planned;
+use crate::plan::{Plan, Planned};
 use crate::processes::is_zombie;
 use crate::rights;
 use crate::rings;
@@ -41,12 +41,19 @@ impl<'d> Frozen<'d> {
         if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
             tracing::debug!(%error, "naps last longer than they should");
         }
-        planned.plan.files.await_quiet();
         let (date, before) = (SystemTime::now(), Instant::now());
         let (within, limit) = (options.stop_within, options.max_freeze);
-        let inventory = &planned.plan.inventory;
+        let Plan { inventory, files, .. } = &mut *planned.plan;
         let has_workers = |pid| inventory.processes.get(&pid).is_none_or(rings::has_rings);
-        let tree = freezer::stop(options.pid, within, limit, group.as_ref(), &has_workers);
+        let mut await_quiet = || files.await_quiet();
+        let tree = freezer::stop(
+            options.pid,
+            within,
+            limit,
+            group.as_ref(),
+            &has_workers,
+            &mut await_quiet,
+        );
         let tree = tree.map_err(failed)?;
         planned.plan.files.look_for_quiet();
         dump.clock.freeze(tree.since, options.max_freeze);

@@ -75,7 +75,7 @@ fn hold(root: HostPid, within: Duration, report: &StopReply, released: &Receiver
 
 /// Stops every thread of a tree, and looks until there is none that was missed.
 fn stop_whole(root: HostPid, within: Duration) -> Result<Frozen, stop::Error> {
-    let mut frozen = stop(root, within, Some(within), None, &|_| true)?;
+    let mut frozen = stop(root, within, Some(within), None, &|_| true, &mut || {})?;
     loop {
         let missed = running(root, &frozen)?;
         if missed.is_empty() {

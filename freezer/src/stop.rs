@@ -47,6 +47,7 @@ const OPTIONS: Options =
 /// holds the others for longer than `limit`. Between the tries all run on, so that what it waits for
 /// can happen. A control group that has the tree (`by`) makes all of them begin to stop at once. The kernel's
 /// own threads among those of a process that `has_workers` run on, with what the process has asked them to do.
+/// `before` is called before each try.
 ///
 /// # Errors
 /// If it cannot be stopped; it runs on.
@@ -56,6 +57,7 @@ pub fn stop(
     limit: Option<Duration>,
     by: Option<&FreezeGroup>,
     has_workers: &dyn Fn(HostPid) -> bool,
+    before: &mut dyn FnMut(),
 ) -> Result<Frozen, Error> {
     let started = Instant::now();
     let most = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
@@ -63,6 +65,7 @@ pub fn stop(
     let mut tries = 1;
     loop {
         let group = by.map(FreezeGroup::prepare).transpose().map_err(of_group)?;
+        before();
         match (Attempt { group, has_workers, ..Attempt::new(root, patience) }).run() {
             Err((Error::DidNotStop { tid, why, .. }, late)) => {
                 let after = started.elapsed();

@@ -131,7 +131,7 @@ fn a_cgroup_shared_with_others_is_not_frozen() {
 #[test]
 fn a_tree_is_released_as_it_is_asked_for() {
     let tree = Tree::start();
-    let frozen = stop(tree.pid(), SECOND, None, None, &|_| true).unwrap();
+    let frozen = stop(tree.pid(), SECOND, None, None, &|_| true, &mut || {}).unwrap();
     assert_eq!(frozen.processes.len(), 2);
     assert!(frozen.has(tree.pid(), tree.pid()));
     assert_eq!(tree.states(), b"tt");
@@ -139,12 +139,12 @@ fn a_tree_is_released_as_it_is_asked_for() {
     eventually("job control has stopped both", || tree.states() == b"TT");
 
     // Stopped by that, it can be stopped still, and is as it was afterwards.
-    let frozen = stop(tree.pid(), SECOND, None, None, &|_| true).unwrap();
+    let frozen = stop(tree.pid(), SECOND, None, None, &|_| true, &mut || {}).unwrap();
     assert!(frozen.processes[&tree.pid()][&tree.pid()].group_stop != 0);
     drop(frozen);
     eventually("job control keeps both", || tree.states() == b"TT");
     assert!(
-        matches!(stop(HostPid::new(i32::MAX).unwrap(), SECOND, None, None, &|_| true), Err(error) if error.is_gone())
+        matches!(stop(HostPid::new(i32::MAX).unwrap(), SECOND, None, None, &|_| true, &mut || {}), Err(error) if error.is_gone())
     );
 }
 

@@ -477,20 +477,6 @@ impl Stopped {
         Ok(info)
     }
 
-    /// The process that has sent this signal by tgkill(2), as it is called in the thread's pid namespace, or 0 for one of a namespace
-    /// around that; `None` for a signal that was sent in another way. No other process can make this say the thread's own number.
-    ///
-    /// # Errors
-    /// [`Error::Gone`] when the task was killed.
-    pub fn sender(&self) -> Result<Option<i32>> {
-        // `siginfo_t` of processors with 64 bits.
-        const CODE: usize = 8;
-        const PID: usize = 16;
-        let info = self.signal_info()?;
-        let word = |at: usize| info[at..].first_chunk().map_or(0, |word| i32::from_ne_bytes(*word));
-        Ok((word(CODE) == libc::SI_TKILL).then(|| word(PID)))
-    }
-
     /// The thread's restartable-sequence registration (Linux 5.13).
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use arch::syscall::nr;
 use ids::{HostPid, ImagePid};
 use kernel::process::send_signal;
 use kernel::procfs::{Dir, ProcFile, Status};
@@ -36,8 +37,6 @@ pub(crate) struct Tracer {
     dying: BTreeSet<ImagePid>,
     /// Numbers of all tasks that are to be: others may end as they like.
     ours: BTreeSet<ImagePid>,
-    /// What the process of each thread calls itself.
-    own: BTreeMap<ImagePid, ImagePid>,
     /// Who is who.
     pids: Pids,
     /// Who has numbers given out for births.
@@ -62,11 +61,10 @@ impl<E: Into<Error>> From<E> for Loss {
 }
 
 impl Tracer {
-    /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end. `own` is what the process of each thread calls itself.
+    /// For the tasks `ours`, which park by `park_signal`; those in `dying` may end.
     pub(crate) fn new(
         park_signal: i32,
         (dying, ours): (BTreeSet<ImagePid>, BTreeSet<ImagePid>),
-        own: BTreeMap<ImagePid, ImagePid>,
         pids: Pids,
     ) -> Self {
         Self {
@@ -75,7 +73,6 @@ impl Tracer {
             alive: BTreeSet::new(),
             dying,
             ours,
-            own,
             pids,
             registrars: None,
         }
@@ -181,7 +178,7 @@ impl Tracer {
     /// Lets a task go on from a stop that is none of its parking; gives it back if it is.
     fn pass(&self, task: Stopped, tid: HostPid) -> Result<Option<Stopped>, Loss> {
         let signal = match task.stop() {
-            Stop::Signal(signal) if signal == self.park_signal => match self.is_own(&task, tid) {
+            Stop::Signal(signal) if signal == self.park_signal => match Self::is_own(&task) {
                 Ok(true) => return Ok(Some(task)),
                 // Whoever may signal it must not say when it is built.
                 Ok(false) => 0,
@@ -202,17 +199,10 @@ impl Tracer {
         }
     }
 
-    /// Whether a task has sent the signal that it stops for itself.
-    fn is_own(&self, task: &Stopped, tid: HostPid) -> kernel::ptrace::Result<bool> {
-        let Some(sender) = task.sender()? else { return Ok(false) };
-        let own = self.pids.image(tid).and_then(|tid| self.own.get(&tid));
-        Ok(match own {
-            Some(own) => own.get() == sender,
-            // A process with one thread that only passes.
-            None => Dir::open(tid)
-                .and_then(|dir| Status::read(&dir))
-                .is_ok_and(|status| status.ns_pid.last().is_some_and(|own| own.get() == sender)),
-        })
+    /// Whether a task stops where it sends itself signals. (That it has sent one the kernel does not always tell: not of a user who has as
+    /// many pending as he may.) Up to its parking it sends itself none in that way, unless it ends by it.
+    fn is_own(task: &Stopped) -> kernel::ptrace::Result<bool> {
+        Ok(task.registers()?.call() == Some(nr::TGKILL))
     }
 
     /// Ends everything that was built and takes the dead away.

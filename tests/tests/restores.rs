@@ -126,10 +126,8 @@ fn a_root_with_a_parent_death_signal_outlives_the_restorer() {
         machine.await_no_children();
         engine.restore(&images, Dump::ENDING).must_succeed("restore");
         // The restorer has ended, and the signal would have come with that.
-        let ended = nix::sys::wait::waitpid(
-            nix::unistd::Pid::from_raw(program.pid()),
-            Some(nix::sys::wait::WaitPidFlag::WNOHANG),
-        );
+        let ended =
+            waitpid(Pid::from_raw(program.pid()), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
         assert_eq!(ended, Ok(nix::sys::wait::WaitStatus::StillAlive), "by {engine:?}");
         let again = scratch.path(&format!("again-{round}"));
         engine.dump(program.pid(), &again, Dump::RUNNING_ON).must_succeed("dump what lives");

@@ -342,7 +342,15 @@ fn a_user_who_signals_his_program_while_it_is_built() {
          for _ in range({TASKS} - 1):\n    if os.fork() == 0: break\n\
          while True: time.sleep(0.01)"
     );
-    let hammer = "import os, signal\nwhile True:\n    try: os.kill(-1, signal.SIGTRAP)\n    except ProcessLookupError: pass";
+    // By tgkill(2), too, which is how tasks say it.
+    let hammer = "import ctypes, os, signal, sys
+libc, tasks = ctypes.CDLL(None), [int(task) for task in sys.argv[1:]]
+while True:
+    for wanted in (signal.SIGTRAP, signal.SIGCONT):
+        try: os.kill(-1, wanted)
+        except ProcessLookupError: pass
+        for task in tasks: libc.tgkill(task, task, int(wanted))
+";
     let program = Program::start(&mut of_user(&many), &scratch.path("log"));
     let tasks = || {
         let text = fs::read_to_string(format!("/proc/{0}/task/{0}/children", program.pid()));
@@ -356,7 +364,9 @@ fn a_user_who_signals_his_program_while_it_is_built() {
     for round in 0..8 {
         Engine::Stasis.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
         machine.await_no_children();
-        let hammer = Program::start(&mut of_user(hammer), &scratch.path("hammer"));
+        let mut hammer = of_user(hammer);
+        hammer.args(before.iter().map(ToString::to_string));
+        let hammer = Program::start(&mut hammer, &scratch.path("hammer"));
         let restored = Engine::Stasis.restore(&images, Dump::ENDING);
         let hammer = nix::unistd::Pid::from_raw(hammer.pid());
         nix::sys::signal::kill(hammer, nix::sys::signal::Signal::SIGKILL).expect("kill");

@@ -38,7 +38,7 @@ pub(super) fn inject(
 }
 
 /// Lets a task go on by `how` up to `stop`. Everything that can be blocked is: a SIGSTOP that somebody sends it is too early, as it was
-/// while the task was built.
+/// while the task was built, and so is a SIGCONT, which the kernel tells as an interruption.
 pub(super) fn go_on(
     mut task: Stopped,
     stop: Stop,
@@ -48,7 +48,7 @@ pub(super) fn go_on(
         task = how(task)?.wait_stopped()?;
         match task.stop() {
             it if it == stop => return Ok(task),
-            Stop::Signal(libc::SIGSTOP) => {}
+            Stop::Signal(libc::SIGSTOP) | Stop::Interrupted => {}
             it => {
                 let what = format!("it stopped as {it:?} instead of {stop:?}");
                 return Err(Error::Lost { pid: task.tid().get(), what });

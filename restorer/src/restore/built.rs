@@ -86,12 +86,8 @@ pub(super) fn tracer(
 ) -> Result<Tracer, Error> {
     let mut dying = dying(checkpoint, plan);
     dying.extend(helpers.values());
-    let threads = checkpoint.living().flat_map(|(process, body)| {
-        let own = body.threads.first().map_or(process.pid, |leader| leader.levels.innermost());
-        body.threads.iter().map(move |thread| (thread.tid, own))
-    });
     let ours = plan.numbers.clone();
-    let tracer = Tracer::new(park_signal, (dying, ours), threads.collect(), Pids::of(inside));
+    let tracer = Tracer::new(park_signal, (dying, ours), Pids::of(inside));
     let tracer = tracer.with_registrars(registrars);
     let filtered = |(_, body): &(_, &Body)| body.threads.iter().any(Thread::is_filtered);
     let Some((process, _)) = checkpoint.living().find(filtered) else { return Ok(tracer) };

@@ -12,7 +12,7 @@ use crate::files::changed::{self, Which};
 use crate::files::{self, Connections, Holders};
 use crate::host::Host;
 use crate::inherited_values;
-use crate::load::{Checkpoint, Process, signal_of};
+use crate::load::{Checkpoint, Process, State, signal_of};
 use crate::network;
 use crate::numbers;
 use crate::on_behalf;
@@ -118,6 +118,14 @@ pub(super) fn park_signal(checkpoint: &Checkpoint) -> Result<i32, Error> {
         let queues = body.threads.iter().filter_map(|thread| thread.core.signals_p.as_ref());
         for entry in queues.chain(&process.core.signals_s).flat_map(|queue| &queue.signals) {
             pending |= 1 << (signal_of(&entry.siginfo) - 1);
+        }
+    }
+    // By one of these a task ends that had ended so.
+    for process in &checkpoint.processes {
+        if let State::Dead { status } = process.state
+            && libc::WIFSIGNALED(status)
+        {
+            pending |= 1 << (libc::WTERMSIG(status) - 1);
         }
     }
     // These mean something to the tracer, or cannot be blocked.
