@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 pub(super) fn can_be_led(name: &Path) -> bool {
     let plain =
         |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
-    let is_deep = name.parent().is_some_and(|parent| has_parts(parent));
+    let is_deep = name.parent().is_some_and(has_parts);
     is_deep && name.components().all(plain)
 }
 
