@@ -122,14 +122,14 @@ fn deleted(stage: &Stage) -> std::fs::File {
     file
 }
 
-fn set_attribute(file: &impl AsRawFd, name: &std::ffi::CStr, value: &[u8]) {
+pub(crate) fn set_attribute(file: &impl AsRawFd, name: &std::ffi::CStr, value: &[u8]) {
     let (fd, bytes) = (file.as_raw_fd(), value.as_ptr().cast());
     // SAFETY: a string that ends in 0, and bytes with their length.
     let set = unsafe { libc::fsetxattr(fd, name.as_ptr(), bytes, value.len(), 0) };
     check(set).expect("set an attribute");
 }
 
-fn attribute(file: &impl AsRawFd, name: &std::ffi::CStr) -> Vec<u8> {
+pub(crate) fn attribute(file: &impl AsRawFd, name: &std::ffi::CStr) -> Vec<u8> {
     let mut value = vec![0; 256];
     let (fd, bytes) = (file.as_raw_fd(), value.as_mut_ptr().cast());
     // SAFETY: a string that ends in 0, and a buffer with its length.

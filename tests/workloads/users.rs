@@ -1,6 +1,7 @@
 //! Trees in user namespaces of their own: with ids that are others outside, with the namespaces that belong to it, and
 //! what may be done in these.
 
+use std::ffi::CStr;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -14,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid, setsid};
 
+use crate::nameless::{attribute, set_attribute};
 use crate::stage::{Findings, Outcome, Stage, check};
 use crate::tree::child;
 
@@ -356,7 +358,7 @@ pub(crate) fn covered_inside(stage: &Stage) -> Outcome {
 }
 
 /// An access list that names a user and a group, and capabilities: who that is counts inside.
-fn give_attributes(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn give_attributes(path: &str) -> Vec<Vec<u8>> {
     let mut list = 2u32.to_le_bytes().to_vec();
     let entries: [(u16, u16, u32); 6] = [
         (1, 6, u32::MAX),
@@ -374,19 +376,17 @@ fn give_attributes(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let words = [0x0200_0001u32, 1 << 10, 0, 0, 0];
     let capabilities = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let file = File::open(path).expect("open");
-    let given = [
-        (b"security.capability".to_vec(), capabilities),
-        (b"system.posix_acl_access".to_vec(), list),
-    ];
-    for (name, value) in &given {
-        kernel::attributes::set(&file, name, value).expect("setxattr");
+    let given = vec![capabilities, list];
+    for (name, value) in ATTRIBUTES.iter().zip(&given) {
+        set_attribute(&file, name, value);
     }
     assert_eq!(attributes_of(path), given);
-    given.into()
+    given
 }
 
-fn attributes_of(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut found = kernel::attributes::list(File::open(path).expect("open")).expect("listxattr");
-    found.sort();
-    found
+const ATTRIBUTES: [&CStr; 2] = [c"security.capability", c"system.posix_acl_access"];
+
+fn attributes_of(path: &str) -> Vec<Vec<u8>> {
+    let file = File::open(path).expect("open");
+    ATTRIBUTES.iter().map(|name| attribute(&file, name)).collect()
 }
