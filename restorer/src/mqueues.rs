@@ -40,7 +40,8 @@ pub(crate) fn raise_limits() -> io::Result<()> {
     Limit::PosixBytes.set(&[MOST_BYTES])
 }
 
-/// Makes a queue by a name, in the namespace of the calling thread, and sends it its messages.
+/// Makes a queue by a name, in the namespace of the calling thread, and sends it its messages. [`settle`] is for when it is open as it
+/// was: not everybody who restores may open what others own.
 pub(crate) fn filled(
     name: &[u8],
     queue: &PosixQueue,
@@ -58,11 +59,16 @@ pub(crate) fn filled(
 }
 
 fn fill(made: &OwnedFd, queue: &PosixQueue, reader: &mut PayloadReader) -> io::Result<()> {
-    let entry = &queue.entry;
     for (message, payload) in queue.messages() {
         let bytes = reader.read(payload).map_err(io::Error::other)?;
         send(made, &bytes, message.priority)?;
     }
+    Ok(())
+}
+
+/// Gives a queue its owner, mode and times.
+pub(crate) fn settle(made: &OwnedFd, queue: &PosixQueue) -> io::Result<()> {
+    let entry = &queue.entry;
     fchown(made, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))?;
     fchmod(made, Mode::from_bits_truncate(entry.mode))?;
     let time = |it: Timespec| (it.tv_sec.cast_signed(), it.tv_nsec.cast_signed());

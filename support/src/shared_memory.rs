@@ -17,8 +17,8 @@ use inventory::{Process, ProcessState};
 use crate::births::Maker;
 use crate::unsupported::{Refusal, Unsupported};
 
-/// What cannot be made again of what processes of a tree have together. `makers` tells who makes each of `tree`; `root` is its root. Who waits in
-/// the kernel for a child of vfork has it for a moment (`is_passing`).
+/// What cannot be made again of what processes of a tree have together. `makers` tells who makes each of `tree`; `root` is its root. A child
+/// of vfork has it for a moment (`is_passing`).
 pub(crate) fn of_tree(
     root: HostPid,
     tree: &[&Process],
@@ -34,9 +34,9 @@ pub(crate) fn of_tree(
     }
     let mut found = Vec::new();
     for sharers in memories.values().filter(|sharers| sharers.len() > 1) {
-        if !sharers.iter().any(|sharer| is_passing(sharer.process)) {
-            found.extend(of_memory(root, tree, sharers));
-        }
+        let lasting: Vec<Sharer<'_>> =
+            sharers.iter().filter(|sharer| !is_passing(sharer.process)).copied().collect();
+        found.extend(of_memory(root, tree, &lasting));
     }
     found
 }
@@ -59,7 +59,7 @@ fn of_memory(root: HostPid, tree: &[&Process], sharers: &[Sharer<'_>]) -> Option
             || !sharer.process.ppid.is_some_and(|parent| members.contains_key(&parent))
     };
     // In a circle of parents there is none; images have no such tree.
-    let first = sharers.iter().find(is_top)?;
+    let first = sharers.iter().find(is_top).filter(|_| sharers.len() > 1)?;
     // Those who have their handlers from nobody.
     let mut handlers: BTreeSet<HostPid> =
         first.process.tables.signal_handlers.into_iter().collect();

@@ -201,9 +201,11 @@ fn of_births(root: HostPid, tree: &[&Process]) -> Vec<Unsupported> {
 /// A child of vfork uses the memory of its parent, which waits in the kernel until the child executes
 /// a program or ends: that passes.
 fn is_in_vfork(process: &Process, tree: &[&Process]) -> bool {
-    let memory = process.tables.memory;
-    let sharers = tree.iter().filter(|other| other.tables.memory == memory);
-    sharers.flat_map(|sharer| sharer.threads.values()).any(|thread| thread.state == 'D')
+    let parent = tree.iter().find(|other| Some(other.pid) == process.ppid);
+    parent.is_some_and(|parent| {
+        parent.tables.memory == process.tables.memory
+            && parent.threads.values().any(|thread| thread.state == 'D')
+    })
 }
 
 /// Tables that a process shares with another outside of the tree. (Inside of it they are passed on from birth to birth.)

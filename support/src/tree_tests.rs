@@ -228,11 +228,18 @@ fn handlers_are_shared_with_who_can_be_born_with_them() {
 
 #[test]
 fn a_vfork_passes() {
-    let mut parent = process();
-    parent.threads.insert(pid(40), thread('D'));
+    let waits = |mut process: Process, number: i32| {
+        process.threads.insert(pid(number), thread('D'));
+        process
+    };
     // Nobody could make this one.
-    let [between, below] = [sharer(41, 40, 41), sharer(42, 41, 40)];
-    assert_eq!(refused(&[&parent, &between, &below]), []);
+    let mut child = sharer(41, 40, 40);
+    child.namespaces.insert("uts", 77);
+    assert_eq!(refused(&[&waits(process(), 40), &child]), []);
+    // Who waits for a disk has nothing to do with it.
+    assert_ne!(refused(&[&process(), &waits(child.clone(), 41)]), []);
+    let other = waits(sharer(42, 40, 40), 42);
+    assert_ne!(refused(&[&process(), &child, &other]), []);
 }
 
 #[test]

@@ -374,11 +374,17 @@ fn a_client_has_pages_served() {
             (File::open(&here).expect("open"), File::open(&there).expect("open"));
         let client = Client::start();
         let asked = if as_child { kind::PAGE_SERVER_CHLD } else { kind::PAGE_SERVER };
-        let server = request(asked, &options(&served, "ps.log")).number(4, 1);
+        let (mut ready, status) = std::io::pipe().expect("a pipe");
+        let told = options(&served, "ps.log").number(49, status.as_raw_fd().into());
+        let server = request(asked, &told).number(4, 1);
         let answer = client.ask(&server).must_succeed(kind::PAGE_SERVER);
         let server = answer.message(6).expect("a page server");
         let (port, pid) = (server.number(2).expect("a port"), server.number(3).expect("a pid"));
         assert!(port > 0 && Path::new(&format!("/proc/{pid}")).exists());
+        drop(status);
+        let mut said = Vec::new();
+        ready.read_to_end(&mut said).expect("whether it is ready");
+        assert_eq!(said, [0]);
 
         let sender = Client::start();
         let to = Message::new().bytes(1, b"127.0.0.1").number(2, port).number(3, pid);

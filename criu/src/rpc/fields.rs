@@ -172,7 +172,7 @@ fn check(fields: &Fields, connection: &Connection, origin: Origin) -> Result<(),
     let failed = |what, number| move |source| FieldsError::Descriptor { what, number, source };
     if let Some(number) = fields.status_fd {
         let what = "open the status descriptor";
-        // Who is ready is told at status-ready; nothing that is carried gets there.
+        // A page server says by it that it is ready; nothing else gets there.
         connection
             .descriptor(number)
             .and_then(|path| std::fs::File::options().write(true).open(path))

@@ -1,6 +1,7 @@
 //! What carries requests out, one after the other as long as the client keeps the connection.
 
 use std::error::Error as _;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use hooks::{Hooks, Nobody};
@@ -267,8 +268,15 @@ impl Worker<'_> {
     /// whatever it comes to.
     fn page_server(&mut self, fields: Option<&Fields>, as_child: bool) -> bool {
         let options = self.options_to_run(Command::PageServer, fields);
+        // Checked before; nobody but a page server says that it is ready.
+        let status = fields.and_then(|fields| fields.status_fd);
+        let status = status.and_then(|number| {
+            let path = self.connection.descriptor(number).ok()?;
+            std::fs::File::options().write(true).open(path).ok()
+        });
         let started = options.and_then(|options| {
-            let connection = &mut self.connection;
+            let status_fd = status.as_ref().map(AsRawFd::as_raw_fd);
+            let (options, connection) = (Options { status_fd, ..options }, &mut self.connection);
             page_server::start(options, as_child, self.host, connection).map_err(Outcome::Failed)
         });
         let answer = match started {

@@ -21,7 +21,7 @@ use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::{Opening, flagged};
 use super::user::User;
-use crate::mqueues::{check, filled, raise_limits};
+use crate::mqueues::{check, filled, raise_limits, settle};
 
 /// An open message queue.
 #[derive(Debug)]
@@ -153,7 +153,8 @@ fn open_nameless(
     let found = opening.beside.of::<Queues>();
     let mut opened = Ok(Vec::new());
     let made = new("ipc", || {
-        raise_limits()?;
+        // Where nobody may raise them those of the process count, and what does not fit says so.
+        drop(raise_limits());
         opened = make_nameless(found, queues);
         Ok(())
     });
@@ -182,7 +183,7 @@ fn make_nameless(
         let made = filled(&name, queue, reader).map_err(failed("make", first))?;
         let all = open_all(&name, entries);
         mqueue::unlink(&name).map_err(failed("remove the name of", first))?;
-        drop(made);
+        settle(&made, queue).map_err(failed("set the owner of", first))?;
         opened.extend(all?);
     }
     Ok(opened)

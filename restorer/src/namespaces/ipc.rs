@@ -153,7 +153,9 @@ fn make_posix(queues: &BTreeMap<u32, PosixQueue>, reader: &mut PayloadReader) ->
     let _room = mqueue::Room::make()?;
     for (&id, queue) in queues {
         if let Some(name) = &queue.entry.name {
-            named("POSIX message queue", id, mqueues::filled(name, queue, reader))?;
+            let filled = mqueues::filled(name, queue, reader);
+            let settled = filled.and_then(|made| mqueues::settle(&made, queue));
+            named("POSIX message queue", id, settled)?;
         }
     }
     Ok(())
