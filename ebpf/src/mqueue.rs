@@ -82,8 +82,7 @@ extern "C" fn task_file_queue(context: *mut FileContext) -> i32 {
         return 0;
     }
     // SAFETY: the helpers take nothing.
-    let (reader, current) =
-        unsafe { (bpf_get_current_pid_tgid() as u32, bpf_get_current_task()) };
+    let (reader, current) = unsafe { (bpf_get_current_pid_tgid() as u32, bpf_get_current_task()) };
     // Of others a descriptor with that number is another file.
     let (own, tables): (u64, u64) = (field(current, o::TASK_FILES), field(task, o::TASK_FILES));
     let Some(place) = QUEUES.get_ptr_mut(reader) else { return 0 };
