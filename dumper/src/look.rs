@@ -26,7 +26,7 @@ use crate::mqueues;
 use crate::namespaces::net::Plans as Networks;
 use crate::numbers::Numbers;
 use crate::options::DumpOptions;
-use crate::processes::{count_memory_once, has_ended};
+use crate::processes::{count_memory_once, has_ended, lacks_mappings};
 use crate::rings;
 use crate::room;
 use crate::semaphore_undo;
@@ -280,9 +280,14 @@ pub(crate) fn inventory(
     earlier: &mut Inventory,
     look: Look,
 ) -> Result<Inventory, Error> {
-    let mut taken = collector
-        .take_tree(root, earlier, look)
-        .map_err(|source| Error::Inventory { pid: root, source })?;
+    let mut take = |earlier: &mut Inventory| {
+        let taken = collector.take_tree(root, earlier, look);
+        taken.map_err(|source| Error::Inventory { pid: root, source })
+    };
+    let mut taken = take(earlier)?;
+    if lacks_mappings(&taken) {
+        taken = take(&mut Inventory::default())?;
+    }
     count_memory_once(&mut taken);
     Ok(taken)
 }

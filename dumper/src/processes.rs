@@ -44,13 +44,17 @@ pub(crate) fn lender<'i>(
 /// Has the mappings of each memory at one process alone.
 pub(crate) fn count_memory_once(inventory: &mut Inventory) {
     for pid in lenders(inventory).keys() {
-        let Some(process) = inventory.processes.get_mut(pid) else { continue };
-        process.mappings.clear();
-        // Nothing is taken over from what is not there.
-        if let Some(inside) = &mut process.in_process {
-            inside.mappings_mark = None;
+        if let Some(process) = inventory.processes.get_mut(pid) {
+            process.mappings.clear();
         }
     }
+}
+
+/// Whether mappings are missing: a process had another's memory when they were taken, and has one of its own, or lends it, now.
+pub(crate) fn lacks_mappings(inventory: &Inventory) -> bool {
+    let lenders = lenders(inventory);
+    let mut own = inventory.processes.values().filter(|it| !lenders.contains_key(&it.pid));
+    own.any(|process| process.mappings.is_empty() && !is_zombie(process))
 }
 
 /// Whether it has ended and waits to be collected.
