@@ -84,9 +84,13 @@ pub(crate) fn enter_new(addresses: &[&str]) {
     }
 }
 
-/// Waits until the kernel has given a device its last address.
+/// Waits until the kernel has given a device its last address, and has found that nobody else has it.
 fn await_address(device: &str) {
-    while !run(&format!("ip -o address show dev {device}")).contains("fe80:") {
+    loop {
+        let told = run(&format!("ip -o address show dev {device}"));
+        if told.contains("fe80:") && !told.contains("tentative") {
+            return;
+        }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
