@@ -98,6 +98,7 @@ use file_cache::{Contents, FileCache, Keeping, Unchanged};
 use file_kind::FileKind;
 pub use file_reference::FileReference;
 use held::HeldFiles;
+use held_memfd::HeldMemfds;
 use in_flight::InFlight;
 pub use link_remaps::{GivenLinks, LinkRemaps};
 pub(crate) use networks::Attached;
@@ -288,6 +289,11 @@ impl Plan {
     /// The files on their way, as this process has them open.
     pub fn in_flight(&self) -> impl Iterator<Item = &OpenFile> {
         self.in_flight.files()
+    }
+
+    /// Bytes of memory behind descriptors, about, mapped or not.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held.beside.get().map_or(0, HeldMemfds::bytes)
     }
 
     /// Waits for a moment in which no connection waits at a socket of the tree, the last thing before that is stopped.

@@ -211,7 +211,8 @@ impl Plan {
         };
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
-        let expected = pre_copy.expected(memory::resident_bytes(&inventory));
+        let resident = memory::resident_bytes(&inventory);
+        let expected = pre_copy.expected(resident) + files.held_bytes();
         let frozen_pages = FrozenPages::choose(runs_on, expected, pre_copy.threads);
         // To choose has taken a while, too.
         pre_copy.copy_again(&writer, clock)?;

@@ -39,6 +39,16 @@ pub(super) struct HeldMemfds(pub(super) HashMap<(u64, u64), HeldMemfd>);
 
 impl Part for HeldMemfds {}
 
+impl HeldMemfds {
+    /// Bytes that there are in all of them, about.
+    pub(super) fn bytes(&self) -> u64 {
+        /// The unit of `st_blocks`.
+        const BLOCK: u64 = 512;
+        let stats = self.0.values().filter_map(|held| fstat(&held.file).ok());
+        stats.map(|stat| stat.st_blocks.cast_unsigned() * BLOCK).sum()
+    }
+}
+
 impl HeldMemfd {
     /// Opens the file behind a descriptor again, and looks at what a change of shows in its times.
     pub(super) fn new(fd: &OwnedFd) -> Result<Self, Problem> {
