@@ -378,13 +378,11 @@ fn users(
     plan: &Plan,
     tasks: &BTreeMap<HostPid, TaskCapture>,
 ) -> Result<Users, Error> {
-    let threads = tasks.values().flat_map(|task| &task.threads);
-    let statuses: BTreeMap<_, _> =
-        threads.map(|thread| (thread.tid, &thread.attributes.status)).collect();
-    let earlier = Earlier { users: &plan.nested_users, statuses: &statuses };
+    let earlier = Earlier { users: &plan.nested_users, tasks };
     let networks = plan.files.networks();
     let (users, mut found) = Users::look(root, inventory, networks, &plan.around, Some(earlier))?;
-    found.extend(users.unmapped(statuses.iter().map(|(&tid, &status)| (tid, status))));
+    let threads = tasks.values().flat_map(|task| &task.threads);
+    found.extend(users.unmapped(threads.map(|thread| (thread.tid, &thread.attributes.status))));
     let logins = tasks.iter().map(|(&pid, task)| (pid, task.attributes.login_uid));
     found.extend(users.unmapped_logins(logins));
     unsupported::refuse(root, found)?;

@@ -23,6 +23,7 @@ use kernel::mqueue::{self, Attributes};
 use kernel::namespaces::{inside, of_process};
 use kernel::pidfd::PidFd;
 use kernel::procfs::Mount;
+use kernel::shared_memory;
 use nix::sys::stat::{FileStat, fstat};
 use support::mqueue as refusals;
 use support::{Refusal, Unsupported};
@@ -83,7 +84,7 @@ pub(crate) fn look(
             refused.extend(found.add(collector, &queue, of, tree)?);
         }
     }
-    for (holder, files) in nameless(inventory, sent) {
+    for (holder, files) in nameless(inventory, sent)? {
         let failed = |source| Error::Process { operation: LOOK, pid: holder.pid, source };
         let queue = match holder.open() {
             // It has been closed, or its process has ended.
@@ -137,7 +138,7 @@ impl Holder {
 }
 
 /// What looks like an open queue without a name, once each, with the flags by which it is open.
-fn nameless(inventory: &Inventory, sent: &[OpenFile]) -> Vec<(Holder, Vec<u32>)> {
+fn nameless(inventory: &Inventory, sent: &[OpenFile]) -> Result<Vec<(Holder, Vec<u32>)>, Error> {
     let living = inventory.processes.values().filter(|process| !is_zombie(process));
     let of_tree = living.flat_map(|process| process.files.iter().map(|file| (process.pid, file)));
     let own = HostPid::own();
@@ -148,7 +149,14 @@ fn nameless(inventory: &Inventory, sent: &[OpenFile]) -> Vec<(Holder, Vec<u32>)>
             found.entry((file.device, file.inode)).or_insert_with(first).1.push(file.flags);
         }
     }
-    found.into_values().collect()
+    // Memfds look like it.
+    if !found.is_empty() {
+        let pid = HostPid::own();
+        let memory = shared_memory::device();
+        let memory = memory.map_err(|source| Error::Process { operation: LOOK, pid, source })?;
+        found.retain(|(device, _), _| *device != memory);
+    }
+    Ok(found.into_values().collect())
 }
 
 /// Whether an open file may be a queue without a name: their file system is nowhere but has a root of its own.
@@ -272,8 +280,9 @@ impl Queues {
             for (id, queue) in (1..).zip(&self.all) {
                 if number(queue) == Some(namespace) {
                     image.put(&queue.entry(id, namespaces.ids()))?;
-                    let bytes = queue.messages.iter().flat_map(|message| &message.bytes);
-                    image.payload(&bytes.copied().collect::<Vec<u8>>())?;
+                    for message in &queue.messages {
+                        image.payload(&message.bytes)?;
+                    }
                 }
             }
             image.finish()?;

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::ipc_limits::is_as_new;
 use crate::mounts::{Origin, Views, shown};
 use crate::processes::is_zombie;
+use crate::tasks::TaskCapture;
 
 /// Kinds of namespaces that may belong to one.
 const OWNED: [&str; 6] = ["net", "uts", "mnt", "pid", "cgroup", "ipc"];
@@ -47,8 +48,8 @@ pub(crate) struct NestedUsers {
 pub(crate) struct Earlier<'e> {
     /// In the plan.
     pub(crate) users: &'e NestedUsers,
-    /// Of each thread, since it is frozen.
-    pub(crate) statuses: &'e BTreeMap<HostPid, &'e Status>,
+    /// Since it is frozen.
+    pub(crate) tasks: &'e BTreeMap<HostPid, TaskCapture>,
 }
 
 impl NestedUsers {
@@ -377,7 +378,11 @@ fn unsupported_threads(
     if process.threads.len() < 2 {
         return Ok(refused);
     }
-    let ids_of = |tid: HostPid| match earlier.and_then(|earlier| earlier.statuses.get(&tid)) {
+    let task = earlier.and_then(|earlier| earlier.tasks.get(&process.pid));
+    let read = task.into_iter().flat_map(|task| &task.threads);
+    let read: BTreeMap<HostPid, &Status> =
+        read.map(|thread| (thread.tid, &thread.attributes.status)).collect();
+    let ids_of = |tid: HostPid| match read.get(&tid) {
         Some(status) => Ok(Cow::Borrowed(*status)),
         None => Dir::open(tid).and_then(|dir| Status::read(&dir)).map(Cow::Owned),
     };

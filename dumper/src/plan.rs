@@ -137,24 +137,14 @@ impl Plan {
         let mut collector = Collector::open_at(&options.programs);
         let bits = Bits::find(&mut collector);
         collector.watch();
-        let Seen {
-            inventory,
-            task_states,
-            numbers,
-            views,
-            files,
-            sharing,
-            entered,
-            kept_locks,
-            users,
-        } = looker.look(&mut collector, Inventory::default(), clock)?;
+        let mut seen = looker.look(&mut collector, Inventory::default(), clock)?;
         let writer = ImageWriter::of(destination.begin()?);
         let mut finder = GadgetFinder::default();
         let mut gadgets = BTreeMap::new();
         let mut memory = BTreeMap::new();
-        let lenders = lenders(&inventory);
+        let lenders = lenders(&seen.inventory);
         let own = |process: &&Process| !is_zombie(process) && !lenders.contains_key(&process.pid);
-        for process in inventory.processes.values().filter(own) {
+        for process in seen.inventory.processes.values().filter(own) {
             let pid = process.pid;
             let found = match options.cross_check
                 || ParasiteReport::known(process, bits.as_ref()).is_none()
@@ -179,20 +169,14 @@ impl Plan {
             }
         }
         let runs_on = options.after == AfterDump::Resume;
-        pre_copy.copy(options, (&inventory, &numbers), &mut finder, &gadgets, &writer, clock)?;
+        let tree = (&seen.inventory, &seen.numbers);
+        pre_copy.copy(options, tree, &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.
-        let seen = Seen {
-            inventory,
-            task_states,
-            numbers,
-            views,
-            files,
-            sharing,
-            entered,
-            kept_locks,
-            users,
-        };
+        if !pre_copy.is_empty() {
+            drop(seen.files);
+            seen = looker.look(&mut collector, seen.inventory, clock)?;
+        }
         let Seen {
             inventory,
             task_states,
@@ -203,12 +187,7 @@ impl Plan {
             entered,
             kept_locks,
             users,
-        } = if pre_copy.is_empty() {
-            seen
-        } else {
-            drop(seen.files);
-            looker.look(&mut collector, seen.inventory, clock)?
-        };
+        } = seen;
         memory::learn(&mut memory, &inventory);
         pre_copy.copy_again(&writer, clock)?;
         let resident = memory::resident_bytes(&inventory);

@@ -10,6 +10,17 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
+/// The device of the files in which the kernel keeps shared anonymous memory, memfds and segments of System V. Nobody can make or delete
+/// files there.
+///
+/// # Errors
+/// If there is no memory for one more.
+pub fn device() -> io::Result<u64> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let memfd = nix::sys::memfd::memfd_create(c"stasis", flags)?;
+    Ok(nix::sys::stat::fstat(memfd)?.st_dev)
+}
+
 /// A new piece of shared anonymous memory.
 #[derive(Debug)]
 pub struct SharedMemory {

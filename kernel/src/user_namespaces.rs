@@ -389,7 +389,8 @@ fn run<W: FnOnce() -> io::Result<T>, T>(job: &mut Job<W, T>) -> io::Result<()> {
     let made = AtomicI32::new(NOT_MADE);
     let has_ended = AtomicBool::new(false);
     let ended = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| keep_going(&made, &has_ended));
+        let watch =
+            std::thread::Builder::new().spawn_scoped(scope, || keep_going(&made, &has_ended))?;
         // SAFETY: the stack, the job and the place of the descriptor outlive the process: with CLONE_VFORK this thread goes on
         // when that has ended, and has until then not touched what the two share: memory and the thread-local storage of the
         // C library. The other thread has its own, and takes no lock that the process may hold: it allocates nothing.

@@ -1,6 +1,6 @@
 //! Files by their names: those that are gone, and those that lead elsewhere.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use crate::unsupported::{Refusal, word};
 
@@ -56,6 +56,21 @@ pub const LEADS_ELSEWHERE: Refusal = Refusal::fixed(
     "its path leads to another file now",
     "undo the mount or the rename that hides it, or have the program close it before the dump",
 );
+
+/// Whether a path is more than the root, or than the directory that it counts from.
+#[must_use]
+pub fn has_parts(path: &Path) -> bool {
+    path.components().any(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Whether a restore can lead a name to what was its directory before that was hidden by a mount: that is not the root, and no part
+/// goes up. (A name alone counts from the directory itself.)
+#[must_use]
+pub fn can_be_led(name: &Path) -> bool {
+    let plain =
+        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
+    name.components().all(plain) && (name.is_relative() || name.parent().is_some_and(has_parts))
+}
 
 /// A path outside of the root directory that was asked for.
 #[must_use]
@@ -116,6 +131,15 @@ pub const HUGE_PAGES: Refusal = Refusal::fixed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_go_up_or_begin_at_the_root_are_not_led() {
+        let can_be = ["/a/b", "./a/./b", "a/b", "./b", "b"];
+        assert!(can_be.iter().all(|name| can_be_led(Path::new(name))));
+        let cannot = ["/b", "/./b", "/a/../b/c", "../a/b"];
+        assert!(!cannot.iter().any(|name| can_be_led(Path::new(name))));
+        assert!(has_parts(Path::new("./a")) && !has_parts(Path::new("./")));
+    }
 
     #[test]
     fn a_name_is_given_again_by_a_command() {

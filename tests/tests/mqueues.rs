@@ -1,8 +1,13 @@
 //! POSIX message queues with messages, which programs alone see. Needs root, and a kernel that lets it load BPF programs.
 
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
-use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
+use kernel::mqueue;
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Workload, wait_until,
+};
 
 struct Case {
     machine: Machine,
@@ -114,6 +119,33 @@ fn queues_that_tell_somebody_are_refused() {
         }
     }
     case.workload.check().expect("the program's own check");
+}
+
+/// Who reads a queue takes messages from all others who do.
+#[test]
+fn a_queue_that_somebody_else_reads_is_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let name = format!("stasis-read-{}", std::process::id()).into_bytes();
+    let like = mqueue::Attributes { most: 4, bytes: 16, waiting: 0 };
+    let made = mqueue::make(&name, &like).expect("make");
+    let reads = mqueue::open(&name, libc::O_RDONLY.cast_unsigned()).expect("open");
+    mqueue::unlink(&name).expect("remove the name");
+    drop(made);
+    // The program inherits it, and this process keeps it.
+    nix::fcntl::fcntl(&reads, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
+        .expect("inherit");
+    let program = Program::start(Command::new("sleep").arg("1000"), &scratch.path("log"));
+    let sleeps = || {
+        std::fs::read_to_string(format!("/proc/{}/comm", program.pid()))
+            .is_ok_and(|name| name == "sleep\n")
+    };
+    assert!(wait_until(Duration::from_secs(20), sleeps), "it does not start");
+    let collector = Collector::start(&scratch.path("collector"));
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let outcome = Engine::Stasis.dump(program.pid(), &scratch.path("images"), how);
+    assert!(!outcome.success, "it was dumped");
+    assert!(outcome.stderr.contains("outside"), "{}", outcome.stderr);
 }
 
 /// Each checkpoint of a chain has all messages, and a queue without a name outlives the namespace that a restore makes it in.

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use super::BpfError;
 use super::programs::What;
 use super::reading::BpfSource;
-use super::records::{ANON_INODE_FS, PIPE_FS, SOCKET_FS, records};
+use super::records::{ANON_INODE_FS, MQUEUE_FS, PIPE_FS, SOCKET_FS, records};
 use crate::holds::{Class, Ends, Failure, Held, Hidden, Hold, References};
 
 impl BpfSource {
@@ -63,6 +63,8 @@ fn decode(record: &HeldRecord) -> Option<Held> {
         PIPE_FS => Class::Pipe,
         SOCKET_FS => Class::Socket,
         ANON_INODE_FS => Class::Anonymous,
+        // Who reads a queue takes messages away.
+        MQUEUE_FS => Class::File { is_written: true },
         _ if record.mode & libc::S_IFMT == libc::S_IFIFO => Class::Pipe,
         _ => Class::File { is_written: record.count > 0 || record.writable_mappings > 0 },
     };

@@ -17,6 +17,8 @@ use crate::{Action, InProcess, InTask, NamedFile, ProcessFiles, ProcessState, Th
 pub(super) const ANON_INODE_FS: u64 = 0x0904_1934;
 pub(super) const PIPE_FS: u64 = 0x5049_5045;
 pub(super) const SOCKET_FS: u64 = 0x534F_434B;
+/// In `ipc/mqueue.c`.
+pub(super) const MQUEUE_FS: u64 = 0x1980_0202;
 pub(super) const OVERLAY_FS: u64 = 0x794c_7630;
 /// File systems of this machine's own, where only calls change anything: ext4, xfs, tmpfs, ramfs, f2fs,
 /// btrfs, bcachefs.

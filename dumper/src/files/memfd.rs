@@ -19,7 +19,7 @@ use images::messages::{
 };
 use images::{ImageWriter, MappingKind, names};
 use kernel::descriptors::seals;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use kernel::shared_memory;
 use nix::sys::stat::fstat;
 
 use super::Captured;
@@ -174,12 +174,10 @@ fn number(inode: u64, others: impl Iterator<Item = u64>) -> u32 {
     })
 }
 
-/// Whether a file is on the device on which the kernel keeps memfds and shared anonymous memory. Nobody can make or
-/// delete files there.
+/// Whether a file is on the device on which the kernel keeps memfds and shared anonymous memory.
 fn is_the_kernels(fd: &OwnedFd) -> Result<bool, Problem> {
-    let memfd = memfd_create(c"stasis", MFdFlags::MFD_CLOEXEC).doing("compare the device of")?;
-    let device = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_dev).doing("stat");
-    Ok(device(fd)? == device(&memfd)?)
+    let device = shared_memory::device().doing("compare the device of")?;
+    Ok(fstat(fd).doing("stat")?.st_dev == device)
 }
 
 /// The name that a memfd was given, by its link text or the name of its mapping.

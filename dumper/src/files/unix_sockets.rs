@@ -392,7 +392,7 @@ fn check_path(
 ) -> Result<bool, Problem> {
     let path = Path::new(OsStr::from_bytes(path));
     let hidden = || match place.is_hidden(path.parent().unwrap_or(path)) {
-        true if !can_be_led(Path::new(OsStr::from_bytes(name))) => {
+        true if !support::paths::can_be_led(Path::new(OsStr::from_bytes(name))) => {
             Err(Problem::Refused(support::paths::LEADS_ELSEWHERE))
         }
         is_hidden => Ok(is_hidden),
@@ -412,15 +412,6 @@ fn check_path(
         true => Ok(!is_there),
         false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
     }
-}
-
-/// Whether a restore can lead a name to what was its directory before that was hidden: that is not the root, and no part goes up.
-fn can_be_led(name: &Path) -> bool {
-    let plain =
-        |part| matches!(part, Component::RootDir | Component::CurDir | Component::Normal(_));
-    let is_named = |part| matches!(part, Component::Normal(_));
-    let is_deep = name.parent().is_some_and(|parent| parent.components().any(is_named));
-    name.components().all(plain) && (is_deep || name.is_relative())
 }
 
 /// Which directory a file is in; `None` if that is not there any more.

@@ -111,10 +111,10 @@ steps! {
     AioMove = 42, "move the ring of the asynchronous I/O context to";
     /// The rings of an io_uring get their place.
     RingMap = 43, "map the rings of the io_uring at";
-    /// Processes that have one memory wait for each other.
-    Share = 45, "wait for who has the same memory, by its arguments at";
     /// An io_uring comes to where it stood, by the thread that alone submits to it.
     RingIssue = 44, "count the requests of the io_uring, descriptor";
+    /// Processes that have one memory wait for each other.
+    Share = 45, "wait for who has the same memory, by its arguments at";
     /// A userfaultfd comes to serve what it served.
     Userfault = 46, "have memory served by the userfaultfd, descriptor";
 }

@@ -190,7 +190,7 @@ impl<'a> Names<'a> {
             Err(error) => return Err(error),
         };
         // A name alone is found in the directory itself.
-        let is_led = given.is_absolute() || given.parent().is_some_and(unix_hidden::has_parts);
+        let is_led = given.is_absolute() || given.parent().is_some_and(support::paths::has_parts);
         let is_hidden = self.approver.start(entry.mnt_id, &parent).hidden.is_some();
         let hidden = (is_led && is_hidden).then(|| given.to_owned());
         let is_from = given.is_relative() && hidden.is_none();
