@@ -33,14 +33,15 @@ pub const BY_ANOTHER: Refusal = Refusal::fixed(
 
 /// Memory of a kind that cannot be brought back without being touched.
 pub const OTHER_MEMORY: Refusal = Refusal::fixed(
-    "its page faults are served by userfaultfd, and it is not private memory of no file, or locked, which cannot be carried yet",
+    "its page faults are served by userfaultfd, and it is the heap, a stack, shared, of a file, locked or of huge pages, which \
+     cannot be carried yet",
     "have the program unregister it (UFFDIO_UNREGISTER) before the dump",
 );
 
-/// Modes of which more than faults is to be carried.
+/// Modes of which more than faults is to be carried: page tables say what was written, and which pages are poisoned.
 const MODES: Refusal = Refusal::fixed(
-    "a userfaultfd that write-protects memory which is not there, or without telling (UFFD_FEATURE_WP_UNPOPULATED, \
-     UFFD_FEATURE_WP_ASYNC), which cannot be carried yet",
+    "a userfaultfd that write-protects memory which is not there or without telling, or poisons pages \
+     (UFFD_FEATURE_WP_UNPOPULATED, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_POISON), which cannot be carried yet",
     CLOSE,
 );
 
@@ -60,8 +61,9 @@ pub const OF_USER: Refusal = Refusal::fixed(
 #[must_use]
 pub fn of_features(features: u64) -> Option<Refusal> {
     const WP_UNPOPULATED: u64 = 1 << 13;
+    const POISON: u64 = 1 << 14;
     const WP_ASYNC: u64 = 1 << 15;
-    (features & (WP_UNPOPULATED | WP_ASYNC) != 0).then_some(MODES)
+    (features & (WP_UNPOPULATED | POISON | WP_ASYNC) != 0).then_some(MODES)
 }
 
 #[cfg(test)]
@@ -71,6 +73,9 @@ mod tests {
     #[test]
     fn features_that_tell_faults_are_carried() {
         assert_eq!(of_features(0x101), None);
-        assert_eq!(of_features(1 << 15), Some(MODES));
+        for feature in 13..=15 {
+            assert_eq!(of_features(1 << feature), Some(MODES));
+        }
+        assert_eq!(of_features(1 << 16), None);
     }
 }

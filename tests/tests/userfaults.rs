@@ -53,7 +53,7 @@ fn carried(family: &str) {
 
 #[test]
 fn they_stand_natively() {
-    for family in ["userfaults", "userfaults_unread"] {
+    for family in ["userfaults", "userfaults_stack", "userfaults_unread"] {
         Case::of(family).check();
     }
 }
@@ -66,6 +66,11 @@ fn missing_pages_are_asked_for() {
 #[test]
 fn a_fault_that_nobody_has_read_waits_again() {
     carried("userfaults_unread");
+}
+
+#[test]
+fn nobody_looks_below_a_stack_that_is_served() {
+    carried("userfaults_stack");
 }
 
 #[test]
@@ -107,7 +112,7 @@ fn what_several_have_is_refused() {
 
 #[test]
 fn other_memory_is_refused() {
-    refused("unsupported-userfaults_of_shared", &["mapping 0x", "private memory of no file"]);
+    refused("unsupported-userfaults_of_shared", &["mapping 0x", "shared, of a file"]);
 }
 
 #[test]

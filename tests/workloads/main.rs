@@ -367,6 +367,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-userfaults_protecting", userfaults::protecting),
     ("unsupported-userfaults_shared", userfaults::shared),
     ("userfaults", userfaults::missing),
+    ("userfaults_stack", userfaults::stack),
     ("userfaults_unread", userfaults::unread),
     ("users_all", users::all),
     ("users_alone", users::alone),

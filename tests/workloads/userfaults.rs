@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -215,6 +215,92 @@ pub(crate) fn unread(stage: &Stage) -> Outcome {
     let copied = call(&fd, COPY, [address as u64, content.as_ptr() as u64, PAGE as u64, 0, 0]);
     found.same("the answer", &0, &copied);
     found.same("what was touched", &Some(9), &toucher.join().ok());
+    found.outcome()
+}
+
+/// A thread waits.
+const WAITS: u8 = 1;
+
+/// Waits where little is left of a page of the stack; what lies below was never touched.
+fn wait_at_the_end_of_a_page(state: &AtomicU8) -> usize {
+    let here = std::hint::black_box(0_u8);
+    let address = &raw const here as usize;
+    if address % PAGE > 1024 {
+        return std::hint::black_box(wait_at_the_end_of_a_page(state));
+    }
+    let little = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    state.store(WAITS, Ordering::SeqCst);
+    while state.load(Ordering::SeqCst) == WAITS {
+        // SAFETY: reads a time.
+        unsafe { libc::nanosleep(&raw const little, std::ptr::null_mut()) };
+    }
+    address
+}
+
+extern "C" fn on_served_stack(state: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: who has made the thread keeps it until that has ended.
+    let state = unsafe { &*state.cast::<AtomicU8>() };
+    wait_at_the_end_of_a_page(state) as *mut libc::c_void
+}
+
+/// The stack of a thread, and the one for signals: nobody may look for room in them, as who would answer stands still as well.
+pub(crate) fn stack(stage: &Stage) -> Outcome {
+    const PAGES: usize = 256;
+    const FOR_SIGNALS: usize = 16;
+    let region = memory(PAGES);
+    (PAGES - 2..PAGES).for_each(|page| put(&region, page, 0));
+    let fd = make(libc::O_CLOEXEC | libc::O_NONBLOCK, Some(0));
+    register(&fd, &region, MISSING);
+    let server = Arc::new(Server {
+        fd,
+        start: region.addr() as u64,
+        asked: Mutex::default(),
+        waits: AtomicBool::new(false),
+        ends: AtomicBool::new(false),
+    });
+    let serving = std::thread::spawn({
+        let server = Arc::clone(&server);
+        move || server.run()
+    });
+    let alternate = libc::stack_t {
+        ss_sp: region.addr() as *mut libc::c_void,
+        ss_flags: 0,
+        ss_size: FOR_SIGNALS * PAGE,
+    };
+    let mut before = libc::stack_t { ss_flags: libc::SS_DISABLE, ..alternate };
+    // SAFETY: it is in the region until the other one is there again.
+    check(unsafe { libc::sigaltstack(&raw const alternate, &raw mut before) }).expect("set it");
+    let state = AtomicU8::new(0);
+    // SAFETY: the attributes are made before they are used; stack and argument live until the thread has been joined.
+    let thread = unsafe {
+        let mut attributes = std::mem::zeroed();
+        check(libc::pthread_attr_init(&raw mut attributes)).expect("attributes");
+        let start = (region.addr() + FOR_SIGNALS * PAGE) as *mut libc::c_void;
+        let bytes = (PAGES - FOR_SIGNALS) * PAGE;
+        assert_eq!(libc::pthread_attr_setstack(&raw mut attributes, start, bytes), 0);
+        let (mut thread, state) = (0, (&raw const state).cast_mut().cast());
+        let made =
+            libc::pthread_create(&raw mut thread, &raw const attributes, on_served_stack, state);
+        assert_eq!(made, 0);
+        thread
+    };
+    assert!(eventually(|| state.load(Ordering::SeqCst) == WAITS), "the thread waits");
+    let asked = server.asked();
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("nobody has asked", &asked, &server.asked());
+    state.store(WAITS + 1, Ordering::SeqCst);
+    let mut waited_at = std::ptr::null_mut();
+    // SAFETY: it has been made above.
+    found.same("the thread ends", &0, &unsafe { libc::pthread_join(thread, &raw mut waited_at) });
+    found.must(
+        "it was on its stack",
+        (waited_at as usize).wrapping_sub(region.addr()) < PAGES * PAGE,
+    );
+    // SAFETY: it is that of before.
+    check(unsafe { libc::sigaltstack(&raw const before, std::ptr::null_mut()) }).expect("set it");
+    server.ends.store(true, Ordering::SeqCst);
+    serving.join().expect("the server");
     found.outcome()
 }
 

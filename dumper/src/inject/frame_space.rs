@@ -91,9 +91,19 @@ pub(crate) fn frame_spaces(sp: u64, bytes: u64, room: &Room<'_>) -> Vec<FrameSpa
     if let Some(stack) = room.mappings.iter().rev().find(|mapping| is_initial_stack(mapping)) {
         frame_spaces.extend(far_end(stack, bytes, room.slot));
     }
+    frame_spaces.retain(|space| {
+        space.top.checked_sub(bytes).is_some_and(|start| start >= space.floor)
+            && !waits_for_somebody(space, bytes, room.mappings)
+    });
     frame_spaces
-        .retain(|space| space.top.checked_sub(bytes).is_some_and(|start| start >= space.floor));
-    frame_spaces
+}
+
+/// Whether a look at the place may wait for who serves missing pages of it, and stands still himself.
+fn waits_for_somebody(space: &FrameSpace, bytes: u64, mappings: &[Mapping]) -> bool {
+    let start = if space.zeros == 0 { space.top.saturating_sub(bytes) } else { space.floor };
+    let end = space.top.max(space.floor.saturating_add(space.zeros));
+    let mut touched = mappings.iter().filter(|it| it.start < end && start < it.end);
+    touched.any(|mapping| mapping.flags.contains(VmFlags::UFFD_MISSING))
 }
 
 /// The mapping that `sp` is in, if it is likely that what lies below is free: not in the heap, nor
@@ -192,6 +202,27 @@ mod tests {
             FrameSpace { top, .. } => *top,
         };
         frame_spaces.iter().map(far).collect()
+    }
+
+    #[test]
+    fn memory_whose_missing_pages_somebody_serves_is_left_alone() {
+        let (mut mappings, layout) = (address_space(), Layout::of([]));
+        mappings[1].flags |= VmFlags::UFFD_MISSING;
+        let alt = Some((THREAD + 0x4000, 0x8000));
+        for (sp, alt_stack) in [(THREAD + 0xf000, None), (STACK + 0x2_0000, alt)] {
+            let room = Room {
+                layout: &layout,
+                extended_bytes: None,
+                alt_stack,
+                mappings: &mappings,
+                slot: 0,
+                others_run: false,
+            };
+            let spaces = frame_spaces(sp, SIZES[0], &room);
+            assert!(
+                !spaces.is_empty() && spaces.iter().all(|space| space.top > STACK - DISTANCE - 1)
+            );
+        }
     }
 
     #[test]

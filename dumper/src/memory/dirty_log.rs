@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use collector::{Mapping, Process, VmFlags};
+use collector::{Mapping, OpenFile, Process, VmFlags};
 use ids::{HostPid, ImagePid};
 use images::Folder;
 use kernel::arena::Arena;
@@ -102,6 +102,11 @@ pub(super) fn can_log(mapping: &Mapping) -> bool {
         && !mapping.flags.contains(VmFlags::DROPPABLE)
 }
 
+/// Whether the process has a userfaultfd: what we register it could not (EBUSY).
+fn serves_faults(process: &Process) -> bool {
+    process.files.iter().any(OpenFile::is_userfaultfd)
+}
+
 /// Groups of mappings that can be logged and lie side by side.
 fn neighbours(mappings: &[Mapping]) -> impl Iterator<Item = &[Mapping]> {
     mappings
@@ -172,7 +177,8 @@ impl DirtyLog {
         let mut worth = worth_logging(&mut map, pid, &process.mappings, worth)?;
         // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
         // Nor is any run where filters may end it.
-        if worth.is_empty() || denies_parasites(process) || is_filtered(pid) {
+        let denies = denies_parasites(process) || is_filtered(pid);
+        if worth.is_empty() || denies || serves_faults(process) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, gadgets);
@@ -185,7 +191,7 @@ impl DirtyLog {
     }
 
     /// Goes on with the logging that another dump began. `inherited` are the pages that its
-    /// checkpoint holds. `None` if the process has executed another program since.
+    /// checkpoint holds. `None` if the process has executed another program since, or serves faults itself.
     pub(super) fn resume(
         process: &Process,
         fd: OwnedFd,
@@ -194,7 +200,7 @@ impl DirtyLog {
     ) -> Result<Option<Self>, Error> {
         let pid = process.pid;
         let write_log = WriteLog::resume(fd);
-        if !write_log.is_alive() {
+        if !write_log.is_alive() || serves_faults(process) {
             return Ok(None);
         }
         let map = PageMap::open(pid).map_err(|source| Error::Process {

@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use images::messages::{FdinfoEntry, FileEntry, UserfaultFileEntry, fd_type};
 use kernel::descriptors::place;
 use kernel::userfaultfd::create_as;
+use nix::sys::prctl;
 use support::Refusal;
 use support::userfaults::{OF_USER, of_features};
 
+use super::beside::Part;
 use super::file_kind::{FileKind, missing};
 use super::images::FileImages;
 use super::opening::Opening;
@@ -56,10 +58,7 @@ impl FileKind for Userfault {
     /// from here on, which would fill what is to stay missing: the tasks inherit that, and each restorer says in the end what its
     /// program has said of them.
     fn open(&self, opening: &mut Opening<'_>, files: &[&FileEntry]) -> Result<(), Error> {
-        if !files.is_empty() {
-            nix::sys::prctl::set_thp_disable(true)
-                .map_err(|errno| Error::kernel("do without huge pages", errno))?;
-        }
+        opening.beside.of::<NoHugePages>().begin()?;
         for file in files {
             let operation = || format!("keep a place for {}", what_of(file));
             let place = std::fs::File::open("/dev/null")
@@ -88,6 +87,35 @@ impl FileKind for Userfault {
             place(&made, descriptor.fd.cast_signed(), closes).map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// That this process has no huge pages, until it is dropped.
+#[derive(Debug, Default)]
+struct NoHugePages {
+    begun: bool,
+}
+
+impl Part for NoHugePages {}
+
+impl NoHugePages {
+    fn begin(&mut self) -> Result<(), Error> {
+        let failed = |errno| Error::kernel("do without huge pages", errno);
+        if !prctl::get_thp_disable().map_err(failed)? {
+            prctl::set_thp_disable(true).map_err(failed)?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NoHugePages {
+    fn drop(&mut self) {
+        if self.begun
+            && let Err(errno) = prctl::set_thp_disable(false)
+        {
+            tracing::debug!(%errno, "there are no huge pages for this process any more");
+        }
     }
 }
 
