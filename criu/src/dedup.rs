@@ -11,7 +11,10 @@ pub(crate) fn run(directories: &Directories) -> Result<Done, Error> {
     let back = dedup::deduplicate(&directories.images);
     let back = back.map_err(|error| Error::Dedup(error.into()))?;
     match back {
-        Some(back) => info!("Deduplicated: {} pages were given back", back.pages),
+        Some(back) => {
+            info!("Deduplicated: {} pages were given back", back.pages);
+            warn_of_unmarked(back);
+        }
         // A dump whose parent was of no use has no link to it.
         None => warn!("Deduplicated: these images leave nothing to a parent"),
     }
@@ -21,7 +24,11 @@ pub(crate) fn run(directories: &Directories) -> Result<Done, Error> {
 /// The same after a dump, if that is asked for and there is a parent. The dump has succeeded, whatever comes of it.
 pub(crate) fn after_dump(options: &Options, directories: &Directories) {
     if options.auto_dedup && options.previous.is_some() {
-        told(dedup::deduplicate(&directories.images).map(Option::unwrap_or_default));
+        let back = dedup::deduplicate(&directories.images).map(Option::unwrap_or_default);
+        if let Ok(back) = &back {
+            warn_of_unmarked(*back);
+        }
+        told(back);
     }
 }
 
@@ -29,6 +36,16 @@ pub(crate) fn after_dump(options: &Options, directories: &Directories) {
 pub(crate) fn after_restore(options: &Options, directories: &Directories) {
     if options.auto_dedup {
         told(dedup::consume(&directories.images));
+    }
+}
+
+/// Images of CRIU's cannot say what they lack.
+fn warn_of_unmarked(back: GivenBack) {
+    if back.unmarked > 0 {
+        warn!(
+            "{} of the parents cannot say that pages are missing from them: restore nothing but these images from there",
+            back.unmarked
+        );
     }
 }
 

@@ -141,9 +141,9 @@ fn with_destination(
     let link = link.map_err(|error| failed(error.into()))?;
     let destination = destination(options, directories, parent).map_err(failed)?;
     let report = dump(&*destination);
-    if report.is_ok() {
-        link.keep();
-    }
+    // In this order: when the connection ends, a server finds all in its place.
+    drop(link);
+    drop(destination);
     Ok(report)
 }
 

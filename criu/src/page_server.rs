@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::RawFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,36 +140,31 @@ pub(crate) fn client(
     Ok(Some(Arc::new(client)))
 }
 
-/// The link by which a server in the dump's own directory finds the parent before the dump is there; it goes if that fails.
+/// The link by which a server in the dump's own directory finds the parent before the dump is there, and its inode. It goes, unless the
+/// dump has put its own in its place.
 #[derive(Debug)]
-pub(crate) struct EarlyLink<'d>(Option<&'d Path>);
+pub(crate) struct EarlyLink(Option<(PathBuf, u64)>);
 
-impl<'d> EarlyLink<'d> {
-    pub(crate) fn make(directory: &'d Path, options: &Options) -> io::Result<Self> {
+impl EarlyLink {
+    pub(crate) fn make(directory: &Path, options: &Options) -> io::Result<Self> {
         let link = directory.join(images::names::PARENT_LINK);
         match options.previous.as_ref().filter(|_| options.page_server) {
             Some(parent) if link.symlink_metadata().is_err() => {
                 std::os::unix::fs::symlink(parent, &link)?;
-                Ok(Self(Some(directory)))
+                let inode = link.symlink_metadata()?.ino();
+                Ok(Self(Some((link, inode))))
             }
             _ => Ok(Self(None)),
         }
     }
-
-    pub(crate) fn keep(mut self) {
-        self.0 = None;
-    }
 }
 
-impl Drop for EarlyLink<'_> {
+impl Drop for EarlyLink {
     fn drop(&mut self) {
-        let Some(directory) = self.0 else { return };
-        // A dump that failed may have left images, if a script refused when they were whole.
-        if directory.join(images::names::inventory().name()).exists() {
-            return;
-        }
-        let link = directory.join(images::names::PARENT_LINK);
-        if let Err(error) = std::fs::remove_file(&link) {
+        let Some((link, inode)) = &self.0 else { return };
+        if link.symlink_metadata().is_ok_and(|there| there.ino() == *inode)
+            && let Err(error) = std::fs::remove_file(link)
+        {
             debug!(%error, link = %link.display(), "a link to a parent stays");
         }
     }

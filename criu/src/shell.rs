@@ -50,7 +50,8 @@ Options:
      --pidfile FILE     write the pid of the restored root (or of the page server or service) to
                         FILE, which must not exist
      --auto-dedup       dump and page server: give back the room of the parent's pages that have newer
-                        copies; restore: that of all pages, which are then used up
+                        copies (a server: if the dump's images come to the same directory);
+                        restore: that of all pages, which are then used up
      --page-server      dump: send pages to a page server
      --address ADDRESS  of the page server [default: localhost; a server: all addresses]
      --port PORT        of the page server [a server's default: any]

@@ -11,8 +11,7 @@ use prost::Message;
 use crate::error::Error;
 use crate::manifest::{self, Manifest};
 use crate::messages::{
-    GIVEN_TO_ANYBODY, IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry,
-    PagemapHead,
+    IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry, PagemapHead,
 };
 use crate::names::{self, Image};
 use crate::pagemap::{PageMap, PageRun, PageRuns};
@@ -219,9 +218,7 @@ impl Images {
             return Ok(true);
         }
         let way = way.iter().map(Self::id).collect::<Result<Vec<_>, _>>()?;
-        let is_on_it =
-            |to: &str| (to == GIVEN_TO_ANYBODY && !way.is_empty()) || way.iter().any(|id| id == to);
-        Ok(given_to.all(is_on_it))
+        Ok(given_to.all(|to| way.iter().any(|id| id == to)))
     }
 
     /// Whether there is a link to a parent that leads nowhere.

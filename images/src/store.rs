@@ -67,7 +67,8 @@ pub trait ImageStore: Debug + Send + Sync {
     /// Whether there is a link to a parent that leads nowhere.
     fn parent_is_lost(&self) -> bool;
 
-    /// Gives back the room of these bytes of a pages file, each from an offset on, which nobody will read any more.
+    /// Gives back the room of these bytes of a pages file, each from an offset on, which nobody will read any more. Of none it only fails
+    /// where others would.
     fn give_back(&self, name: &str, places: &[(u64, u64)]) -> Result<(), Error>;
 
     /// Puts other contents in the place of an image, all at once.

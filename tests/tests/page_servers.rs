@@ -254,7 +254,7 @@ fn without_a_server_nothing_is_dumped() {
             }
             std::io::copy(&mut heard, &mut std::io::sink()).ok();
         });
-        fails(port, &[], "page server");
+        fails(port, &[], "write the images: page server: ");
         server.join().expect("the server");
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A parent whose pages were given back is no checkpoint by itself any more, nor can another child leave pages to it. Its manifest
 //! says to whom they went ([`ManifestEntry::given_to`]): before they go, so that whoever is killed in between has said too
-//! much at most. A [`Lineage`](crate::Lineage) reads it only below those. Of what CRIU wrote nobody can tell.
+//! much at most. A [`Lineage`](crate::Lineage) reads it only below those. What CRIU wrote has no manifest, and cannot say it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::images::Images;
 use crate::manifest;
-use crate::messages::{GIVEN_TO_ANYBODY, ManifestEntry, RESTORED};
+use crate::messages::{ManifestEntry, RESTORED};
 use crate::names;
 use crate::pagemap::{PAGE_SIZE, PageMap, RunPlace};
 use crate::reader::ImageReader;
@@ -28,6 +28,15 @@ const MAX_PARENTS: usize = 1000;
 pub struct GivenBack {
     /// How many pages.
     pub pages: u64,
+    /// How many parents that gave some have no manifest to say so: if another child is restored from them it finds zeros.
+    pub unmarked: usize,
+}
+
+impl std::ops::AddAssign for GivenBack {
+    fn add_assign(&mut self, other: Self) {
+        self.pages += other.pages;
+        self.unmarked += other.unmarked;
+    }
 }
 
 /// Has the parents of the checkpoint in a directory give back the room of pages that it has itself; `None` of one that has no
@@ -42,11 +51,6 @@ pub fn deduplicate(directory: &Path) -> Result<Option<GivenBack>, Error> {
     }
     let child: Arc<dyn ImageStore> = Arc::new(Directory::open(directory)?);
     of_store(&child, &images.id()?).map(Some)
-}
-
-/// The same for a directory that is no whole checkpoint: what a page server has taken.
-pub(crate) fn deduplicate_taken(directory: &Path) -> Result<GivenBack, Error> {
-    of_store(&(Arc::new(Directory::open(directory)?) as Arc<dyn ImageStore>), GIVEN_TO_ANYBODY)
 }
 
 /// Has a checkpoint that has been restored, and its parents, give back the room of all pages that were read.
@@ -64,7 +68,7 @@ pub fn consume(directory: &Path) -> Result<GivenBack, Error> {
                 given.add(&map, &all);
             }
         }
-        back.pages += given.give_back(&**level, RESTORED)?;
+        back += given.give_back(&**level, RESTORED)?;
     }
     Ok(back)
 }
@@ -92,7 +96,7 @@ fn of_store(child: &Arc<dyn ImageStore>, id: &str) -> Result<GivenBack, Error> {
     }
     let mut back = GivenBack::default();
     for (level, given) in chain.iter().zip(given) {
-        back.pages += given.give_back(&**level, id)?;
+        back += given.give_back(&**level, id)?;
     }
     Ok(back)
 }
@@ -181,12 +185,17 @@ impl Given {
         }
     }
 
-    /// Gives it back when it has been written down to whom it goes; how many pages there are.
-    fn give_back(self, level: &dyn ImageStore, to: &str) -> Result<u64, Error> {
+    /// Gives it back when it has been written down to whom it goes.
+    fn give_back(self, level: &dyn ImageStore, to: &str) -> Result<GivenBack, Error> {
         if self.0.is_empty() {
-            return Ok(0);
+            return Ok(GivenBack::default());
+        }
+        // Nothing is written down of what cannot be done.
+        for name in self.0.keys() {
+            level.give_back(name, &[])?;
         }
         let mut noted = Noted::of(level)?;
+        let unmarked = usize::from(noted.is_none());
         if let Some(noted) = &mut noted {
             for name in self.0.keys() {
                 noted.note(level, name, to)?;
@@ -204,7 +213,7 @@ impl Given {
             }
             noted.write(level)?;
         }
-        Ok(bytes / PAGE_SIZE)
+        Ok(GivenBack { pages: bytes / PAGE_SIZE, unmarked })
     }
 }
 

@@ -94,7 +94,7 @@ fn parents_give_back_what_a_child_has() {
     place.write("2", Some("1"), &[(0, 2, PARENT), (2, 2, PRESENT), (4, 4, PARENT)], 2);
     let blocks = || std::fs::metadata(place.path("1/pages-1.img")).unwrap().blocks();
     let before = blocks();
-    assert_eq!(deduplicate(&place.path("2")).unwrap(), Some(GivenBack { pages: 2 }));
+    assert_eq!(deduplicate(&place.path("2")).unwrap(), Some(GivenBack { pages: 2, unmarked: 0 }));
     assert!(blocks() < before);
     let holes = |numbers: &[usize]| (0..8).map(|page| numbers.contains(&page)).collect::<Vec<_>>();
     assert_eq!(place.holes("1"), holes(&[2, 3]));
@@ -114,7 +114,7 @@ fn parents_give_back_what_a_child_has() {
         &[(0, 1, PRESENT), (1, 2, PARENT), (3, 1, PRESENT), (4, 4, PARENT)],
         3,
     );
-    assert_eq!(deduplicate(&place.path("3")).unwrap(), Some(GivenBack { pages: 3 }));
+    assert_eq!(deduplicate(&place.path("3")).unwrap(), Some(GivenBack { pages: 3, unmarked: 0 }));
     assert_eq!(place.holes("1"), holes(&[0, 2, 3]));
     assert_eq!(place.holes("2"), [false, true]);
     assert_eq!(place.chain("3").unwrap(), 2);
@@ -133,7 +133,7 @@ fn what_was_copied_early_counts() {
     let runs =
         [(0, 2, PARENT), (2, 2, PRESENT), (4, 4, PARENT), (100, 6, PRESENT), (106, 2, PARENT)];
     place.write("2", Some("1"), &runs, 2);
-    assert_eq!(deduplicate(&place.path("2")).unwrap(), Some(GivenBack { pages: 8 }));
+    assert_eq!(deduplicate(&place.path("2")).unwrap(), Some(GivenBack { pages: 8, unmarked: 0 }));
     assert_eq!(place.holes("1"), [true, true, true, true, true, true, false, false]);
     assert_eq!(place.holes("2/pre-copy"), [false, false, true, true, false, false]);
     assert_eq!(place.chain("2").unwrap(), 2);
@@ -144,7 +144,7 @@ fn what_was_restored_is_used_up() {
     let place = Place(tempfile::tempdir().unwrap());
     place.write("1", None, &[(0, 4, PRESENT)], 1);
     place.write("2", Some("1"), &[(0, 2, PARENT), (2, 2, PRESENT)], 2);
-    assert_eq!(consume(&place.path("2")).unwrap(), GivenBack { pages: 6 });
+    assert_eq!(consume(&place.path("2")).unwrap(), GivenBack { pages: 6, unmarked: 0 });
     assert_eq!(place.holes("1"), [true; 4]);
     assert_eq!(place.holes("2"), [true; 2]);
     for name in ["1", "2"] {
@@ -162,4 +162,17 @@ fn files_with_other_names_are_left() {
     let error = deduplicate(&place.path("2")).unwrap_err();
     assert!(error.to_string().contains("other names"), "{error}");
     assert_eq!(place.holes("1"), [false; 4]);
+    // Nor is anything said of them.
+    assert_eq!(place.chain("1").unwrap(), 0);
+}
+
+/// CRIU's have no manifest.
+#[test]
+fn a_parent_that_cannot_say_it_is_told() {
+    let place = Place(tempfile::tempdir().unwrap());
+    place.write("1", None, &[(0, 4, PRESENT)], 1);
+    place.write("2", Some("1"), &[(0, 2, PARENT), (2, 2, PRESENT)], 2);
+    std::fs::remove_file(place.path("1/stasis-manifest")).unwrap();
+    assert_eq!(deduplicate(&place.path("2")).unwrap(), Some(GivenBack { pages: 2, unmarked: 1 }));
+    assert_eq!(place.holes("1"), [false, false, true, true]);
 }

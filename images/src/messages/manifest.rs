@@ -21,9 +21,6 @@ pub struct ManifestEntry {
     pub given_to: Vec<String>,
 }
 
-/// Pages were given back for the child that a page server has taken: which dump that is it does not know.
-pub const GIVEN_TO_ANYBODY: &str = "*";
-
 /// Pages were given back when they had been restored.
 pub const RESTORED: &str = "restored";
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub struct Serving {
     pub until_first: Duration,
     /// For how long it is waited for the next request, or for the rest of one.
     pub until_next: Duration,
-    /// Pages of the parent of which newer ones came are given back when all have come.
+    /// Pages of the parent of which newer ones came are given back when the dump is whole here, which is known when the other side
+    /// has ended the connection.
     pub deduplicates: bool,
     /// Whether it is waited for the end of the connection: a port is free again at once if the other side has ended it.
     pub awaits_end: bool,
@@ -79,9 +80,12 @@ pub fn receive(wire: &mut dyn Wire, serving: &Serving) -> Result<Received, Error
     loop {
         let mut bytes = [0; BYTES];
         wire.read_exact(&mut bytes).map_err(failed("hear from the dump"))?;
-        wire.wait_for(serving.until_next).map_err(failed("set up the connection"))?;
         let request = Request::read(&bytes);
         let request = request.map_err(|NoRequest(what)| Error::PageServer { what })?;
+        // That is asked before anything is stopped.
+        if !matches!(request, Request::HasParent(_)) {
+            wire.wait_for(serving.until_next).map_err(failed("set up the connection"))?;
+        }
         let Request::Close { at_once } = request else {
             session.carry_out(request, wire)?;
             continue;
@@ -89,13 +93,32 @@ pub fn receive(wire: &mut dyn Wire, serving: &Serving) -> Result<Received, Error
         let done = session.end();
         let status: i32 = if done.is_ok() { 0 } else { -1 };
         let told = wire.write_all(&status.to_le_bytes()).and_then(|()| wire.flush());
-        if serving.awaits_end && !at_once {
+        let ends = serving.awaits_end && !at_once;
+        if ends {
             wire.await_end();
         }
         let received = done?;
         // It has what it was sent, and the dump will say that it has failed.
         told.map_err(failed("answer the dump"))?;
+        if serving.deduplicates && received.maps > 0 {
+            deduplicate(&serving.directory, ends);
+        }
         return Ok(received);
+    }
+}
+
+/// Pages are given back to nobody but a whole dump: one that has failed since would have taken them from others, who need them.
+fn deduplicate(directory: &Path, has_ended: bool) {
+    const LATER: &str = "run `criu dedup` where images and pages are together";
+    if !has_ended {
+        tracing::warn!(
+            "pages of the parent keep their room: the dump may not be whole yet; {LATER}"
+        );
+        return;
+    }
+    match dedup::deduplicate(directory) {
+        Ok(back) => tracing::info!("{} pages were given back", back.unwrap_or_default().pages),
+        Err(error) => tracing::warn!("pages of the parent keep their room: {error}; {LATER}"),
     }
 }
 
@@ -198,8 +221,15 @@ impl<'s> Session<'s> {
     }
 
     fn finish_current(&mut self) -> Result<(), Error> {
-        let Some(mut current) = self.current.take() else { return Ok(()) };
-        current.map.flush().map_err(Error::io("write", current.subject.image().name()))
+        let Some(current) = self.current.take() else { return Ok(()) };
+        let image = current.subject.image();
+        let written = current.map.into_inner().map_err(io::IntoInnerError::into_error);
+        let mut map = written.map_err(Error::io("write", image.name()))?;
+        // Whoever restores reads it like this: no run lies over another.
+        let size = map.stream_position().map_err(Error::io("read", image.name()))?;
+        map.rewind().map_err(Error::io("read", image.name()))?;
+        let reader = ImageReader::new(&image, BufReader::new(map), size, true)?;
+        PageMap::read(image.name(), reader).map(drop)
     }
 
     fn add(&mut self, subject: Subject, pages: Pages, wire: &mut dyn Wire) -> Result<(), Error> {
@@ -244,11 +274,6 @@ impl<'s> Session<'s> {
             let maps = maps.keys().map(|subject| subject.image().name().to_owned());
             arriving.appear(&pages.chain(maps).collect::<Vec<_>>())?;
             remove_unused(&directory, before);
-            if self.serving.deduplicates
-                && let Err(error) = dedup::deduplicate_taken(&self.serving.directory)
-            {
-                tracing::warn!("pages of the parent keep their room: {error}");
-            }
         }
         Ok(self.received)
     }
@@ -300,14 +325,22 @@ fn remove_unused(directory: &Directory, mut pages: BTreeSet<u32>) {
     }
 }
 
-/// Makes a checkpoint the parent of what will be in a directory, unless that has one.
+/// Makes a checkpoint the parent of what will be in a directory.
 ///
 /// # Errors
-/// If the link cannot be made.
+/// If the link cannot be made, or leads to another one.
 pub fn link_parent(directory: &Path, parent: &Path) -> Result<(), Error> {
     let link = directory.join(names::PARENT_LINK);
     match std::os::unix::fs::symlink(parent, &link) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let there = std::fs::read_link(&link).map_err(Error::path("read", &link))?;
+            let what = format!(
+                "the link {} leads to another parent, {}: remove it",
+                link.display(),
+                there.display()
+            );
+            if there == parent { Ok(()) } else { Err(Error::PageServer { what }) }
+        }
         made => made.map_err(Error::path("link", link)),
     }
 }

@@ -132,12 +132,47 @@ fn a_map_that_is_opened_again_begins_anew() {
     assert_eq!(std::fs::read(directory.path().join("pages-65539.img")).unwrap(), page(2));
 }
 
+/// A checkpoint whose page maps are replaced is none any more, and one that has come meanwhile stays.
+#[test]
+fn an_older_checkpoint_is_none_any_more() {
+    for written_meanwhile in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let inventory = directory.path().join("inventory.img");
+        std::fs::write(&inventory, "of another").unwrap();
+        let serving = serving(directory.path());
+        let mut session = Session::begin(&serving).unwrap();
+        session.open(SUBJECT).unwrap();
+        if written_meanwhile {
+            std::fs::write(&inventory, "of this one").unwrap();
+        }
+        session.end().unwrap();
+        assert_eq!(inventory.exists(), written_meanwhile);
+        assert!(directory.path().join("pagemap-5.img").exists());
+    }
+}
+
+#[test]
+fn a_link_to_another_parent_is_not_taken_for_this_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = |to: &str| link_parent(directory.path(), Path::new(to));
+    link("../1").unwrap();
+    link("../1").unwrap();
+    let error = link("../2").unwrap_err().to_string();
+    assert!(error.contains("another parent, ../1"), "{error}");
+}
+
 /// Nothing of what is wrong or not whole is left, nor takes much time or memory.
 #[test]
 fn what_is_not_right_leaves_nothing() {
     let whole = [requests(&[open(), add(0x1000, 1, page_flags::PRESENT)]), page(1)].concat();
     let huge = add(0, 1 << 51, page_flags::PRESENT);
-    let cases: [(&str, Vec<u8>); 9] = [
+    let over_another = {
+        let page =
+            |start| [requests(&[add(start, 2, page_flags::PRESENT)]), page(1), page(1)].concat();
+        [requests(&[open()]), page(0x5000), page(0x6000), requests(&[CLOSE])].concat()
+    };
+    let cases: [(&str, Vec<u8>); 10] = [
+        ("one run over another", over_another),
         ("nothing", Vec::new()),
         ("not closed", whole.clone()),
         ("cut within a request", [&whole[..], &[1; 31]].concat()),
@@ -163,7 +198,7 @@ fn what_is_not_right_leaves_nothing() {
             let directory = tempfile::tempdir().unwrap();
             let (received, answer) = serve(directory.path(), &send, stays);
             assert!(received.is_err(), "{what}");
-            assert!(answer.len() <= 1, "{what}: {answer:?}");
+            assert!(answer.len() <= 1 || answer[1..] == [0xff; 4], "{what}: {answer:?}");
             assert_eq!(list(directory.path()), [""; 0], "{what}");
         }
     }
@@ -208,16 +243,23 @@ fn elsewhere(
     parent: Option<&Images>,
     write: impl FnOnce(&ImageWriter) -> Result<(), Error>,
 ) -> (Result<(), Error>, Result<Received, Error>) {
+    elsewhere_by(here, &serving(there), parent, |to| checkpoint(to, write))
+}
+
+fn elsewhere_by(
+    here: &Path,
+    serving: &Serving,
+    parent: Option<&Images>,
+    dump: impl FnOnce(&dyn Destination) -> Result<(), Error>,
+) -> (Result<(), Error>, Result<Received, Error>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let serving = serving(there);
     std::thread::scope(|scope| {
-        let server = scope.spawn(move || receive(&mut Line(ours), &serving));
+        let server = scope.spawn(move || receive(&mut Line(ours), serving));
         let client = Client::new(Box::new(Line(theirs)), Ending::OfConnection).unwrap();
         let client = Arc::new(client);
         let done = parent.map_or(Ok(()), |parent| client.require_parent(parent));
-        let done = done.and_then(|()| {
-            checkpoint(&PagesElsewhere::new(destination(here), Arc::clone(&client)), write)
-        });
+        let done =
+            done.and_then(|()| dump(&PagesElsewhere::new(destination(here), Arc::clone(&client))));
         drop(client);
         (done, server.join().unwrap())
     })
@@ -328,6 +370,41 @@ fn pages_come_to_the_server_and_images_stay() {
         let error = first.page_map(&names::pagemap(5)).unwrap_err();
         assert!(matches!(error, Error::Changed { .. }), "{error}");
     }
+}
+
+/// Pages of a parent go to a dump that is whole, and not to one that has sent its pages and fails.
+#[test]
+fn a_dump_that_fails_takes_nothing_from_the_parent() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        let path = place.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let (one, two, other) = (at("1"), at("2"), at("other"));
+    let (done, _) = elsewhere(&one, &one, None, |writer| map(writer.here(), &[(0, 8, PRESENT)], 1));
+    done.unwrap();
+    let first = Images::open(&one).unwrap();
+    link_parent(&two, Path::new("../1")).unwrap();
+    let serving = Serving { deduplicates: true, ..serving(&two) };
+    let second = |writer: &ImageWriter| {
+        writer.here().link_checkpoint(Path::new("../1"), first.as_parent()?)?;
+        map(writer.here(), &[(0, 4, PARENT), (4, 4, PRESENT)], 2)
+    };
+    // Images cannot be put in place any more when the pages are there.
+    std::fs::create_dir_all(other.join("inventory.img/in the way")).unwrap();
+    let send = |to: &dyn Destination| checkpoint(to, second);
+    let (done, received) = elsewhere_by(&other, &serving, Some(&first), send);
+    done.unwrap_err();
+    assert_eq!(received.unwrap().pages, 4);
+    assert_eq!(shown(&Images::open(&one).unwrap()), [(0, 8, Some(1))]);
+
+    let (done, received) = elsewhere_by(&two, &serving, Some(&first), send);
+    done.unwrap();
+    received.unwrap();
+    let bytes = std::fs::read(one.join("pages-65537.img")).unwrap();
+    let filled: Vec<_> = bytes.chunks(4096).map(|page| page[0]).collect();
+    assert_eq!(filled, [1, 1, 1, 1, 0, 0, 0, 0]);
 }
 
 /// A server that ends, or stops to listen, fails the dump, which leaves nothing.

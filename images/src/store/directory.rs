@@ -27,6 +27,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::names;
+use crate::pagemap::PAGE_SIZE;
 
 /// A directory, open for reading.
 ///
@@ -168,7 +169,8 @@ impl ImageStore for Directory {
                 "its pages are not given back: the file has other names, or is none; copy it";
             return Err(Error::invalid(name, what));
         }
-        for &(offset, bytes) in places {
+        // Behind the end there is nothing to give back: it is asked of the file system.
+        for &(offset, bytes) in [(found.len(), PAGE_SIZE)].iter().chain(places) {
             output::punch(&file, offset, bytes).map_err(Error::io("give back room of", name))?;
         }
         Ok(())

@@ -43,9 +43,11 @@ impl Arriving {
         number
     }
 
-    /// Puts these, which are all that was created, in place, in this order; what is there of the same names is replaced.
+    /// Puts these, which are all that was created, in place, in this order; what is there of the same names is replaced. A checkpoint that
+    /// was there before is none any more: its pages may be among them.
     pub(crate) fn appear(self, names: &[String]) -> Result<(), Error> {
         self.staging.sync_some(names)?;
+        self.staging.replace_old()?;
         for (index, name) in names.iter().enumerate() {
             let (from, to) = (self.staging.path().join(name), self.staging.place().join(name));
             if let Err(error) = fs::rename(from, to) {

@@ -45,6 +45,8 @@ pub(crate) struct Staging {
     options: WriteOptions,
     /// Page maps and pages that were in the target before, of a checkpoint whose pages come from elsewhere.
     before: BTreeMap<String, Version>,
+    /// The inventory that was in the target before.
+    inventory: Option<Version>,
 }
 
 /// By what a file is known that has been written since, or replaced: inode and time of its last change.
@@ -100,8 +102,9 @@ impl Staging {
                 true => pages_in(target)?,
                 false => BTreeMap::new(),
             };
-            let target = target.into();
-            return Ok(Self { target, path, lock, beside, renamed: false, options, before });
+            let inventory = version_of(&target.join(names::inventory().name()));
+            let (target, renamed) = (target.into(), false);
+            return Ok(Self { target, path, lock, beside, renamed, options, before, inventory });
         }
         let source = io::Error::from(io::ErrorKind::AlreadyExists);
         Err(Error::path("create a temporary directory in", place)(source))
@@ -219,6 +222,16 @@ impl Staging {
         let there = pages_in(&self.target)?.into_iter();
         let fresh = there.filter(|(name, version)| self.before.get(name) != Some(version));
         Ok(fresh.map(|(name, _)| name).collect())
+    }
+
+    /// Has what was a checkpoint be none any more, if it still is the one that was there.
+    pub(super) fn replace_old(&self) -> Result<(), Error> {
+        let inventory = self.target.join(names::inventory().name());
+        if self.inventory.is_some() && version_of(&inventory) == self.inventory {
+            remove_if_there(&inventory)?;
+            return self.sync_target();
+        }
+        Ok(())
     }
 
     /// Has files on the disk, if asked, that are to be moved one by one.
@@ -432,6 +445,12 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// `None` of what is not there.
+fn version_of(path: &Path) -> Option<Version> {
+    let there = path.symlink_metadata().ok()?;
+    Some((there.ino(), there.ctime(), there.ctime_nsec()))
+}
+
 /// The page maps and pages in a directory.
 fn pages_in(directory: &Path) -> Result<BTreeMap<String, Version>, Error> {
     let mut found = BTreeMap::new();
@@ -439,9 +458,9 @@ fn pages_in(directory: &Path) -> Result<BTreeMap<String, Version>, Error> {
         let entry = entry.map_err(Error::path("list", directory))?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         if names::is_of_pages(&name)
-            && let Ok(there) = entry.metadata()
+            && let Some(version) = version_of(&entry.path())
         {
-            found.insert(name, (there.ino(), there.ctime(), there.ctime_nsec()));
+            found.insert(name, version);
         }
     }
     Ok(found)
