@@ -70,8 +70,8 @@ pub struct Unaccounted {
     pub descriptions: Vec<(HostPid, Hold, u64)>,
     /// Of an eventfd, the references to what it counts with beside that of the open file.
     pub contexts: u64,
-    /// There are references of another kind: descriptions of a pipe that nobody is known to have open, what uses a BPF map.
-    pub others: bool,
+    /// References of another kind: descriptions of a pipe that nobody is known to have open; of a BPF map 1 if anything uses it.
+    pub others: u64,
 }
 
 /// What a tree does not hold alone.
@@ -262,7 +262,7 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<
         let Some(references) = held.references else {
             is_unknown = true;
             // Of these only the kernel's counts tell.
-            more.others |= kind == Kind::Map;
+            more.others = more.others.max(u64::from(kind == Kind::Map));
             continue;
         };
         // Each description once, by the first of its holders.
@@ -271,11 +271,12 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<
         {
             more.descriptions.push((held.pid, held.hold, references.description - own));
         }
-        more.others |= match kind {
-            Kind::Pipe => references.descriptions > all,
-            Kind::Map => references.descriptions != 1,
-            _ => false,
+        let others = match kind {
+            Kind::Pipe => references.descriptions.saturating_sub(all),
+            Kind::Map => u64::from(references.descriptions != 1),
+            _ => 0,
         };
+        more.others = more.others.max(others);
         if kind == Kind::Eventfd {
             more.contexts = more.contexts.max(references.context.saturating_sub(1));
         }
@@ -291,7 +292,7 @@ fn unaccounted(tree: &Tree<'_>, kind: Kind, holders: &[&Held]) -> (bool, Option<
 struct More {
     descriptions: Vec<(HostPid, Hold, u64)>,
     contexts: u64,
-    others: bool,
+    others: u64,
 }
 
 /// What the tree holds, by its link text or the name of the mapping, if it is something that must not be cut in

@@ -76,7 +76,7 @@ fn the_other_end_of_a_pipe_is_found_by_the_pipe() {
     let one = held(pid(10), 3, Class::Pipe, 1, ALONE);
     let judged = judge(&tree, &[one], OWN);
     assert!(judged.has_unknown && judged.shared.is_empty() && judged.unaccounted.len() == 1);
-    assert!(judged.unaccounted[0].others && judged.unaccounted[0].descriptions.is_empty());
+    assert!(judged.unaccounted[0].others > 0 && judged.unaccounted[0].descriptions.is_empty());
     let judged = judge(&tree, &[one, held(pid(20), 0, Class::Pipe, 2, ALONE)], OWN);
     assert!(!judged.has_unknown);
     let [shared] = &judged.shared[..] else { panic!("{judged:?}") };
@@ -121,7 +121,7 @@ fn an_event_file_is_told_by_its_description() {
     let by_kernel = held(pid(10), 3, Class::Anonymous, 1, References { context: 3, ..ALONE });
     let judged = judge(&tree, &[by_kernel], OWN);
     assert_eq!((judged.shared.len(), judged.unaccounted.len()), (0, 1));
-    assert_eq!((judged.unaccounted[0].contexts, judged.unaccounted[0].others), (2, false));
+    assert_eq!((judged.unaccounted[0].contexts, judged.unaccounted[0].others), (2, 0));
     let registered = References { description: 4, ..ALONE };
     let both = [3, 5].map(|fd| held(pid(10), fd, Class::Anonymous, 1, registered));
     let judged = judge(&tree, &both, OWN);

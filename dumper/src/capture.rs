@@ -210,7 +210,7 @@ fn read(
     let (userfaults, refused) = userfaults::look(collector, &inventory)?;
     found.extend(refused);
     plan.files.know_userfaults(userfaults);
-    let held = (&sent[..], &rings);
+    let held = (&sent[..], &rings, plan.views.automounts());
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, held)?);
     plan.files.know_rings(rings);
     let known = (&inventory, &plan.numbers);

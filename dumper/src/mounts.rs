@@ -4,6 +4,7 @@
 //! `/proc/PID`; the handle tells its mount, the mount its namespace, and from a handle on the root of that a path leads
 //! where it leads to the process. All of it is read while the target runs; of a frozen one the table of mounts is compared.
 
+mod automounts;
 mod contents;
 mod judge;
 mod lost;
@@ -29,6 +30,7 @@ use support::Unsupported;
 
 use crate::cgroup_roots::CgroupRoots;
 use crate::processes::is_zombie;
+pub(crate) use automounts::Automounts;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;
 pub(crate) use lost::is_lost;
@@ -97,6 +99,7 @@ pub struct Views {
     contents: BTreeMap<u64, OwnedFd>,
     /// The pid namespaces that file systems of kind `proc` show, by device, if those are below that of the tree's root.
     shown_pids: BTreeMap<u64, u64>,
+    automounts: Automounts,
 }
 
 impl Views {
@@ -131,6 +134,7 @@ impl Views {
         let pids = inventory.processes.values().filter_map(pids_of);
         let nested: BTreeSet<u64> = pids.filter(|id| Some(*id) != of_root).collect();
         found.find_shown(&nested, &mut refused)?;
+        found.automounts = found.find_automounts(inventory, of_root, &mut refused)?;
         Ok((found, refused))
     }
 
@@ -274,6 +278,11 @@ impl Views {
     /// The pid namespace that the file system with this device shows, if that is below that of the tree's root.
     pub(crate) fn shown_pids(&self, device: u64) -> Option<u64> {
         self.shown_pids.get(&device).copied()
+    }
+
+    /// The file systems of kind `autofs`.
+    pub(crate) const fn automounts(&self) -> &Automounts {
+        &self.automounts
     }
 
     /// Reads what is in file systems that live in memory, of a frozen tree.

@@ -24,7 +24,7 @@ use images::messages::TaskKobjIdsEntry;
 
 use crate::cgroup_roots::CgroupRoots;
 use crate::error::Error;
-use crate::mounts::{Contents, Views};
+use crate::mounts::{Automounts, Contents, Views};
 use crate::nested_users::NestedUsers;
 use crate::own_namespaces::KINDS;
 use crate::processes::is_zombie;
@@ -96,6 +96,7 @@ pub(crate) struct Namespaces {
     nested_users: NestedUsers,
     /// What is in file systems that live in memory.
     contents: Contents,
+    automounts: Automounts,
 }
 
 impl Namespaces {
@@ -111,6 +112,7 @@ impl Namespaces {
         let contents = mounts.read_contents(&users.ids_of_mounts(), is_late)?;
         let mut found = Self {
             contents,
+            automounts: mounts.automounts().clone(),
             ids: users.ids.clone(),
             nested_users: users.nested.clone(),
             ..Self::default()
@@ -206,9 +208,14 @@ impl Namespaces {
         }
     }
 
-    /// Writes the images of those that are not the dumper's.
-    pub(crate) fn encode(&self, writer: &ImageWriter) -> Result<(), images::Error> {
+    /// Writes the images of those that are not the dumper's; `number` is what a process is called there.
+    pub(crate) fn encode(
+        &self,
+        writer: &ImageWriter,
+        number: impl Fn(HostPid) -> u32,
+    ) -> Result<(), images::Error> {
         self.contents.encode(writer)?;
+        self.automounts.encode(writer, number)?;
         self.described.iter().try_for_each(|(&number, namespace)| namespace.encode(number, writer))
     }
 }

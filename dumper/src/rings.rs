@@ -131,7 +131,7 @@ pub(crate) fn hold(rings: &Rings, inventory: &Inventory, thing: &Unaccounted) ->
         };
         rings.values().filter(|(_, ring)| ring.eventfd == Some(number)).count() as u64
     };
-    !thing.others
+    thing.others == 0
         && thing.descriptions.iter().all(|&(pid, hold, more)| more <= places(pid, hold))
         && (thing.contexts == 0 || thing.contexts <= is_told())
 }

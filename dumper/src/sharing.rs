@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use collector::sharing::{self, Hidden, Hold, Kind, Peculiar, Shared, is_candidate};
+use collector::sharing::{self, Hidden, Hold, Kind, Peculiar, Shared, Unaccounted, is_candidate};
 use collector::{Collector, Inventory, OpenFile, Process};
 use ids::HostPid;
 use kernel::pidfd::PidFd;
@@ -24,6 +24,7 @@ use support::{Refusal, Unsupported};
 use crate::error::Error;
 use crate::files::Rings;
 use crate::files::{self, FileReference};
+use crate::mounts::Automounts;
 use crate::rings;
 
 /// What was found out while the tree ran.
@@ -77,7 +78,7 @@ pub(crate) fn look(
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
     let refused = shared.filter(|shared| !is_the_same_twice(shared));
     // No call holds a map itself, so what does is there to stay.
-    let used = found.unaccounted.iter().filter(|it| it.shared.kind == Kind::Map && it.others);
+    let used = found.unaccounted.iter().filter(|it| it.shared.kind == Kind::Map && it.others > 0);
     let refused = refused.chain(used.map(|used| &used.shared));
     let mut refusals: Vec<_> = refused.map(|shared| unsupported(root, shared)).collect();
     // What is not there in another look may be there in the frozen one.
@@ -96,7 +97,7 @@ pub(crate) fn look_again(
     collector: &mut Collector,
     root: HostPid,
     frozen: &Inventory,
-    (sent, rings): (&[OpenFile], &Rings),
+    (sent, rings, automounts): (&[OpenFile], &Rings, &Automounts),
 ) -> Result<Vec<Unsupported>, Error> {
     let is_in_doubt = known.is_in_doubt || !sent.is_empty();
     if !is_in_doubt && !has_left(known, frozen) && !has_new(known, frozen) {
@@ -112,12 +113,21 @@ pub(crate) fn look_again(
         found = collector.sharing(frozen, sent).map_err(failed)?;
     }
     let shared = found.shared.iter().filter(|shared| !known.joins(shared));
-    // What is registered with a ring is held by that.
-    let unaccounted = found.unaccounted.iter().filter(|thing| !rings::hold(rings, frozen, thing));
+    // What is registered with a ring is held by that, and a pipe by the autofs that asks by it.
+    let unaccounted = found.unaccounted.iter().filter(|thing| {
+        let automounts = pipe(&thing.shared).map_or(0, |inode| automounts.that_ask_by(inode));
+        !rings::hold(rings, frozen, thing) && !are_references(thing, automounts)
+    });
     let refusals = shared
         .chain(unaccounted.map(|thing| &thing.shared))
         .filter(|shared| !is_the_same_twice(shared));
     Ok(refusals.map(|shared| unsupported(root, shared)).collect())
+}
+
+/// Whether something has so many references that no process accounts for, and no more.
+fn are_references(thing: &Unaccounted, count: usize) -> bool {
+    let more: u64 = thing.descriptions.iter().map(|(.., more)| more).sum();
+    thing.contexts == 0 && thing.others.saturating_add(more) == count as u64
 }
 
 /// Whether two of it are as good as one.

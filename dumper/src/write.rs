@@ -208,7 +208,7 @@ fn encode(
     for (&pid, task) in &state.tasks {
         process(state, writer, pid, task, &layout, (&sets, &filters))?;
     }
-    state.namespaces.encode(writer)?;
+    state.namespaces.encode(writer, |host| state.numbers.message(Some(host)))?;
     state.system_v.encode(&state.namespaces, &state.inventory, writer)?;
     state.queues.encode(&state.namespaces, writer)?;
     zombies(state, writer)?;

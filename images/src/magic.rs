@@ -73,6 +73,8 @@ pub const IPCNS_SEM: u32 = 0x5957_3019;
 pub const USERNS: u32 = 0x5547_4906;
 /// `pidns-ID.img`.
 pub const PIDNS: u32 = 0x6115_7326;
+/// `autofs-DEVICE.img`.
+pub const AUTOFS: u32 = 0x4935_3943;
 /// `mountpoints-ID.img`.
 pub const MNTS: u32 = 0x5556_3928;
 /// `netns-ID.img`.

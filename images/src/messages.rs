@@ -19,6 +19,7 @@
 //! - *Ids of files* ([`FileEntry::id`]) are one number space for a whole checkpoint: descriptors, mapped files
 //!   ([`VmaEntry::shmid`]), executables, working and root directories refer to it.
 
+mod autofs;
 mod bpfmap;
 mod cgroups;
 mod core;
@@ -66,6 +67,7 @@ mod unix_sockets;
 mod userfault;
 mod x86;
 
+pub use autofs::*;
 pub use bpfmap::*;
 pub use cgroups::*;
 pub use core::*;

@@ -7,12 +7,12 @@ use std::marker::PhantomData;
 
 use crate::magic;
 use crate::messages::{
-    BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry, FileLockEntry,
-    FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry, IpcVarEntry,
-    ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, MqueueEntry, NetDeviceEntry, NetnsEntry,
-    PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SeccompEntry,
-    ServedEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry, TimensEntry,
-    TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
+    AutofsEntry, BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry,
+    FileLockEntry, FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry,
+    IpcVarEntry, ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, MqueueEntry, NetDeviceEntry,
+    NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry,
+    SeccompEntry, ServedEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry,
+    TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -244,6 +244,11 @@ pub fn pidns(id: u32) -> Image<PidnsEntry> {
 /// `mountpoints-ID.img`: mounts.
 pub fn mountpoints(id: u32) -> Image<MntEntry> {
     Image::new(format!("mountpoints-{id}.img"), magic::MNTS)
+}
+
+/// `autofs-DEVICE.img`: a file system of kind `autofs`, by its device as the kernel packs it.
+pub fn autofs(device: u32) -> Image<AutofsEntry> {
+    Image::new(format!("autofs-{device}.img"), magic::AUTOFS)
 }
 
 /// `netns-ID.img`: a network namespace. One entry, or none where it is restored empty.

@@ -189,6 +189,14 @@ pub fn elements(map: impl AsFd, info: &Info) -> io::Result<Elements> {
     Ok(Elements { count, keys, values })
 }
 
+/// Whether this machine has more than one NUMA node (Documentation/ABI/stable/sysfs-devices-node).
+#[must_use]
+pub fn has_several_nodes() -> bool {
+    // A kernel without NUMA has no such file.
+    std::fs::read_to_string("/sys/devices/system/node/possible")
+        .is_ok_and(|text| text.trim() != "0")
+}
+
 /// Makes a map like another, of which nothing is extra, with what was in it. What it returns can be read and written.
 ///
 /// # Errors

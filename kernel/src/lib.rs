@@ -11,6 +11,7 @@
 pub mod aio;
 pub mod arena;
 pub mod attributes;
+pub mod automounts;
 pub mod boot;
 pub mod bpf;
 pub mod bpfmap;

@@ -57,6 +57,12 @@ fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A device number as the kernel packs it, from the one that `stat` gives.
+#[must_use]
+pub const fn kernel_device(device: u64) -> u32 {
+    libc::major(device) << 20 | libc::minor(device)
+}
+
 /// The mount that a descriptor, or a handle, is of, by the number that `mountinfo` has.
 ///
 /// # Errors
@@ -291,6 +297,12 @@ pub fn change_root(root: impl AsFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn device_numbers() {
+        assert_eq!(kernel_device(libc::makedev(254, 3)), 254 << 20 | 3);
+        assert_eq!(kernel_device(0x10), 0x10);
+    }
     use crate::paths::{Links, find};
     use std::fs::File;
 

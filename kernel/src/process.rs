@@ -2,8 +2,8 @@
 //! between its birth and the moment it becomes another one.
 
 use std::convert::Infallible;
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use arch::settings;
@@ -227,6 +227,49 @@ pub fn fork_beside(sibling: bool) -> io::Result<Option<HostPid>> {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
     })?;
     Ok(HostPid::new(made as i32))
+}
+
+/// Has a descriptor made by another process, which leads a process group of its own in the caller's pid namespace, and ends with
+/// `status`. All else is as with [`fork_any`].
+///
+/// # Errors
+/// When there can be no more processes, or as `make`.
+pub fn in_own_group(
+    status: i32,
+    make: impl FnOnce() -> io::Result<OwnedFd>,
+) -> io::Result<OwnedFd> {
+    let (mut told, mut tell) = io::pipe()?;
+    let arguments = CloneArgs {
+        flags: libc::CLONE_FILES as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: as in `fork_numbered`; the table of descriptors is that of both, and the child leaves all in it as it was but
+    // for what it makes.
+    let maker = answer(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
+    })?;
+    let Some(maker) = HostPid::new(maker as i32) else {
+        let own = nix::unistd::Pid::from_raw(0);
+        let made = nix::unistd::setpgid(own, own).map_err(io::Error::from);
+        let said = match made.and_then(|()| make()) {
+            Ok(made) => made.into_raw_fd(),
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        // Who is told nothing takes it for a failure.
+        tell.write_all(&said.to_ne_bytes()).unwrap_or_default();
+        exit_now(status)
+    };
+    let mut said = [0; size_of::<RawFd>()];
+    let ended = wait_status(maker);
+    drop(tell);
+    told.read_exact(&mut said)?;
+    ended?;
+    match RawFd::from_ne_bytes(said) {
+        // SAFETY: who made it has left it to the caller alone, in the table that both had.
+        made if made >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(made) }),
+        errno => Err(io::Error::from_raw_os_error(-errno)),
+    }
 }
 
 /// The calling thread.

@@ -407,6 +407,7 @@ impl BuildContext<'_> {
         let task = &self.plan.tasks[index];
         kept_locks::take(process.pid, &place.kept_locks)?;
         self.descriptors(index, process, body)?;
+        self.namespaces.give_pipes(process.pid)?;
         match (task.born_in, place.root) {
             // It has the others from who passed on the way there.
             (Some(_), _) => proc_values::set_of_session(process)?,

@@ -21,7 +21,16 @@ const KIND: Refusal = Refusal::fixed(
 
 /// It says more of how it was made than can be told again.
 const MADE_OTHERWISE: Refusal = Refusal::fixed(
-    "a BPF map with types of its own (BTF), of a network device, of one NUMA node or with other flags than can be given again",
+    "a BPF map with types of its own (BTF), of a network device or with other flags than can be given again",
+    CLOSE,
+);
+
+/// `BPF_F_NUMA_NODE`.
+pub const NUMA_NODE: u32 = 1 << 2;
+
+/// The kernel does not say which node.
+pub const OF_NODE: Refusal = Refusal::fixed(
+    "a BPF map in the memory of one NUMA node (BPF_F_NUMA_NODE), and of the nodes of this machine the kernel does not tell which",
     CLOSE,
 );
 
@@ -63,7 +72,7 @@ pub fn of_map(kind: u32, flags: u32, bytes: Option<u64>, made_otherwise: bool) -
     if ![HASH, ARRAY].contains(&kind) {
         return Some(KIND);
     }
-    if flags & !FLAGS != 0 || made_otherwise {
+    if flags & !(FLAGS | NUMA_NODE) != 0 || made_otherwise {
         return Some(MADE_OTHERWISE);
     }
     bytes.is_none_or(|bytes| bytes > LARGEST).then_some(TOO_LARGE)
@@ -78,7 +87,8 @@ mod tests {
         assert_eq!(of_map(1, 1, Some(4096), false), None);
         assert_eq!(of_map(2, 1 << 10, Some(LARGEST), false), None);
         assert_eq!(of_map(5, 0, Some(1), false), Some(KIND));
-        assert_eq!(of_map(1, 4, Some(1), false), Some(MADE_OTHERWISE));
+        assert_eq!(of_map(1, NUMA_NODE, Some(1), false), None);
+        assert_eq!(of_map(1, 8, Some(1), false), Some(MADE_OTHERWISE));
         assert_eq!(of_map(1, 0, Some(1), true), Some(MADE_OTHERWISE));
         assert_eq!(of_map(1, 0, Some(LARGEST + 1), false), Some(TOO_LARGE));
         assert_eq!(of_map(1, 0, None, false), Some(TOO_LARGE));

@@ -115,6 +115,12 @@ fn anonymous(name: &[u8]) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// The kernel's log, open to be read.
+pub const KERNEL_LOG_READ: Refusal = Refusal::fixed(
+    "it reads the kernel's log, and the kernel does not tell how far it has come",
+    CLOSE,
+);
+
 /// A character device that no kind of file carries.
 #[must_use]
 pub fn unknown_device(major: u32, minor: u32) -> Refusal {

@@ -130,6 +130,51 @@ pub fn unknown_option(option: &str) -> Refusal {
     )
 }
 
+fn automount_remedy(mount_point: &Path) -> String {
+    format!("unmount it before the dump, or {}", external(mount_point))
+}
+
+/// An `autofs` that is seen outside of the tree as well.
+#[must_use]
+pub fn automount_outside(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "it is an autofs that others outside of the tree, or in another user namespace, have as well",
+        automount_remedy(mount_point),
+    )
+}
+
+/// An `autofs` that asks nobody of the tree.
+#[must_use]
+pub fn automount_unread(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "it is an autofs, and no process of the tree reads what is to be mounted there (the pipe `pipe_ino` of its options, in the          process group `pgrp`)",
+        format!(
+            "dump the tree of the automounter, or, if that has ended, {}",
+            automount_remedy(mount_point)
+        ),
+    )
+}
+
+/// An `autofs` of a pid namespace below that of the root; process `reader` is asked.
+#[must_use]
+pub fn automount_of_pids(reader: HostPid) -> Refusal {
+    Refusal::new(
+        format!(
+            "it is an autofs, and process {reader}, which is asked, is in a pid namespace below that of the tree's root"
+        ),
+        "run the automounter in the pid namespace of the root",
+    )
+}
+
+/// An `autofs` that is set otherwise than is known.
+#[must_use]
+pub fn automount_options(options: &str, mount_point: &Path) -> Refusal {
+    Refusal::new(
+        format!("it is an autofs of which not all is known ({})", word(options)),
+        automount_remedy(mount_point),
+    )
+}
+
 /// The table of mounts is not what it was.
 pub const CHANGED: Refusal = Refusal::fixed(
     "the mounts of its namespace have changed during the dump",

@@ -90,6 +90,25 @@ fn namespaces_below_an_init_have_their_own_proc() {
     of_init("mounts_nested_proc_of_init");
 }
 
+/// Whoever looks for something in an `autofs` finds it after a restore.
+#[test]
+fn automounters_go_on() {
+    for (by, to) in [(Engine::Stasis, Engine::Stasis), (Engine::CriuFace, Engine::CriuFace)] {
+        carried("automounts", by, to);
+    }
+    of_init("automounts_of_init");
+}
+
+#[test]
+fn an_automounter_that_runs_on_goes_on() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("automounts", scratch.path("work"));
+    let images = scratch.path("images");
+    dump(Engine::Stasis, workload.pid(), &images, Dump::RUNNING_ON).must_succeed("dump");
+    workload.check().expect("the program's own check");
+}
+
 /// What is dumped is the child of the workload.
 fn of_init(family: &str) {
     let machine = Machine::prepare();

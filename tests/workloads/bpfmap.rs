@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use kernel::bpfmap::{ARRAY, Elements, HASH, Info, elements, info, make, open_to_read, state};
+use kernel::bpfmap::{
+    ARRAY, Elements, HASH, Info, elements, has_several_nodes, info, make, open_to_read, state,
+};
 
 use crate::memory::Region;
 use crate::stage::{Findings, Outcome, Stage};
@@ -59,7 +61,10 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         let whole = make(&hash(16, 0), &filled(5..9), false).expect("make a hash");
         open_to_read(&whole).expect("open it to be read")
     };
-    let all = [numbers, table, full, empty, read_only];
+    // Where there are several, nobody tells of which it is.
+    let numa = if has_several_nodes() { 0 } else { 1 << 2 };
+    let of_node = make(&hash(16, 1 | numa), &filled(5..9), false).expect("make a hash");
+    let all = [numbers, table, full, empty, read_only, of_node];
     let before: Vec<_> = all.iter().map(|map| (seen(map), flags(map))).collect();
     stage.ready_then_wait();
     let mut found = Findings::default();
@@ -67,7 +72,7 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         found.same("the map", before, &(seen(map), flags(map)));
     }
     let counts: Vec<usize> = before.iter().map(|(map, _)| map.2.len()).collect();
-    found.same("how many", &vec![1000, 333, 64, 0, 4], &counts);
+    found.same("how many", &vec![1000, 333, 64, 0, 4, 4], &counts);
     found.must("the frozen one", before[1].0.1 && !before[0].0.1);
     found.outcome()
 }

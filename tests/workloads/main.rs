@@ -9,6 +9,7 @@
 )]
 
 mod aio;
+mod automounts;
 mod beyond_criu;
 mod bpfmap;
 mod busy;
@@ -107,6 +108,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("io_uring", io_uring::run),
     ("io_uring_shared", io_uring::shared),
     ("beyond_criu", beyond_criu::run),
+    ("automounts", automounts::run),
+    ("automounts_inside", automounts::inside),
+    ("automounts_of_init", automounts::of_init),
+    ("automounts_of_init_inside", automounts::of_init_inside),
     ("bpfmap", bpfmap::run),
     ("busy", busy::run),
     ("stops", stops::run),

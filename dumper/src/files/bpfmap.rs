@@ -9,7 +9,9 @@ use collector::{OpenFile, Process};
 use images::messages::{BpfmapDataEntry, BpfmapFileEntry, FileEntry, fd_type};
 use images::{ImageWriter, names};
 use kernel::bpfmap::{self, Elements};
-use support::bpfmap::{LARGEST_TOGETHER, OF_ROOT, TOO_LARGE_TOGETHER, WRITE_ONLY, of_map, room};
+use support::bpfmap::{
+    LARGEST_TOGETHER, NUMA_NODE, OF_NODE, OF_ROOT, TOO_LARGE_TOGETHER, WRITE_ONLY, of_map, room,
+};
 
 use super::Captured;
 use super::beside::Part;
@@ -61,6 +63,9 @@ impl FileKind for BpfMap {
         let made_otherwise = info.has_types || info.interface != 0 || info.extra != 0;
         if let Some(refusal) = of_map(info.kind, info.flags, bytes, made_otherwise) {
             return refused(refusal);
+        }
+        if info.flags & NUMA_NODE != 0 && bpfmap::has_several_nodes() {
+            return refused(OF_NODE);
         }
         let maps = survey.out.beside.of::<InMaps>();
         if maps.seen.insert(info.id) {

@@ -14,9 +14,9 @@ use kernel::descriptors::{EpollSlot, epoll_polling, is_epoll_target};
 use kernel::procfs::{Detail, EpollEntry};
 
 use super::file_kind::FileKind;
-use super::identity::kernel_device;
 use super::problem::{Doing, Problem};
 use super::survey::Survey;
+use kernel::mounts::kernel_device;
 
 /// An epoll instance.
 #[derive(Debug)]

@@ -13,11 +13,11 @@ use kernel::fanotify::PERMISSION;
 use kernel::procfs::{Detail, FanotifyMark, Mount};
 
 use super::file_kind::FileKind;
-use super::identity::kernel_device;
 use super::problem::{Doing, Problem, unexpected};
 use super::survey::Survey;
 use super::watched::{Inode, Target};
 use crate::mounts::View;
+use kernel::mounts::kernel_device;
 
 /// A fanotify group.
 #[derive(Debug)]

@@ -36,19 +36,3 @@ impl FileSystems {
 pub(super) const fn since_1970(seconds: i64, nanoseconds: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
-
-/// A device number as the kernel packs it, from the one that `stat` gives.
-pub(super) fn kernel_device(device: u64) -> u32 {
-    libc::major(device) << 20 | libc::minor(device)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_numbers() {
-        assert_eq!(kernel_device(libc::makedev(254, 3)), 254 << 20 | 3);
-        assert_eq!(kernel_device(0x10), 0x10);
-    }
-}

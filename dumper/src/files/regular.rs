@@ -18,11 +18,11 @@ use super::Captured;
 use super::beside::Part;
 use super::file_cache::{Keeping, STATUS};
 use super::file_kind::FileKind;
-use super::identity::kernel_device;
 use super::link_remaps::{Found, RemappedFiles};
 use super::paths::FileByPath;
 use super::problem::Problem;
 use super::survey::Survey;
+use kernel::mounts::kernel_device;
 
 /// `O_TMPFILE` and the `O_DIRECTORY` that is part of it.
 const O_TMPFILE: u32 = libc::O_TMPFILE.cast_unsigned();

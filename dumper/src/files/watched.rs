@@ -20,10 +20,11 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, lstat};
 
 use super::PlanContext;
-use super::identity::{FileSystems, kernel_device};
+use super::identity::FileSystems;
 use super::paths::name_in_images;
 use super::problem::{Doing, Problem};
 use crate::mounts::{View, Views};
+use kernel::mounts::kernel_device;
 
 /// Words of a handle in the images, which CRIU reads so many of.
 const WORDS: usize = 16;

@@ -13,6 +13,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use images::id_map::{Id, IdMap, owner_is_known};
 use images::{ImageWriter, attribute_ids, names};
+use kernel::mounts::kernel_device;
 use kernel::paths::{Links, find};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{FileStat, fstat};
@@ -49,8 +50,7 @@ impl Contents {
     /// Writes the archives.
     pub(crate) fn encode(&self, writer: &ImageWriter) -> Result<(), images::Error> {
         for (&device, file) in &self.0 {
-            let device = libc::major(device) << 20 | libc::minor(device);
-            let name = names::tmpfs(device);
+            let name = names::tmpfs(kernel_device(device));
             let written =
                 |source| images::Error::Io { operation: "write", name: name.clone(), source };
             let mut output = GzEncoder::new(writer.raw(&name)?, Compression::fast());

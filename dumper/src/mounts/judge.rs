@@ -114,8 +114,8 @@ fn is_control_group(mount: &Mount) -> bool {
 /// Whether a restore can make file systems of a kind.
 fn is_made(kind: &str, options: &MountOptions) -> bool {
     // Where the layers of an overlay are is not known here.
-    let known = !matches!(kind, "fuse" | "overlay" | "autofs")
-        && file_systems::number(kind) != file_systems::UNKNOWN;
+    let known =
+        !matches!(kind, "fuse" | "overlay") && file_systems::number(kind) != file_systems::UNKNOWN;
     known || options.other_kinds.iter().any(|other| other == kind || other == "all")
 }
 

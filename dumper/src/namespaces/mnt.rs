@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use images::id_map::{Id, IdMap, owner_is_known};
 use images::messages::{LostMountEntry, MntEntry};
 use images::{ImageWriter, file_systems, names};
+use kernel::mounts::kernel_device;
 use kernel::procfs::Mount;
 
 use super::{Described, Namespace};
@@ -26,7 +27,7 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
     let ids = namespace.users.ids_of_mounts();
     let mut entries = entries(view);
     let devices = view.mounts.0.iter().map(|mount| mount.device);
-    let of_device = |it| Some((device(it), namespace.mounts.shown_pids(it)?));
+    let of_device = |it| Some((kernel_device(it), namespace.mounts.shown_pids(it)?));
     let shown: BTreeMap<u32, u64> = devices.filter_map(of_device).collect();
     for entry in &mut entries {
         entry.options = options(&entry.options, &ids);
@@ -129,7 +130,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
     MntEntry {
         fstype,
         mnt_id: mount.id.cast_unsigned(),
-        root_dev: device(mount.device),
+        root_dev: kernel_device(mount.device),
         parent_mnt_id: mount.parent.cast_unsigned(),
         flags: (flags | propagation) as u32,
         root,
@@ -148,9 +149,4 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         pid_ns_id: None,
         lost: None,
     }
-}
-
-/// A device number as the kernel packs it.
-fn device(device: u64) -> u32 {
-    libc::major(device) << 20 | libc::minor(device)
 }

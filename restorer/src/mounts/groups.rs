@@ -21,7 +21,7 @@ use crate::error::Error;
 pub(super) fn seats(plan: &Plan, yard: &mut Yard, late: &BTreeSet<Index>) -> Result<Seats, Error> {
     let mut wanted: BTreeMap<(u32, u32), Index> = BTreeMap::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let is_there = || !late.contains(&index) || !lateness::is_proc(plan, mount);
+        let is_there = || !late.contains(&index) || !lateness::knows_pids(plan, mount);
         if let Some(group) = group(mount).filter(|_| is_there()) {
             let widest = wanted.entry(group).or_insert(index);
             if mount.entry.root.len() < plan.mounts[*widest].entry.root.len() {

@@ -1,7 +1,8 @@
 //! Mounts that only the first task can make.
 //!
-//! A file system of kind `proc` shows the pid namespace of who makes it, and before the tree's first task that has nobody. So these, and
-//! all that is mounted below them, are left to that task. What does not come from `proc` is made beforehand.
+//! A file system of kind `proc` shows the pid namespace of who makes it, and before the tree's first task that has nobody. An `autofs`
+//! asks who is in it ([`super::automounts`]). So these, and all that is mounted below them, are left to that task. What does not come
+//! from them is made beforehand.
 //!
 //! One that shows a pid namespace below that of the tree's root is made and placed by the first process of that, with all that is
 //! mounted below it: the mounts of those above it are placed by then, and it has their descriptors.
@@ -17,17 +18,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use ids::ImagePid;
+use images::file_systems;
 use images::messages::MntEntry;
 use kernel::descriptors::duplicate_from;
 use kernel::mounts::{self, Change, Propagation};
 use kernel::namespaces::enter_mounts;
 use kernel::paths::{Links, find};
 
+use super::automounts::Automounts;
 use super::failed::failed;
 use super::flags;
 use super::joining::Joining;
 use super::last_change::last_change;
-use super::lateness::{self, is_proc, is_terminal};
+use super::lateness::{self, is_terminal, knows_pids};
 use super::plan::{Index, Mount, Plan, Source};
 use super::seats::Seats;
 use crate::error::Error;
@@ -49,6 +53,7 @@ pub(crate) struct Late {
     yard: Option<OwnedFd>,
     /// What has been placed, for those below who do the rest.
     placed: RefCell<BTreeMap<usize, OwnedFd>>,
+    automounts: Automounts,
     /// Descriptors from this one on are out of the tasks' way.
     base: RawFd,
 }
@@ -91,7 +96,7 @@ impl Late {
         late: &BTreeSet<Index>,
         copies: &mut BTreeMap<Index, OwnedFd>,
         seats: &Seats,
-        sight: Option<OwnedFd>,
+        (sight, automounts): (Option<OwnedFd>, Automounts),
     ) -> Result<Self, Error> {
         let mut steps = Vec::new();
         let mut places: BTreeMap<Index, usize> = BTreeMap::new();
@@ -101,8 +106,10 @@ impl Late {
             let unknown =
                 || failed(mount, "find what is needed for")(io::ErrorKind::NotFound.into());
             let made = match &mount.source {
-                Source::New(kind) if kind == "proc" => How::New(Box::new(mount.entry.clone())),
-                Source::Part(giver, below) if is_proc(plan, mount) => {
+                Source::New(_) if knows_pids(plan, mount) => {
+                    How::New(Box::new(mount.entry.clone()))
+                }
+                Source::Part(giver, below) if knows_pids(plan, mount) => {
                     How::PartOf(*places.get(giver).ok_or_else(unknown)?, below.clone())
                 }
                 Source::Part(giver, below) if is_terminal(plan, mount) => {
@@ -135,7 +142,7 @@ impl Late {
             steps.push(Step { mount: mount.clone(), shown, made, on, below, change });
         }
         let groups = Groups::plan(plan, &places, seats)?;
-        Ok(Self { steps, groups, sight, ..Self::default() })
+        Ok(Self { steps, groups, sight, automounts, ..Self::default() })
     }
 
     /// Has a mount join its group in the end.
@@ -167,6 +174,7 @@ impl Late {
         }
         self.base = base;
         self.groups.keep(base)?;
+        self.automounts.keep(base)?;
         let joining = self.joining.iter_mut().flat_map(Joining::descriptors);
         for fd in joining.chain(&mut self.yard).chain(&mut self.sight) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
@@ -201,7 +209,7 @@ impl Late {
             if here.replace(step.mount.namespace) != Some(step.mount.namespace) {
                 enter(step.mount.namespace)?;
             }
-            let there = step.place(&self.placed.borrow(), made.remove(&nth));
+            let there = step.place(&self.placed.borrow(), made.remove(&nth), &self.automounts);
             let there = there.map_err(failed(&step.mount, "place"))?;
             // What is in another namespace is not copied: parts are, as long as this is the place of the whole.
             for &later in steps.iter().filter(|later| **later > nth) {
@@ -237,6 +245,11 @@ impl Late {
         })
     }
 
+    /// In a task that has its descriptors: has the automounts ask it that did.
+    pub(crate) fn give_pipes(&self, pid: ImagePid) -> Result<(), Error> {
+        self.automounts.give_pipes(pid)
+    }
+
     /// Makes the file systems of steps in a user namespace, by their places in the order.
     fn make_in_sight(&self, steps: &[usize]) -> Result<BTreeMap<usize, OwnedFd>, Error> {
         let Some(sight) = self.sight.as_ref().filter(|_| !steps.is_empty()) else {
@@ -247,16 +260,22 @@ impl Late {
         for &nth in steps {
             let step = &self.steps[nth];
             if let How::New(entry) = &step.made {
-                made.insert(nth, new(entry).map_err(failed(&step.mount, "make"))?);
+                made.insert(
+                    nth,
+                    new(entry, &self.automounts).map_err(failed(&step.mount, "make"))?,
+                );
             }
         }
         Ok(made)
     }
 }
 
-/// Makes a file system of kind `proc`.
-fn new(entry: &MntEntry) -> io::Result<OwnedFd> {
-    mounts::make(b"proc", &entry.source, flags::options(entry))
+/// Makes a file system of the caller's pid namespace.
+fn new(entry: &MntEntry, automounts: &Automounts) -> io::Result<OwnedFd> {
+    match file_systems::kind(entry.fstype) {
+        Some("autofs") => automounts.make(entry),
+        _ => mounts::make(b"proc", &entry.source, flags::options(entry)),
+    }
 }
 
 impl Step {
@@ -265,10 +284,11 @@ impl Step {
         &self,
         placed: &BTreeMap<usize, OwnedFd>,
         made: Option<OwnedFd>,
+        automounts: &Automounts,
     ) -> io::Result<OwnedFd> {
         let of_step = |step: usize| placed.get(&step).ok_or(io::ErrorKind::NotFound);
         let made = match &self.made {
-            How::New(entry) => made.map_or_else(|| new(entry), Ok)?,
+            How::New(entry) => made.map_or_else(|| new(entry, automounts), Ok)?,
             How::PartOf(..) | How::Terminal(..) => made.ok_or(io::ErrorKind::NotFound)?,
             How::There(fd) => fd.try_clone()?,
         };

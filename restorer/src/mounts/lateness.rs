@@ -11,7 +11,7 @@ pub(super) fn which(plan: &Plan, own_pids: bool) -> BTreeSet<Index> {
         let mount = &plan.mounts[index];
         let is_below = mount.on.as_ref().is_some_and(|(on, _)| late.contains(on));
         if is_below
-            || (own_pids || shown(plan, mount).is_some()) && is_proc(plan, mount)
+            || (own_pids || shown(plan, mount).is_some()) && knows_pids(plan, mount)
             || is_terminal(plan, mount)
         {
             late.insert(index);
@@ -35,7 +35,7 @@ pub(super) fn shown(plan: &Plan, mount: &Mount) -> Option<u32> {
 /// Whether a mount can be made before there is any task.
 pub(super) fn is_made_early(plan: &Plan, late: &BTreeSet<Index>, index: Index) -> bool {
     let mount = &plan.mounts[index];
-    !late.contains(&index) || !is_proc(plan, mount) && !is_terminal(plan, mount)
+    !late.contains(&index) || !knows_pids(plan, mount) && !is_terminal(plan, mount)
 }
 
 /// Whether a mount is one of a terminal of a `devpts` that is new.
@@ -51,13 +51,11 @@ pub(super) fn awaited(plan: &Plan, late: &BTreeSet<Index>) -> BTreeSet<Index> {
     late.iter().filter_map(|index| plan.mounts[*index].on.as_ref().map(|(on, _)| *on)).collect()
 }
 
-/// Whether a mount is one of a `proc`, or of a part of that.
-pub(super) fn is_proc(plan: &Plan, mount: &Mount) -> bool {
-    match &mount.source {
-        Source::New(kind) => kind == "proc",
-        Source::Part(giver, _) => {
-            matches!(&plan.mounts[*giver].source, Source::New(kind) if kind == "proc")
-        }
-        Source::Outside(_) | Source::Lost(_) => false,
-    }
+/// Whether a mount is one of a file system that belongs to the pid namespace of who makes it, or of a part of that.
+pub(super) fn knows_pids(plan: &Plan, mount: &Mount) -> bool {
+    let giver = match &mount.source {
+        Source::Part(giver, _) => &plan.mounts[*giver].source,
+        own => own,
+    };
+    matches!(giver, Source::New(kind) if kind == "proc" || kind == "autofs")
 }

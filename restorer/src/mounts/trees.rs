@@ -12,6 +12,7 @@ use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
+use super::automounts::Automounts;
 use super::failed::failed;
 use super::last_change::last_change;
 use super::late::Late;
@@ -32,7 +33,8 @@ pub(super) fn build(
     let root_here = open("/", HANDLE, Mode::empty())
         .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
     let late = lateness::which(plan, request.own_pids);
-    let mut yard = Yard::make(plan, request, outside, &late)?;
+    let automounts = Automounts::read(plan, request.images)?;
+    let mut yard = Yard::make(plan, request, outside, (&late, &automounts))?;
     let here = own(thread)?;
     let seats = groups::seats(plan, &mut yard, &late)?;
     // All copies are made here: what is in another namespace is not copied.
@@ -47,7 +49,7 @@ pub(super) fn build(
     // What shows processes is only made where it is seen already, if not by the machine's root.
     let sight = request.users.as_ref().map(|_| here.try_clone()).transpose();
     let sight = sight.map_err(Error::kernel("duplicate a descriptor"))?;
-    built.late = Late::plan(plan, &late, &mut copies, &seats, sight)?;
+    built.late = Late::plan(plan, &late, &mut copies, &seats, (sight, automounts))?;
     for (&number, order) in &plan.orders {
         copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
         let early: Vec<Index> = order.iter().copied().filter(|it| !late.contains(it)).collect();

@@ -15,6 +15,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::automounts::Automounts;
 use super::failed::failed;
 use super::plan::{Index, Mount, Plan, Source};
 use super::{Request, contents, flags, late, lateness};
@@ -140,7 +141,7 @@ impl Yard {
         plan: &Plan,
         request: &Request<'_>,
         mut outside: Outside,
-        late: &BTreeSet<Index>,
+        (late, automounts): (&BTreeSet<Index>, &Automounts),
     ) -> Result<Self, Error> {
         let ground = Ground::over("/").map_err(Error::kernel("make a place for mounts"))?;
         let mut yard = Self { ground, givers: BTreeMap::new(), lost: BTreeMap::new() };
@@ -167,7 +168,10 @@ impl Yard {
             if !lateness::is_made_early(plan, late, index) {
                 continue;
             }
-            let made = new(mount, kind, outside.contents.remove(&index))?;
+            let made = match kind.as_str() {
+                "autofs" => automounts.make(&mount.entry).map_err(failed(mount, "make"))?,
+                _ => new(mount, kind, outside.contents.remove(&index))?,
+            };
             yard.give(mount, index, made)?;
         }
         Ok(yard)

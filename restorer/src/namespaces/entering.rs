@@ -46,6 +46,11 @@ impl Made<'_> {
         self.enter_all(pid)
     }
 
+    /// In a task that has its descriptors: what is asked by way of these.
+    pub(crate) fn give_pipes(&self, pid: ImagePid) -> Result<(), Error> {
+        self.late.give_pipes(pid)
+    }
+
     fn place_late(&self, pid: ImagePid) -> Result<(), Error> {
         if let Some(pids) = self.first_of(pid) {
             let failed = || Error::kernel("enter a mount namespace");

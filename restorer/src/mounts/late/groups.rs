@@ -8,7 +8,7 @@ use kernel::descriptors::duplicate_from;
 use kernel::mounts::{self, Change, Propagation};
 
 use super::super::failed::failed;
-use super::super::lateness::is_proc;
+use super::super::lateness::knows_pids;
 use super::super::plan::{Index, Mount, Plan, path};
 use super::super::seats::{Seats, group, seat};
 use crate::error::Error;
@@ -69,7 +69,7 @@ impl Groups {
         for (&index, &step) in steps {
             let mount = &plan.mounts[index];
             match (group(mount), seat(mount, seats)) {
-                (Some(group), _) if is_proc(plan, mount) => {
+                (Some(group), _) if knows_pids(plan, mount) => {
                     unseated.entry(group).or_default().push((index, step));
                 }
                 (_, Some(seat)) => {
