@@ -36,7 +36,7 @@ struct Automount {
     /// Who is let through, and the process that reads the pipe; none of a quiet one.
     reads: Option<(HostPid, HostPid)>,
     /// Inode of the pipe by which it asks.
-    pipe: Option<u64>,
+    asks_by: Option<u64>,
 }
 
 /// All that a tree has, by their devices.
@@ -49,7 +49,7 @@ struct Settings {
     entry: AutofsEntry,
     group: i32,
     /// Inode of the pipe.
-    pipe: Option<u64>,
+    asks_by: Option<u64>,
 }
 
 impl Settings {
@@ -72,7 +72,7 @@ impl Settings {
                 "offset" => (entry.mode, known[4]) = (autofs_mode::OFFSET, true),
                 "uid" => entry.uid = Some(number()?),
                 "gid" => entry.gid = Some(number()?),
-                "pipe_ino" => found.pipe = value.parse().ok(),
+                "pipe_ino" => found.asks_by = value.parse().ok(),
                 "strictexpire" | "ignore" => entry.flags.push(name.to_owned()),
                 // Of the file system, and of all kinds.
                 "rw" | "ro" => {}
@@ -143,7 +143,7 @@ impl Views {
             let is_open = |number: i32, mode: u32| {
                 let mut files = reader.files.iter().filter(|file| number < 0 || file.fd == number);
                 let is_it = |file: &&collector::OpenFile| {
-                    is_pipe(file, settings.pipe) && file.flags & ACCESS == mode
+                    is_pipe(file, settings.asks_by) && file.flags & ACCESS == mode
                 };
                 files.find(is_it).map(|file| file.fd)
             };
@@ -157,7 +157,7 @@ impl Views {
             Some(nodes) => entry.nodes = nodes,
             None => return Ok(Err(mounts::automount_options("more than 65536 names", place))),
         }
-        Ok(Ok(Automount { entry, reads, pipe: settings.pipe }))
+        Ok(Ok(Automount { entry, reads, asks_by: settings.asks_by }))
     }
 }
 
@@ -176,7 +176,7 @@ fn reader<'i>(inventory: &'i Inventory, settings: &Settings) -> Option<(HostPid,
         let mut files = process.files.iter();
         process.pgid == Some(group)
             && !is_zombie(process)
-            && files.any(|file| is_pipe(file, settings.pipe) && file.flags & ACCESS == READ)
+            && files.any(|file| is_pipe(file, settings.asks_by) && file.flags & ACCESS == READ)
     };
     let mut all = inventory.processes.values().filter(reads);
     let first = inventory.processes.get(&group).filter(reads);
@@ -218,7 +218,7 @@ fn nodes(root: &OwnedFd) -> io::Result<Option<Vec<AutofsNode>>> {
 impl Automounts {
     /// How many ask by the pipe with this inode: the kernel has its writing end open for each.
     pub(crate) fn that_ask_by(&self, pipe: u64) -> usize {
-        self.0.values().filter(|it| it.reads.is_some() && it.pipe == Some(pipe)).count()
+        self.0.values().filter(|it| it.reads.is_some() && it.asks_by == Some(pipe)).count()
     }
 
     /// Writes them; `number` is what a process is called in the images.
@@ -247,7 +247,7 @@ mod tests {
     fn options_are_known_or_not() {
         let text = "rw,fd=6,pgrp=1,timeout=300,minproto=5,maxproto=5,indirect,pipe_ino=29";
         let settings = Settings::parse(text.as_ref()).unwrap();
-        assert_eq!((settings.group, settings.pipe, settings.is_quiet()), (1, Some(29), false));
+        assert_eq!((settings.group, settings.asks_by, settings.is_quiet()), (1, Some(29), false));
         assert_eq!((settings.entry.timeout, settings.entry.mode), (300, autofs_mode::INDIRECT));
         let quiet = text.replace("fd=6", "fd=-1").replace("=29", "=-1");
         assert!(Settings::parse(quiet.as_ref()).unwrap().is_quiet());
