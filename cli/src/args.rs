@@ -91,7 +91,9 @@ pub(crate) struct DumpOptions {
     /// What the tree has of the outside. unix[INODE]: a Unix socket, of any type, that is connected to a process
     /// outside; a restore with --ext-unix-sk makes a new connection to the name of the other end. mnt[PATH]:NAME: what
     /// is mounted there in the tree's own mount namespace; a restore is given it by that name. mnt[]: all that is
-    /// mounted here, too; mnt[]:sm also if it shares mounts with others or receives them. May be given more than once
+    /// mounted here, too; mnt[]:sm also if it shares mounts with others or receives them. pid[INODE]:NAME: the pid
+    /// namespace of the tree, of which others have the first process; a restore is given one by that name. May be
+    /// given more than once
     #[arg(long, value_name = "WHAT", value_parser = external)]
     pub(crate) external: Vec<External>,
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
@@ -165,18 +167,22 @@ const NOT_OF_ENGINES: [&str; 14] = [
 
 fn external(text: &str) -> Result<External, &'static str> {
     // An open file that is left to the outside has to be handed to the restore, which `criu` alone can be asked for.
-    let known = External::parse(text.as_ref()).filter(|it| !matches!(it, External::File(_)));
-    known.ok_or(
-        "only unix[INODE], mnt[KEY]:VALUE and mnt[]:FLAGS can be external here; file[…], tty[…] and net[…] are options \
+    let is_known = |it: &External| match it {
+        External::File(_) => false,
+        External::Pids { key, .. } => key.parse::<u64>().is_ok(),
+        _ => true,
+    };
+    External::parse(text.as_ref()).filter(is_known).ok_or(
+        "only unix[INODE], pid[INODE]:NAME, mnt[KEY]:VALUE and mnt[]:FLAGS can be external here; file[…], tty[…] and net[…] are options \
          of `criu dump`, whose restore is given what takes their place",
     )
 }
 
 /// What is external to a restore.
-fn external_mount(text: &str) -> Result<External, &'static str> {
-    let is_mount = |it: &External| matches!(it, External::Mount { .. } | External::Mounts { .. });
-    External::parse(text.as_ref()).filter(is_mount).ok_or(
-        "only mnt[NAME]:PATH and mnt[] can be given to a restore; a Unix socket is connected again with --ext-unix-sk, and \
+fn external_place(text: &str) -> Result<External, &'static str> {
+    let is_place = |it: &External| !matches!(it, External::UnixSocket(_) | External::File(_));
+    External::parse(text.as_ref()).filter(is_place).ok_or(
+        "only mnt[NAME]:PATH, mnt[] and pid[NAME]:PATH can be given to a restore; a Unix socket is connected again with --ext-unix-sk, and \
          veth[…] and macvlan[…] are options of `criu restore`",
     )
 }
@@ -189,11 +195,31 @@ pub(crate) const fn socket(external: &External) -> Option<u32> {
     }
 }
 
+/// The id of a pid namespace that is external, and its name.
+pub(crate) fn pids(external: &External) -> Option<(u64, String)> {
+    match external {
+        External::Pids { key, value } => Some((key.parse().ok()?, value.clone())),
+        _ => None,
+    }
+}
+
+/// A pid namespace that a restore is given, opened.
+pub(crate) fn given_pids(
+    external: &External,
+) -> Option<Result<restorer::Inherited, restorer::Error>> {
+    let External::Pids { key, value } = external else { return None };
+    let opened = std::fs::File::open(value);
+    let opened = opened
+        .map_err(|source| restorer::Error::Kernel { operation: format!("open {value}"), source });
+    let key = key.clone().into_bytes();
+    Some(opened.map(|file| restorer::Inherited { key, file: std::sync::Arc::new(file.into()) }))
+}
+
 /// What is external of mounts.
 pub(crate) fn mounts(external: &[External]) -> ExternalMounts {
     let mut mounts = ExternalMounts::default();
     for one in external {
-        // All others that an option takes are Unix sockets, which `socket` takes.
+        // All others that an option takes are sockets and pid namespaces, which `socket` and `pids` take.
         mounts.add(one.clone()).unwrap_or_default();
     }
     mounts
@@ -292,7 +318,7 @@ pub(crate) struct RestoreOptions {
     pub(crate) root: Option<PathBuf>,
     /// What the tree had of the outside. mnt[NAME]:PATH: what the dump was told of by that name; mnt[]: all that
     /// the dump found, from the same paths. May be given more than once
-    #[arg(long, value_name = "WHAT", value_parser = external_mount)]
+    #[arg(long, value_name = "WHAT", value_parser = external_place)]
     pub(crate) external: Vec<External>,
     /// Join the caller's session and terminal
     #[arg(long)]

@@ -31,6 +31,7 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
             sockets: options.external.iter().filter_map(args::socket).collect(),
             is_handed: false,
         },
+        external_pids: options.external.iter().filter_map(args::pids).collect(),
         mounts: args::mounts(&options.external).of_dump(),
         ghost_limit: options.ghost_limit,
         link_remap: options.link_remap,

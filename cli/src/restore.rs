@@ -55,6 +55,7 @@ fn restore(
     options: &args::RestoreOptions,
     images: &Images,
 ) -> Result<RestoreReport, restorer::Error> {
+    let inherited = options.external.iter().filter_map(args::given_pids);
     let asked = RestoreOptions {
         after: if options.leave_stopped { AfterRestore::Stop } else { AfterRestore::Resume },
         shell_job: options.shell_job,
@@ -76,7 +77,7 @@ fn restore(
         validation: options.file_validation.asked(),
         any_permissions: false,
         file_locks: true,
-        inherited: Vec::new(),
+        inherited: inherited.collect::<Result<_, _>>()?,
         networks: Default::default(),
         joined: Default::default(),
         on_behalf_of: None,

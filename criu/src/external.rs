@@ -18,6 +18,13 @@ pub enum External {
         /// What comes after them.
         value: OsString,
     },
+    /// `pid[KEY]:VALUE`: a pid namespace, to a dump its number and a name; to a restore, the name and a path.
+    Pids {
+        /// What stands in the brackets.
+        key: String,
+        /// What comes after them.
+        value: String,
+    },
     /// `mnt[]:FLAGS`: all mounts that are of the outside, too.
     Mounts {
         /// `s`: also those that share mounts with others.
@@ -36,7 +43,7 @@ impl External {
             let inode = std::str::from_utf8(inode.strip_suffix(b"]")?).ok()?;
             return Some(Self::UnixSocket(inode.parse().ok()?));
         }
-        if let Some(file) = file(text) {
+        if let Some(file) = file(text).or_else(|| pids(text)) {
             return Some(file);
         }
         let rest = text.strip_prefix(b"mnt[")?;
@@ -55,6 +62,13 @@ impl External {
         let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         (!value.is_empty()).then(|| Self::Mount { key: owned(key), value: owned(value) })
     }
+}
+
+fn pids(text: &[u8]) -> Option<External> {
+    let rest = std::str::from_utf8(text).ok()?.strip_prefix("pid[")?;
+    let (key, value) = rest.split_once("]:")?;
+    let (key, value) = (key.to_owned(), value.to_owned());
+    (!key.is_empty() && !value.is_empty()).then_some(External::Pids { key, value })
 }
 
 /// A kind of file with two numbers in hexadecimal digits; the name is written as the kernel's numbers are.
@@ -93,7 +107,9 @@ impl ExternalMounts {
                 self.shared |= shared;
                 self.masters |= masters;
             }
-            other @ (External::UnixSocket(_) | External::File(_)) => return Err(other),
+            other @ (External::UnixSocket(_) | External::File(_) | External::Pids { .. }) => {
+                return Err(other);
+            }
         }
         Ok(())
     }
@@ -147,6 +163,9 @@ mod tests {
         assert_eq!(parse("tty[8803:18]"), Some(External::File("tty[8803:18]".to_owned())));
         assert_eq!(parse("file[0F:1038]"), Some(External::File("file[f:1038]".to_owned())));
         assert_eq!((parse("tty[8803]"), parse("file[g:1]"), parse("tty[1:2")), (None, None, None));
+        let pids = External::Pids { key: "4026".to_owned(), value: "n".to_owned() };
+        assert_eq!(parse("pid[4026]:n"), Some(pids));
+        assert_eq!((parse("pid[]:n"), parse("pid[1]:"), parse("pid[1]")), (None, None, None));
         let (key, value) = ("/a".into(), "b".into());
         assert_eq!(parse("mnt[/a]:b"), Some(External::Mount { key, value }));
         let all = |shared, masters| Some(External::Mounts { shared, masters });

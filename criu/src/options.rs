@@ -3,7 +3,7 @@
 //!
 //! Names, kinds and defaults are those of CRIU 4.2. [`Reading`](crate::Reading) reads them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -123,6 +123,8 @@ pub struct Options {
     pub skip_in_flight: bool,
     /// How connections are locked; `None` for what this machine has.
     pub network_lock: Option<LockMethod>,
+    /// Pid namespaces, by the kernel's ids, that a restore is given, with their names (`--external pid[INODE]:NAME`).
+    pub external_pids: BTreeMap<u64, String>,
     /// What is said of network namespaces.
     pub networks: Networks,
     /// Namespaces that a restored tree is to be in (`--join-ns`).
@@ -246,6 +248,9 @@ impl Options {
             "external" => match External::parse(&value()) {
                 Some(External::UnixSocket(inode)) => drop(self.external_sockets.insert(inode)),
                 Some(External::File(name)) => drop(self.external_files.insert(name)),
+                Some(External::Pids { key, value: name }) => {
+                    drop(self.external_pids.insert(parsed(written, OsStr::new(&key))?, name));
+                }
                 Some(mount) => drop(self.external_mounts.add(mount)),
                 None if self.networks.take_external(&value()) => {}
                 None => {

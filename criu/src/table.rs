@@ -81,7 +81,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("ext-mount-map", Some('M'), Required, IMAGES),
     carried("ext-unix-sk", Some('x'), Optional, IMAGES),
     // External can be what `External::parse` and `Networks::take_external` know: Unix sockets, mounts, open files, terminals,
-    // network namespaces. Anything else is refused by name.
+    // network and pid namespaces. Anything else is refused by name.
     carried("external", None, Required, ALL),
     carried("extra", None, Switch, &[Check]),
     carried("feature", None, Required, &[Check]),

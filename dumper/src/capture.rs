@@ -242,8 +242,9 @@ fn read(
     let is_late = || clock.check(READ_MOUNTS).is_err();
     let users = users(root, &inventory, plan, &tasks)?;
     let own = &plan.around.namespaces;
+    let known = (&plan.networks, &*plan.views, &users);
     let namespaces =
-        Namespaces::read(&inventory, own, root, (&plan.networks, &plan.views, &users), &is_late)?;
+        Namespaces::read(&inventory, own, root, known, &options.external_pids, &is_late)?;
     clock.check(READ_MOUNTS)?;
     let ids = kobj_ids::number(&inventory, &namespaces, &numbers);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();

@@ -9,7 +9,7 @@ use collector::Inventory;
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat, Status, processes};
 use support::Unsupported;
-use support::tree::{Surroundings, of_entered, of_entered_and_ended};
+use support::tree::{Surroundings, of_entered, of_entered_and_ended, without_first};
 
 use crate::error::Error;
 use crate::numbers::Numbers;
@@ -31,18 +31,23 @@ pub(crate) fn look(
     let root = options.pid;
     let mut inside: BTreeSet<u64> = numbers.namespaces().map(|(_, namespace)| namespace).collect();
     let of_root = inventory.processes.get(&root).and_then(|root| root.namespaces.get(NAME));
+    let mut found = Vec::new();
     if let Some(of_root) = of_root.filter(|it| around.namespaces.get(NAME) != Some(it)) {
         let status = Dir::open(root).and_then(|dir| Status::read(&dir))?;
-        if status.ns_pid.last().is_some_and(|pid| pid.get() == 1) {
+        let is_external = options.external_pids.contains_key(of_root);
+        if is_external {
+            // Whoever is in there stays.
+        } else if status.ns_pid.last().is_some_and(|pid| pid.get() == 1) {
             inside.insert(*of_root);
+        } else {
+            found.push(without_first(root, *of_root));
         }
     }
     if inside.is_empty() {
-        return Ok(Default::default());
+        return Ok((Known::default(), found));
     }
     let inside: BTreeSet<String> = inside.iter().map(|id| format!("{NAME}:[{id}]")).collect();
     let mut others = BTreeSet::new();
-    let mut found = Vec::new();
     for pid in processes()? {
         if inventory.processes.contains_key(&pid) {
             continue;

@@ -62,6 +62,8 @@ struct Namespace<'a> {
     networks: &'a net::Plans,
     /// What is known of the user namespace.
     users: &'a Users,
+    /// The names of pid namespaces that a restore is given, by the kernel's ids.
+    external_pids: &'a BTreeMap<u64, String>,
     /// The numbers of all that are not the dumper's, by name and the kernel's id.
     numbers: &'a BTreeMap<(&'static str, u64), u32>,
 }
@@ -107,6 +109,7 @@ impl Namespaces {
         own: &BTreeMap<&'static str, u64>,
         root: HostPid,
         (networks, mounts, users): (&net::Plans, &Views, &Users),
+        external_pids: &BTreeMap<u64, String>,
         is_late: &dyn Fn() -> bool,
     ) -> Result<Self, Error> {
         let contents = mounts.read_contents(&users.ids_of_mounts(), is_late)?;
@@ -139,8 +142,17 @@ impl Namespaces {
             let member = members.get(&(name, id)).copied();
             let (member, has_member) = (member.unwrap_or(root), member.is_some());
             let numbers = &found.others;
-            let namespace =
-                Namespace { member, has_member, id, number, mounts, networks, users, numbers };
+            let namespace = Namespace {
+                member,
+                has_member,
+                id,
+                number,
+                mounts,
+                networks,
+                users,
+                external_pids,
+                numbers,
+            };
             found.described.insert(number, read(&namespace)?);
         }
         Ok(found)

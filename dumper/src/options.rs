@@ -90,6 +90,8 @@ pub struct DumpOptions {
     /// Network namespaces that are not part of the checkpoint, by the kernel's ids, with what a restore is told
     /// by which stands for each.
     pub external_networks: std::collections::BTreeMap<u64, String>,
+    /// Pid namespaces that a restore is given, by the kernel's ids, with what it is told by which.
+    pub external_pids: std::collections::BTreeMap<u64, String>,
     /// Network namespaces come back empty.
     pub empty_networks: bool,
     /// A file that has lost its name, and has others, is given one (`link_remap.N`) beside it, by which a restore
@@ -194,6 +196,7 @@ impl DumpOptions {
             connections: Connections::default(),
             skip_in_flight: false,
             external_networks: Default::default(),
+            external_pids: Default::default(),
             empty_networks: false,
             link_remap: false,
             network_lock: None,

@@ -23,11 +23,12 @@ use std::path::Path;
 use ids::{HostPid, ImagePid};
 use images::id_map::IdMap;
 use images::messages::{MntEntry, TaskKobjIdsEntry};
-use images::{Checkpoint, Images};
+use images::{Checkpoint, Images, names};
 use kernel::descriptors::duplicate_from;
 use kernel::namespaces::{enter, own};
 use kernel::procfs::{Dir, Mounts, ProcFile};
-use kernel::user_namespaces::Inside;
+use kernel::user_namespaces::{Inside, kind_of as kind_of_namespace};
+use nix::sched::CloneFlags;
 
 use crate::error::Error;
 use crate::files::{IpcNamespaces, Networks};
@@ -110,6 +111,8 @@ pub(crate) struct Sets {
     of: BTreeMap<ImagePid, Set>,
     /// The pid namespace of the root, if it was not the dumper's.
     pid_namespace: Option<u32>,
+    /// By which name a restore is given that, if it is external.
+    pids_key: Option<String>,
     /// The user namespace that all are in, if it was not the dumper's.
     users: Option<Users>,
     /// Those below it.
@@ -136,6 +139,10 @@ impl Sets {
             let (set, pids) = (set_of(ids, own), other(ids.pid_ns_id, own.pid_ns_id));
             if nth == 0 {
                 sets.pid_namespace = pids;
+                if let Some(number) = pids {
+                    let entry = checkpoint.images.read_one(&names::pidns(number))?;
+                    sets.pids_key = entry.and_then(|entry| entry.ext_key);
+                }
             }
             let nested = levels.namespace(pid);
             if nested.is_none() && pids != sets.pid_namespace
@@ -184,6 +191,23 @@ impl Sets {
     /// Whether the tree was in a pid namespace of its own.
     pub(crate) const fn own_pids(&self) -> bool {
         self.pid_namespace.is_some()
+    }
+
+    /// The pid namespace that the caller gives for an external one.
+    fn given_pids(&self, given: &Given) -> Result<Option<OwnedFd>, Error> {
+        let (Some(key), Some(number)) = (&self.pids_key, self.pid_namespace) else {
+            return Ok(None);
+        };
+        let object = || format!("pid namespace {number}");
+        let Some(inherited) = given.inherited.get(key) else {
+            return Err(Error::refused(support::pids::external(key).of(0, object())));
+        };
+        if kind_of_namespace(&**inherited).ok() != Some("pid") {
+            let refusal = support::pids::NO_NAMESPACE;
+            return Err(Error::refused(refusal.of(0, format!("{} {key}", object()))));
+        }
+        let namespace = inherited.try_clone();
+        namespace.map(Some).map_err(Error::kernel(format!("use the pid namespace {key}")))
     }
 
     /// The user namespace of the tree, if it had one of its own.
@@ -291,6 +315,8 @@ pub(crate) struct Made<'s> {
     own: BTreeMap<usize, OwnedFd>,
     /// By the place of their kind in the table and their number.
     others: BTreeMap<(usize, u32), OwnedFd>,
+    /// The pid namespace that the root is born into, if it is not made anew.
+    pids: Option<OwnedFd>,
     /// Mounts that are left to the tree's first task.
     late: Late,
     root_process: ImagePid,
@@ -323,6 +349,7 @@ impl<'s> Made<'s> {
             sets,
             own: BTreeMap::new(),
             others: BTreeMap::new(),
+            pids: sets.given_pids(given)?,
             late: Late::default(),
             root_process: ground.root_process,
             owned: BTreeSet::new(),
@@ -501,6 +528,33 @@ impl<'s> Made<'s> {
         }
     }
 
+    /// The pid namespace of others that the root is born into.
+    pub(crate) const fn given_pids(&self) -> Option<&OwnedFd> {
+        self.pids.as_ref()
+    }
+
+    /// Makes a process by `fork` that is born into the pid namespace of the root: one that is given, or, with the flags that `fork` gets,
+    /// one that it makes.
+    pub(crate) fn born_with_root(
+        &self,
+        fork: impl FnOnce(CloneFlags) -> io::Result<Option<HostPid>>,
+    ) -> io::Result<Option<HostPid>> {
+        let Some(pids) = &self.pids else {
+            return fork(match self.sets.own_pids() {
+                true => CloneFlags::CLONE_NEWPID,
+                false => CloneFlags::empty(),
+            });
+        };
+        let before = own("pid")?;
+        enter("pid", pids)?;
+        let made = fork(CloneFlags::empty());
+        // The child has its own children there.
+        if !matches!(made, Ok(None)) {
+            enter("pid", &before)?;
+        }
+        made
+    }
+
     /// The namespace of a kind that has been made under this number.
     pub(crate) fn namespace(&self, name: &str, number: u32) -> Option<&OwnedFd> {
         let kind = TABLE.iter().position(|kind| kind.name == name)?;
@@ -536,7 +590,7 @@ impl<'s> Made<'s> {
 
     /// Moves the descriptors to numbers from `base` on, out of the tasks' way.
     pub(crate) fn keep(&mut self, base: RawFd) -> Result<(), Error> {
-        for fd in self.others.values_mut().chain(self.own.values_mut()) {
+        for fd in self.others.values_mut().chain(self.own.values_mut()).chain(&mut self.pids) {
             *fd = duplicate_from(&*fd, base).map_err(Error::kernel("duplicate a descriptor"))?;
         }
         self.late.keep(base)

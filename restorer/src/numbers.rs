@@ -2,6 +2,7 @@
 //! our own must not be among them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,52 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
         return Err(left_behind(id));
     }
     Ok(())
+}
+
+/// The same in a pid namespace of others that the tree is born into.
+pub(crate) fn check_in(plan: &Plan, namespace: &OwnedFd) -> Result<(), Error> {
+    let failed = |source| Error::kernel("look who is in the pid namespace")(source);
+    let namespace = kernel::namespaces::id(namespace).map_err(failed)?;
+    let wanted: BTreeSet<ImagePid> = plan.numbers.iter().copied().collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Some((id, by)) =
+            processes()?.into_iter().find_map(|pid| has_one(pid, namespace, &wanted))
+        else {
+            return Ok(());
+        };
+        let stat = Dir::open(by).and_then(|dir| Stat::read(&dir));
+        let is_ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
+        // Whoever is to wait for it may be about to.
+        if is_ending && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
+        let refusal = support::host::number_taken_inside(by);
+        return Err(Error::refused(refusal.of(id.get(), format!("process {id}"))));
+    }
+}
+
+/// A wanted number that a process has that is in the pid namespace, be it that of a thread, its group or its session.
+fn has_one(
+    pid: HostPid,
+    namespace: u64,
+    wanted: &BTreeSet<ImagePid>,
+) -> Option<(ImagePid, HostPid)> {
+    let dir = Dir::open(pid).ok()?;
+    let link = dir.link("ns/pid").ok()?;
+    if link.to_str() != Some(&format!("pid:[{namespace}]")) {
+        return None;
+    }
+    let status = Status::read(&dir).ok()?;
+    let threads = dir.threads().unwrap_or_default().into_iter().filter_map(|thread| {
+        let status = Dir::open(thread).and_then(|dir| Status::read(&dir)).ok()?;
+        status.ns_pid.last().copied()
+    });
+    let leaders = [&status.ns_pgid, &status.ns_sid].map(|levels| levels.last().copied().flatten());
+    let own = status.ns_pid.last().copied().into_iter();
+    let mut all = own.chain(leaders.into_iter().flatten()).chain(threads);
+    all.find(|number| wanted.contains(number)).map(|number| (number, pid))
 }
 
 /// Waits until a number is free if what has it is ending; whether it is.

@@ -76,11 +76,14 @@ pub fn restore(
     let mut stood_in = None;
     let made_all = |made: &namespaces::Made<'_>| {
         if own_namespaces {
-            stood_in = stand_in::tell(hooks, path, made, (root, inside))?;
+            stood_in = stand_in::tell(hooks, path, made, root)?;
         }
         Ok(())
     };
     let (mut namespaces, roots) = namespaces::Made::make(&sets, &given, &ground, made_all)?;
+    if let Some(pids) = namespaces.given_pids() {
+        numbers::check_in(&plan, pids)?;
+    }
     let first = checkpoint.processes.first().map(|process| process.pid);
     let networks = namespaces.networks(first)?;
     let ipc = namespaces.ipc()?;

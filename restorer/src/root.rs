@@ -12,7 +12,6 @@ use kernel::process::{
     set_signal_mask, wait_status,
 };
 use kernel::ptrace::RseqConfiguration;
-use nix::sched::CloneFlags;
 
 use crate::error::Error;
 use crate::inherited_values;
@@ -101,16 +100,16 @@ fn bear(
     ours: &File,
     sibling: bool,
 ) -> io::Result<HostPid> {
-    let plan = build_context.plan;
-    let flags = if plan.inside { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
-    let root = plan.tasks[0].pid;
+    let root = build_context.plan.tasks[0].pid;
     let known = build_context.stood_in.and_then(|known| ImagePid::new(known.get()));
     let known = known.and_then(|known| ImagePids::from_outermost([known, root]));
-    let made = match known.map(|known| fork_as(&known, sibling, flags)) {
-        Some(Ok(made)) => made,
-        // Somebody has it by now, or nobody in the user namespace of the tree may choose it.
-        None | Some(Err(_)) => fork_as(&ImagePids::single(root), sibling, flags)?,
-    };
+    let made = build_context.namespaces.born_with_root(|flags| {
+        match known.map(|known| fork_as(&known, sibling, flags)) {
+            Some(Ok(made)) => Ok(made),
+            // Somebody has it by now, or nobody in the user namespace of the tree may choose it.
+            None | Some(Err(_)) => fork_as(&ImagePids::single(root), sibling, flags),
+        }
+    })?;
     made.map_or_else(|| run(build_context, reins, ours), Ok)
 }
 

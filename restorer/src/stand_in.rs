@@ -12,7 +12,6 @@ use std::os::unix::net::UnixStream;
 use hooks::{Hooks, Moment, Point};
 use ids::{HostPid, ImagePid, ImagePids};
 use kernel::process::{exit_now, fork_any, fork_as, fork_beside, wait_status};
-use nix::sched::CloneFlags;
 
 use crate::error::Error;
 use crate::namespaces::Made;
@@ -22,13 +21,13 @@ pub(crate) fn tell(
     hooks: &mut dyn Hooks,
     images: &std::path::Path,
     namespaces: &Made<'_>,
-    (root, inside): (ImagePid, bool),
+    root: ImagePid,
 ) -> Result<Option<HostPid>, Error> {
     if !hooks.hang_on(Point::SetupNamespaces) {
         return Ok(None);
     }
     let failed = Error::kernel("make a process in the namespaces of the tree");
-    let stand_in = StandIn::make(namespaces, (root, inside)).map_err(failed)?;
+    let stand_in = StandIn::make(namespaces, root).map_err(failed)?;
     let pid = Some(stand_in.pid);
     hooks::call(hooks, Moment::of(Point::SetupNamespaces, pid, images))?;
     Ok(pid)
@@ -43,13 +42,13 @@ struct StandIn {
 
 impl StandIn {
     /// Makes it by a process that enters the namespaces and ends: a pid namespace belongs to the user namespace of who makes it.
-    fn make(namespaces: &Made<'_>, root: (ImagePid, bool)) -> io::Result<Self> {
+    fn make(namespaces: &Made<'_>, root: ImagePid) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let (mut ours, mut theirs) =
             (File::from(OwnedFd::from(ours)), File::from(OwnedFd::from(theirs)));
         let Some(passing) = fork_any()? else {
             drop(ours);
-            let made = namespaces.enter_empty().and_then(|()| bear(root));
+            let made = namespaces.enter_empty().and_then(|()| bear(namespaces, root));
             let made = match made {
                 Ok(None) => wait_in(namespaces, &mut theirs),
                 made => made.and_then(|made| made.ok_or(io::ErrorKind::InvalidData.into())),
@@ -89,13 +88,12 @@ impl Drop for StandIn {
 }
 
 /// Makes a child of the caller's parent, with the number of the root, or as the first of a pid namespace.
-fn bear((root, inside): (ImagePid, bool)) -> io::Result<Option<HostPid>> {
-    let flags = if inside { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
-    match fork_as(&ImagePids::single(root), true, flags) {
+fn bear(namespaces: &Made<'_>, root: ImagePid) -> io::Result<Option<HostPid>> {
+    namespaces.born_with_root(|flags| match fork_as(&ImagePids::single(root), true, flags) {
         // Whoever has the number is named when the tree is made.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fork_beside(true),
         made => made,
-    }
+    })
 }
 
 /// The process that passes has told who this one is.

@@ -287,6 +287,17 @@ pub fn number_taken(id: HostPid, who: &str, state: char, parent: &str) -> Refusa
     )
 }
 
+/// A number that process `by` has in the pid namespace that is given, be it that of a thread of it, its group or its session.
+#[must_use]
+pub fn number_taken_inside(by: HostPid) -> Refusal {
+    Refusal::new(
+        format!(
+            "its number is in use in the pid namespace that is given: by process {by}, or its group or session"
+        ),
+        format!("end it (kill {by}), have its parent wait for it, or give another pid namespace"),
+    )
+}
+
 /// A number that a process group or session has, as this process of it lives.
 #[must_use]
 pub fn number_of_group(member: HostPid, who: &str) -> Refusal {

@@ -60,6 +60,24 @@ const INIT_BY_SIGNAL: Refusal = Refusal::fixed(
     "have its parent wait for it",
 );
 
+/// A pid namespace that the dump left to the outside, and that nobody has given.
+#[must_use]
+pub fn external(name: &str) -> Refusal {
+    let name = crate::unsupported::word(name);
+    Refusal::new(
+        "it was left to the outside by the dump, and none is given for it",
+        format!(
+            "give --external pid[{name}]:/proc/PID/ns/pid, or, to `criu restore`, --inherit-fd fd[N]:{name}, with the pid namespace open as N"
+        ),
+    )
+}
+
+/// What is given for one is none.
+pub const NO_NAMESPACE: Refusal = Refusal::fixed(
+    "what is given for it is no pid namespace",
+    "give the file /proc/PID/ns/pid of a process in it",
+);
+
 /// A process group that is led from outside of the pid namespace of one of its members, which was born into it.
 pub const GROUP_OUTSIDE: Refusal = Refusal::fixed(
     "its leader is outside of the pid namespace of this process, whose parent is in another group by now, or in that of a \

@@ -122,6 +122,20 @@ pub fn of_entered_and_ended(pid: HostPid, parent: Option<HostPid>) -> Unsupporte
     Refusal::new(ENTERED_AND_ENDED, remedy).of(pid, "the process")
 }
 
+/// The root of a tree that is in another pid namespace than the dumper, with this number, and not the first process of it.
+#[must_use]
+pub fn without_first(root: HostPid, namespace: u64) -> Unsupported {
+    Refusal::new(
+        "it is in another pid namespace than the dumping process, and not the first process of it: a restore could not make it without \
+         that one",
+        format!(
+            "dump the first process of the namespace, or give --external 'pid[{namespace}]:NAME' to the dump, and a pid namespace by \
+             that name to the restore"
+        ),
+    )
+    .of(root, "pid namespace")
+}
+
 /// A process that has entered the pid namespace of the tree, and is none of its first process' descendants.
 #[must_use]
 pub fn of_entered(pid: HostPid) -> Unsupported {

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use container::{Container, PATIENCE, utf8};
 use serde_json::{Value, json};
-use stasis_tests::{Dump, Engine, Outcome, Services, stasis_program, wait_until};
+use stasis_tests::{Dump, Engine, Outcome, Services, children_of, stasis_program, wait_until};
 
 fn comes_back(engine: Engine) {
     Container::start(engine, |_| ()).goes_on("images", &[]);
@@ -90,6 +90,38 @@ fn a_container_has_a_user_namespace() {
     let pid = container.pid().expect("a pid");
     let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("uid_map");
     assert!(map.split_whitespace().eq(["0", "100000", "65536"]), "{map}");
+}
+
+/// It is in the pid namespace of others, as the containers of a pod may be.
+fn shares_a_pid_namespace(engine: Engine) {
+    let container = Container::prepare(engine);
+    let mut holder = Command::new("unshare");
+    // Whoever comes to it is not waited for.
+    let first = "$SIG{CHLD} = 'IGNORE'; sleep while 1";
+    holder.args(["--pid", "--fork", "--kill-child", "perl", "-e", first]);
+    let mut holder = holder.stdin(Stdio::null()).spawn().expect("unshare");
+    let first = || children_of(i32::try_from(holder.id()).expect("a pid")).first().copied();
+    assert!(wait_until(PATIENCE, || first().is_some()));
+    let namespace = format!("/proc/{}/ns/pid", first().expect("the first process"));
+    container.configured("/tmp", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|one| one["type"] != "pid");
+        namespaces.push(json!({"type": "pid", "path": namespace}));
+    });
+    container.runc(&["run", "--detach", container.id()]).must_succeed("runc run");
+    container.counts_on(0);
+    container.goes_on("images", &[]);
+    let pid = container.pid().expect("a pid");
+    let of = |path: &str| fs::read_link(path).expect("a namespace");
+    assert_eq!(of(&format!("/proc/{pid}/ns/pid")), of(&namespace));
+    container.runc(&["delete", "--force", container.id()]).must_succeed("runc delete");
+    holder.kill().expect("kill");
+    holder.wait().expect("wait");
+}
+
+#[test]
+fn a_container_shares_a_pid_namespace() {
+    shares_a_pid_namespace(Engine::CriuFace);
 }
 
 /// What it has mounted of control groups: where, and what of the hierarchy.
@@ -403,6 +435,11 @@ fn a_container_is_dumped_by_the_services() {
 /// That the same is so of CRIU.
 mod criu_peer {
     use super::*;
+
+    #[test]
+    fn a_pid_namespace_is_shared() {
+        shares_a_pid_namespace(Engine::Criu);
+    }
 
     #[test]
     fn a_container_comes_back() {

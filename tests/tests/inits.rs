@@ -9,8 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Rig, Scratch, built_program, stasis_program,
-    wait_until,
+    Dump, Engine, Machine, Outcome, Program, Rig, Scratch, Workload, built_program, children_of,
+    stasis_program, wait_until,
 };
 
 fn start(family: &str) -> Rig {
@@ -49,6 +49,96 @@ fn an_init_comes_back_with_the_numbers_inside() {
     rig.check();
     // With init all have ended.
     rig.machine.await_no_children();
+}
+
+/// A pid namespace that others have for themselves, too, as containers of a pod do.
+struct OfOthers {
+    machine: Machine,
+    scratch: Scratch,
+    workload: Workload,
+    first: i32,
+    root: i32,
+}
+
+impl OfOthers {
+    fn start() -> Self {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let workload = Workload::start("init_of_others", scratch.path("work"));
+        let children = children_of(workload.pid());
+        let is_first = |pid: &&i32| numbers(**pid).last() == Some(&1);
+        let first = *children.iter().find(is_first).expect("the first process");
+        let root = *children.iter().find(|pid| !is_first(pid)).expect("another");
+        Self { machine, scratch, workload, first, root }
+    }
+
+    fn dump(&self, by: Engine, more: &[&str]) -> Outcome {
+        let mut command = by.dump_command(self.root, &self.scratch.path("images"), Dump::ENDING);
+        Outcome::of(command.args(more))
+    }
+
+    /// Its name in the images.
+    fn external(&self) -> String {
+        let link = std::fs::read_link(format!("/proc/{}/ns/pid", self.first)).expect("a namespace");
+        format!("{}:of others", link.to_str().expect("a number").replace(":[", "["))
+    }
+
+    /// With the namespace as an open file.
+    fn restore(&self, by: Engine) -> Outcome {
+        let restore = by.restore_command(&self.scratch.path("images"), Dump::ENDING);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"namespace=$0; exec "$@" 9<"$namespace""#]);
+        shell.arg(format!("/proc/{}/ns/pid", self.first)).arg(restore.get_program());
+        shell.args(restore.get_args()).args(["--inherit-fd", "fd[9]:of others"]);
+        Outcome::of(&mut shell)
+    }
+
+    fn must_be_right(&self) {
+        std::fs::write(self.workload.path("go"), "").expect("say so");
+        let result = self.workload.path("result");
+        wait_until(Duration::from_secs(30), || result.exists());
+        let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
+        assert_eq!(told, "PASS\n", "{}", self.workload.log());
+    }
+}
+
+#[test]
+fn a_pid_namespace_of_others_is_given() {
+    let case = OfOthers::start();
+    let refused = case.dump(Engine::Stasis, &[]);
+    assert!(!refused.success && refused.stderr.contains("--external 'pid["), "{}", refused.stderr);
+    case.dump(Engine::Stasis, &["--external", &case.external()]).must_succeed("dump");
+    let images = case.scratch.path("images");
+    let missing = Engine::Stasis.restore(&images, Dump::ENDING);
+    assert!(!missing.success && missing.stderr.contains("--external pid["), "{}", missing.stderr);
+    let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+    restore.args(["--external", &format!("pid[of others]:/proc/{}/ns/pid", case.first)]);
+    Outcome::of(&mut restore).must_succeed("restore");
+    case.must_be_right();
+    // The namespace ends with its first process.
+    case.machine.await_no_children();
+}
+
+fn given(by: Engine, to: Engine) {
+    let case = OfOthers::start();
+    case.dump(by, &["--external", &case.external()]).must_succeed("dump");
+    case.restore(to).must_succeed("restore");
+    case.must_be_right();
+}
+
+#[test]
+fn a_pid_namespace_of_others_is_inherited() {
+    given(Engine::CriuFace, Engine::CriuFace);
+}
+
+#[test]
+fn a_pid_namespace_of_others_is_inherited_by_a_criu_peer() {
+    given(Engine::CriuFace, Engine::Criu);
+}
+
+#[test]
+fn a_pid_namespace_of_others_comes_from_a_criu_peer() {
+    given(Engine::Criu, Engine::CriuFace);
 }
 
 #[test]

@@ -105,6 +105,56 @@ fn init(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// A tree in a pid namespace whose first process, which is there for others, is no part of it. What is dumped is the second child.
+pub(crate) fn of_others(stage: &Stage) -> Outcome {
+    unshare(CloneFlags::CLONE_NEWPID).expect("unshare");
+    let first = child(stage, "first", || {
+        // Whoever comes to it is not waited for.
+        // SAFETY: the program has one thread, and the kernel calls nothing.
+        unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn) }
+            .expect("ignore a signal");
+        loop {
+            nix::unistd::pause();
+        }
+    });
+    // SAFETY: the program has one thread, so the child may use everything.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Parent { child } => {
+            let _ended = waitpid(child, None).expect("wait");
+            await_file(stage, "result");
+            kill(first, Signal::SIGKILL).expect("kill");
+            // SAFETY: ends the process; the result is the child's.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Child => {
+            setsid().expect("setsid");
+            guest(stage)
+        }
+    }
+}
+
+fn guest(stage: &Stage) -> Outcome {
+    let before = Kin::now();
+    let grouped = child(stage, "grouped", || {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0)).expect("setpgid");
+        member(stage, "grouped")
+    });
+    await_file(stage, "grouped");
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("the root", &before, &Kin::now());
+    found.must("not the first", nix::unistd::getpid() != Pid::from_raw(1));
+    found.works("who is", kill(Pid::from_raw(1), None));
+    found.same("grouped", &Ok(WaitStatus::Exited(grouped, 0)), &waitpid(grouped, None));
+    let new = child(stage, "new", || {
+        let mut found = Findings::default();
+        found.must("parent of a new process", nix::unistd::getppid() == before.pid());
+        found.outcome()
+    });
+    found.same("new", &Ok(WaitStatus::Exited(new, 0)), &waitpid(new, None));
+    found.outcome()
+}
+
 /// An init and what is below it.
 pub(crate) fn run(stage: &Stage) -> Outcome {
     inside(CloneFlags::CLONE_NEWPID, || {}, || init(stage))

@@ -143,6 +143,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("in_flight_plain", in_flight::plain),
     ("inet", inet::run),
     ("init", init::run),
+    ("init_of_others", init::of_others),
     ("init_clocks", init::clocks),
     ("init_proc_groups", mounts::init_proc_groups),
     ("inotify", inotify::run),

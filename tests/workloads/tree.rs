@@ -37,6 +37,10 @@ pub(crate) struct Kin {
 }
 
 impl Kin {
+    pub(crate) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub(crate) fn now() -> Self {
         Self { pid: getpid(), parent: getppid(), group: getpgrp(), session: getsid(None).ok() }
     }
