@@ -137,7 +137,11 @@ impl NestedUsers {
                 refuse(users::FIRST_ELSEWHERE);
             }
             let led = |other: &&Process| other.pid != process.pid && other.sid == Some(process.pid);
-            if let Some(other) = living().find(led) {
+            let other = |led: &Process| {
+                let other = |between: &&Process| !is_born_alike(process, between);
+                between(inventory, led, process).into_iter().find(other)
+            };
+            if let Some(other) = living().filter(led).find_map(other) {
                 refused.push(users::SESSION_OF_FIRST.of(other.pid, "session"));
             }
             let ids = self.entries.get(&user).map(IdMap::of);
@@ -410,6 +414,26 @@ fn unsupported_threads(
         }
     }
     Ok(refused)
+}
+
+/// A process and those above it, up to one of them, which is left out.
+fn between<'i>(inventory: &'i Inventory, process: &Process, above: &Process) -> Vec<&'i Process> {
+    let next = |at: &&'i Process| inventory.processes.get(&at.ppid?);
+    let all = std::iter::successors(inventory.processes.get(&process.pid), next);
+    all.take(inventory.processes.len()).take_while(|at| at.pid != above.pid).collect()
+}
+
+/// Whether a process has what it has from the first one of its pid namespace, if it is born by that: what is in no other's power.
+fn is_born_alike(first: &Process, process: &Process) -> bool {
+    let said = |process: &Process| {
+        let file = |name| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
+        ["oom_score_adj", "loginuid", "coredump_filter"].map(file)
+    };
+    let namespaces = |process: &Process| {
+        let of = |name| process.namespaces.get(name).copied();
+        ["net", "ipc", "uts", "cgroup", "time", "pid"].map(of)
+    };
+    namespaces(first) == namespaces(process) && said(first) == said(process)
 }
 
 /// Whether a process shares its descriptors or directories with another one.

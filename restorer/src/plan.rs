@@ -74,7 +74,7 @@ pub(crate) struct Task {
     pub(crate) forks: Vec<ForkStep>,
     /// It gets the orphans that are made below it.
     pub(crate) adopts: bool,
-    /// The user namespace that it is born in, as the first process of a pid namespace that belongs to that.
+    /// The user namespace that it is born in, as the first process of a pid namespace that belongs to that, or in the session of such a one.
     pub(crate) born_in: Option<u32>,
     /// How it comes into its pid namespace.
     pub(crate) birth: Birth,
@@ -82,6 +82,8 @@ pub(crate) struct Task {
     pub(crate) group: Group,
     /// The number of that.
     pub(crate) in_group: Option<ImagePid>,
+    /// The number of its session.
+    pub(crate) in_session: Option<ImagePid>,
     /// Its children that end while the tree is built: helpers, which it waits for and forgets.
     pub(crate) helpers: Vec<ImagePid>,
     /// Its children that are born dead, which stay to be waited for.
@@ -157,6 +159,8 @@ pub(crate) enum ForkStep {
     /// Have this task forked by a process that ends at once, in the pid namespace whose first process gets it; if it is itself the first
     /// one of a namespace, in the one around that.
     Given(usize),
+    /// Fork this task as a child, in a user namespace in which nobody chooses all of its numbers.
+    Asked(usize),
     /// Take a copy of a table, for itself alone.
     Own(Table),
     /// Join this process group, for who is to be born into it.
@@ -169,9 +173,11 @@ impl ForkStep {
     /// The task that is forked.
     pub(crate) const fn made(self) -> Option<usize> {
         match self {
-            Self::Child(made) | Self::Sibling(made) | Self::Orphan(made) | Self::Given(made) => {
-                Some(made)
-            }
+            Self::Child(made)
+            | Self::Sibling(made)
+            | Self::Orphan(made)
+            | Self::Given(made)
+            | Self::Asked(made) => Some(made),
             Self::Session | Self::Own(_) | Self::Group(_) | Self::Children(_) => None,
         }
     }
@@ -297,6 +303,7 @@ fn build(mut members: Vec<Member>, caller: Caller, levels: &Levels) -> Result<Pl
             birth: Birth::Plain,
             group: Group::Given,
             in_group: member.pgid,
+            in_session: member.sid,
             helpers: Vec::new(),
             zombies: of(&members, index, |child| child.dead),
             stopped: of(&members, index, |child| child.stopped),
@@ -414,6 +421,7 @@ fn helper(pid: ImagePid, forks: Vec<ForkStep>, group: Group) -> Task {
         birth: Birth::Plain,
         group,
         in_group: None,
+        in_session: None,
         helpers: Vec::new(),
         zombies: Vec::new(),
         stopped: Vec::new(),

@@ -283,6 +283,7 @@ impl BuildContext<'_> {
             ForkStep::Sibling(child) => (child, true),
             ForkStep::Orphan(child) => return self.orphan(task, child, rseq),
             ForkStep::Given(child) => return self.give(task, child, rseq),
+            ForkStep::Asked(child) => return self.make_asked(child, rseq),
         };
         if let Some(user) = self.plan.tasks[child].born_in {
             return self.make_in_users(task, (child, user), rseq);

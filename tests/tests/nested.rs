@@ -278,6 +278,16 @@ fn a_sandbox_of_bubblewrap_of_a_user() {
     Tree::start(&[&USER[..], &["sh", "-c", script, &inside]].concat(), 6).carried();
 }
 
+/// Its first process leads a session, as that of a sandbox mostly does.
+#[test]
+fn a_sandbox_of_bubblewrap_in_a_session_of_its_own() {
+    needs("bwrap");
+    let script = "exec bwrap --unshare-all --new-session --ro-bind / / --bind \"$STAGE\" \"$STAGE\" --proc /proc --dev /dev --tmpfs /mnt sh -c \"$0\"";
+    let inside = with_children("/mnt");
+    Tree::start(&["sh", "-c", script, &inside], 6).carried();
+    Tree::start(&[&USER[..], &["sh", "-c", script, &inside]].concat(), 6).carried();
+}
+
 /// The first process of a pid namespace has gone on into a user namespace below the one that the pid namespace belongs to.
 #[test]
 fn pids_of_the_namespace_around() {
@@ -418,9 +428,19 @@ exec \"$0\" \"$@\"";
     assert!(!tree.program.is_alive());
 }
 
+/// Who is in it is born in the user namespace.
 #[test]
-fn a_session_of_the_first_process_is_refused() {
-    let script = ": > \"$STAGE/there\"; sleep 1000; :";
+fn a_session_of_the_first_process() {
+    let inside = with_children("$STAGE");
+    Tree::start(&["unshare", "-Urpf", "setsid", "sh", "-c", &inside], 5).carried();
+    let below = format!("(sleep 1000; :) & {inside}");
+    let command = ["unshare", "-Urpf", "setsid", "sh", "-c", &below];
+    Tree::start(&[&USER[..], &command].concat(), 7).carried();
+}
+
+#[test]
+fn a_session_of_the_first_process_with_other_settings_is_refused() {
+    let script = "(echo 500 > /proc/self/oom_score_adj; : > \"$STAGE/there\"; exec sleep 1000); :";
     let what = "it is led by the first process of a pid namespace";
     refused(&["unshare", "-Urpf", "setsid", "sh", "-c", script], 3, what);
 }

@@ -6,6 +6,7 @@
 //! | the first one of a namespace | with `CLONE_NEWPID`, by who is in the one around it |
 //! | the first one of a namespace that belongs to a user namespace below the root's | in that user namespace, by a process that passes there. Where nobody there may choose its numbers, registrars are asked for them ([`crate::registrars`]) |
 //! | a child of that one | by its maker, in a process that passes in the pid namespace, and falls to it: nobody in the user namespace chooses numbers of around |
+//! | who is in the session of that one, or makes somebody who is | by its parent, in the user namespace, where registrars are asked for its numbers |
 //! | of another one in a namespace further down | by a maker that has its children born there for that time (setns), when the first one is there |
 //!
 //! Who is in a group that it does not see has it from its parent, which is in it by then.
@@ -70,22 +71,68 @@ impl Plan {
             let maker = self.makers()[index].ok_or_else(apart)?;
             let own = users.number(task.pid);
             let is_own = own.is_some_and(|own| users.is_within(own, owner));
-            let given = |step: &ForkStep| match *step {
-                ForkStep::Child(made) => Some(ForkStep::Given(made)),
-                _ => None,
-            };
-            let moved: Vec<ForkStep> = task.forks.iter().filter_map(given).collect();
-            let kept: Vec<ForkStep> =
-                task.forks.iter().copied().filter(|step| given(step).is_none()).collect();
+            let leads = task.forks.iter().position(|step| *step == ForkStep::Session);
+            let (mut moved, mut kept) = (Vec::new(), Vec::new());
+            for (nth, step) in task.forks.iter().enumerate() {
+                match *step {
+                    ForkStep::Child(made)
+                        if leads < Some(nth)
+                            && leads.is_some()
+                            && self.is_in_session(made, task.pid) =>
+                    {
+                        kept.push(ForkStep::Asked(made));
+                    }
+                    ForkStep::Child(made) => moved.push(ForkStep::Given(made)),
+                    step => kept.push(step),
+                }
+            }
             let steps = &self.tasks[maker].forks;
             let at = steps.iter().position(|step| step.made() == Some(index));
-            let makes = kept.iter().any(|step| step.made().is_some());
+            let is_asked = |step: &ForkStep| matches!(step, ForkStep::Asked(_));
+            let makes = kept.iter().any(|step| step.made().is_some() && !is_asked(step));
             let (Some(at), true, false) = (at, is_own, makes) else {
                 return Err(apart());
             };
+            let asked: Vec<usize> =
+                kept.iter().filter(|step| is_asked(step)).filter_map(|step| step.made()).collect();
             self.tasks[index].forks = kept;
             self.tasks[index].born_in = Some(owner);
             self.tasks[maker].forks.splice(at + 1..at + 1, moved);
+            for made in asked {
+                self.be_born_in(made, owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a task has to be born into a session, or makes somebody who has to.
+    fn is_in_session(&self, task: usize, session: ImagePid) -> bool {
+        let task = &self.tasks[task];
+        task.in_session == Some(session)
+            || task
+                .forks
+                .iter()
+                .take_while(|step| **step != ForkStep::Session)
+                .filter_map(|step| step.made())
+                .any(|made| self.is_in_session(made, session))
+    }
+
+    /// Has a task, and all below it, born in a user namespace.
+    fn be_born_in(&mut self, task: usize, user: u32) -> Result<(), Error> {
+        let mut waiting = vec![task];
+        while let Some(index) = waiting.pop() {
+            let task = &mut self.tasks[index];
+            task.born_in = Some(user);
+            for step in &mut task.forks {
+                match *step {
+                    ForkStep::Child(made) => {
+                        *step = ForkStep::Asked(made);
+                        waiting.push(made);
+                    }
+                    ForkStep::Session | ForkStep::Own(_) | ForkStep::Group(_) => {}
+                    _ => return Err(refuse(task.pid, support::images::PIDS_APART)),
+                }
+            }
         }
         Ok(())
     }

@@ -13,9 +13,10 @@ use super::{BuildContext, shared};
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::inherited_values;
-use crate::plan::{Birth, Task};
+use crate::load::Process;
+use crate::plan::{Birth, ForkStep, Task};
 use crate::proc_values;
-use crate::registrars::hasten;
+use crate::registrars::{Asked, hasten};
 
 /// How often a birth is tried at which another process may get the number.
 const TRIES: usize = 500;
@@ -127,6 +128,46 @@ impl BuildContext<'_> {
         self.first.tell(made.pid)
     }
 
+    /// Makes a task in the user namespace of this one, in which nobody chooses the numbers that it has around.
+    pub(super) fn make_asked(&self, child: usize, rseq: &RseqConfiguration) -> Result<(), Error> {
+        let made = &self.plan.tasks[child];
+        let failed = || Error::kernel(format!("create process {}", made.pid));
+        self.pass_slack(child)?;
+        for _ in 0..TRIES {
+            let (mut ours, mut theirs) = UnixStream::pair().map_err(failed())?;
+            let (asked, chosen) = self.ask_for(made)?;
+            let Some(_) = fork_as(&chosen, false, shared(made)).map_err(failed())? else {
+                drop(ours);
+                let mut is_wanted = [0];
+                if theirs.read_exact(&mut is_wanted).is_err() || is_wanted == [0] {
+                    exit_now(NOT_WANTED);
+                }
+                drop(theirs);
+                self.run(child, rseq)
+            };
+            drop(theirs);
+            let is_wanted = asked.born().map_err(failed())?;
+            ours.write_all(&[is_wanted.into()]).map_err(failed())?;
+            if is_wanted {
+                return self.first.tell(made.pid);
+            }
+            wait_ended(chosen.innermost(), false).map_err(failed())?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Err(failed()(std::io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Asks for the numbers of a task that nobody chooses in its user namespace; with those that are chosen.
+    fn ask_for(&self, made: &Task) -> Result<(Asked<'_>, ImagePids), Error> {
+        let failed = || Error::kernel(format!("create process {}", made.pid));
+        let numbers = self.checkpoint.levels.all(made.pid);
+        let birth = self.plan.asked.iter().find(|birth| birth.task == made.pid);
+        let around = birth.map_or(&[][..], |birth| &birth.numbers);
+        let chosen = ImagePids::from_outermost((around.len()..).map_while(|at| numbers.at(at)));
+        let chosen = chosen.ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
+        Ok((self.desks.ask(around).map_err(failed())?, chosen))
+    }
+
     /// In the process that passes: enters the namespaces of a task, and has it made as a child of the own parent, or (not `sibling`) as
     /// one that is left to who adopts orphans here. Returns in that task.
     fn pass_into(
@@ -140,7 +181,7 @@ impl BuildContext<'_> {
         let process = made.process.map(|number| &self.checkpoint.processes[number]);
         if let Some(process) = process {
             proc_values::pass_on(process)?;
-            inherited_values::raise_limits(std::iter::once(&process.core))?;
+            inherited_values::raise_limits(self.born_with(child).map(|it| &it.core))?;
         }
         let groups = process.map(crate::rights::groups_around).unwrap_or_default();
         // The newborn is made to be scheduled as it was in the end, whatever it has of this one.
@@ -152,11 +193,7 @@ impl BuildContext<'_> {
         })?;
         unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed()(errno.into()))?;
         let numbers = self.checkpoint.levels.all(made.pid);
-        let birth = self.plan.asked.iter().find(|birth| birth.task == made.pid);
-        let around = birth.map_or(&[][..], |birth| &birth.numbers);
-        let chosen = ImagePids::from_outermost((around.len()..).map_while(|at| numbers.at(at)));
-        let chosen = chosen.ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-        let asked = self.desks.ask(around).map_err(failed())?;
+        let (asked, chosen) = self.ask_for(made)?;
         match fork_as(&chosen, sibling, CloneFlags::empty()).map_err(failed())? {
             None => {
                 let mut is_wanted = [0];
@@ -180,6 +217,22 @@ impl BuildContext<'_> {
                 exit_now(0)
             }
         }
+    }
+
+    /// A process and those that are born below it in its user namespace.
+    fn born_with(&self, child: usize) -> impl Iterator<Item = &Process> {
+        let mut tasks = vec![child];
+        let mut next = 0;
+        while let Some(&index) = tasks.get(next) {
+            let asked = self.plan.tasks[index].forks.iter().filter_map(|step| match step {
+                ForkStep::Asked(made) => Some(*made),
+                _ => None,
+            });
+            tasks.extend(asked);
+            next += 1;
+        }
+        let processes = tasks.into_iter().filter_map(|index| self.plan.tasks[index].process);
+        processes.map(|process| &self.checkpoint.processes[process])
     }
 
     /// Forks a process with a number that nobody of the tree wants, in any of its pid namespaces as far as `depth` below that of the
