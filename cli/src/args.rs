@@ -91,9 +91,9 @@ pub(crate) struct DumpOptions {
     /// What the tree has of the outside. unix[INODE]: a Unix socket, of any type, that is connected to a process
     /// outside; a restore with --ext-unix-sk makes a new connection to the name of the other end. mnt[PATH]:NAME: what
     /// is mounted there in the tree's own mount namespace; a restore is given it by that name. mnt[]: all that is
-    /// mounted here, too; mnt[]:sm also if it shares mounts with others or receives them. pid[INODE]:NAME: the pid
-    /// namespace of the tree, of which others have the first process; a restore is given one by that name. May be
-    /// given more than once
+    /// mounted here, too; mnt[]:sm also if it shares mounts with others or receives them. dev[MAJOR/MINOR]:NAME: a
+    /// disk that is mounted; a restore is given one by that name. pid[INODE]:NAME: the pid namespace of the tree, of
+    /// which others have the first process; a restore is given one by that name. May be given more than once
     #[arg(long, value_name = "WHAT", value_parser = external)]
     pub(crate) external: Vec<External>,
     /// Largest deleted file whose contents go into the images: bytes, or a number with K, M or G
@@ -167,13 +167,9 @@ const NOT_OF_ENGINES: [&str; 14] = [
 
 fn external(text: &str) -> Result<External, &'static str> {
     // An open file that is left to the outside has to be handed to the restore, which `criu` alone can be asked for.
-    let is_known = |it: &External| match it {
-        External::File(_) => false,
-        External::Pids { key, .. } => key.parse::<u64>().is_ok(),
-        _ => true,
-    };
+    let is_known = |it: &External| !matches!(it, External::File(_)) && it.is_of_dump();
     External::parse(text.as_ref()).filter(is_known).ok_or(
-        "only unix[INODE], pid[INODE]:NAME, mnt[KEY]:VALUE and mnt[]:FLAGS can be external here; file[…], tty[…] and net[…] are options \
+        "only unix[INODE], pid[INODE]:NAME, dev[MAJOR/MINOR]:NAME, mnt[KEY]:VALUE and mnt[]:FLAGS can be external here; file[…], tty[…] and net[…] are options \
          of `criu dump`, whose restore is given what takes their place",
     )
 }
@@ -182,7 +178,7 @@ fn external(text: &str) -> Result<External, &'static str> {
 fn external_place(text: &str) -> Result<External, &'static str> {
     let is_place = |it: &External| !matches!(it, External::UnixSocket(_) | External::File(_));
     External::parse(text.as_ref()).filter(is_place).ok_or(
-        "only mnt[NAME]:PATH, mnt[] and pid[NAME]:PATH can be given to a restore; a Unix socket is connected again with --ext-unix-sk, and \
+        "only mnt[NAME]:PATH, mnt[], dev[NAME]:PATH and pid[NAME]:PATH can be given to a restore; a Unix socket is connected again with --ext-unix-sk, and \
          veth[…] and macvlan[…] are options of `criu restore`",
     )
 }

@@ -27,6 +27,11 @@ fn asked(
     failed: fn(Failure) -> Error,
 ) -> Result<DumpOptions, Error> {
     let pid = options.tree.ok_or(Error::Usage("pid not specified"))?;
+    if !options.external_mounts.devices_have_numbers() {
+        return Err(Error::Usage(
+            "--external dev[MAJOR/MINOR]:NAME: the numbers of the device are wrong",
+        ));
+    }
     let parent = options.previous.as_ref().map(|previous| directories.images.join(previous));
     let parent = parent.as_deref().map(Images::open).transpose();
     let parent = parent.map_err(|error| failed(dumper::Error::Parent(error).into()))?;

@@ -25,6 +25,14 @@ pub enum External {
         /// What comes after them.
         value: String,
     },
+    /// `dev[KEY]:VALUE`: a block device that is mounted, to a dump its numbers (`MAJOR/MINOR`) and a name; to a restore, the name and
+    /// a path.
+    Device {
+        /// What stands in the brackets.
+        key: String,
+        /// What comes after them.
+        value: String,
+    },
     /// `mnt[]:FLAGS`: all mounts that are of the outside, too.
     Mounts {
         /// `s`: also those that share mounts with others.
@@ -35,6 +43,16 @@ pub enum External {
 }
 
 impl External {
+    /// Whether a dump can be asked for it: what it names by numbers has them.
+    #[must_use]
+    pub fn is_of_dump(&self) -> bool {
+        match self {
+            Self::Device { key, .. } => device(key).is_some(),
+            Self::Pids { key, .. } => key.parse::<u64>().is_ok(),
+            _ => true,
+        }
+    }
+
     /// Reads one; `None` of what is none, or is not carried.
     #[must_use]
     pub fn parse(text: &OsStr) -> Option<Self> {
@@ -43,7 +61,7 @@ impl External {
             let inode = std::str::from_utf8(inode.strip_suffix(b"]")?).ok()?;
             return Some(Self::UnixSocket(inode.parse().ok()?));
         }
-        if let Some(file) = file(text).or_else(|| pids(text)) {
+        if let Some(file) = file(text).or_else(|| placed(text)) {
             return Some(file);
         }
         let rest = text.strip_prefix(b"mnt[")?;
@@ -64,11 +82,25 @@ impl External {
     }
 }
 
-fn pids(text: &[u8]) -> Option<External> {
-    let rest = std::str::from_utf8(text).ok()?.strip_prefix("pid[")?;
-    let (key, value) = rest.split_once("]:")?;
+/// A pid namespace, or a block device.
+fn placed(text: &[u8]) -> Option<External> {
+    let (what, value) = std::str::from_utf8(text).ok()?.split_once("]:")?;
+    let (kind, key) = what.split_once('[')?;
     let (key, value) = (key.to_owned(), value.to_owned());
-    (!key.is_empty() && !value.is_empty()).then_some(External::Pids { key, value })
+    if key.is_empty() || value.is_empty() {
+        return None;
+    }
+    match kind {
+        "pid" => Some(External::Pids { key, value }),
+        "dev" => Some(External::Device { key, value }),
+        _ => None,
+    }
+}
+
+/// The device that `MAJOR/MINOR` is.
+fn device(key: &str) -> Option<u64> {
+    let (major, minor) = key.split_once('/')?;
+    Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// A kind of file with two numbers in hexadecimal digits; the name is written as the kernel's numbers are.
@@ -86,6 +118,8 @@ fn file(text: &[u8]) -> Option<External> {
 pub struct ExternalMounts {
     /// Keys and values.
     pub named: Vec<(OsString, OsString)>,
+    /// Block devices: keys and values.
+    pub devices: Vec<(String, String)>,
     /// All that are of the outside are taken from there.
     pub find: bool,
     /// This also of those that share mounts with others.
@@ -102,6 +136,7 @@ impl ExternalMounts {
     pub fn add(&mut self, external: External) -> Result<(), External> {
         match external {
             External::Mount { key, value } => self.named.push((key, value)),
+            External::Device { key, value } => self.devices.push((key, value)),
             External::Mounts { shared, masters } => {
                 self.find = true;
                 self.shared |= shared;
@@ -114,12 +149,22 @@ impl ExternalMounts {
         Ok(())
     }
 
+    /// Whether all block devices have numbers, as a dump needs them.
+    #[must_use]
+    pub fn devices_have_numbers(&self) -> bool {
+        self.devices.iter().all(|(key, _)| device(key).is_some())
+    }
+
     /// What a dump is asked for by it.
     #[must_use]
     pub fn of_dump(&self) -> dumper::MountOptions {
+        let of_devices = self.devices.iter();
         let name = |name: &OsString| name.to_string_lossy().into_owned();
         dumper::MountOptions {
             external: self.named.iter().map(|(key, value)| (key.into(), name(value))).collect(),
+            devices: of_devices
+                .filter_map(|(key, name)| Some((device(key)?, name.clone())))
+                .collect(),
             find_outside: self.find,
             shared_outside: self.shared,
             masters_outside: self.masters,
@@ -136,6 +181,7 @@ impl ExternalMounts {
         restorer::MountOptions {
             // Paths begin at the root, whatever the current directory is.
             external: given.map(|(key, value)| (name(key), Path::new("/").join(value))).collect(),
+            devices: self.devices.iter().map(|(name, path)| (name.clone(), path.into())).collect(),
             find_outside: self.find,
             ..restorer::MountOptions::default()
         }
@@ -171,7 +217,9 @@ mod tests {
         let all = |shared, masters| Some(External::Mounts { shared, masters });
         assert_eq!(parse("mnt[]"), all(false, false));
         assert_eq!(parse("mnt[]:sm"), all(true, true));
-        for other in ["mnt[/a]", "mnt[/a]b", "mnt[]:x", "dev[8/1]:x", "unix[x]"] {
+        let device = External::Device { key: "8/1".to_owned(), value: "x".to_owned() };
+        assert_eq!(parse("dev[8/1]:x"), Some(device));
+        for other in ["mnt[/a]", "mnt[/a]b", "mnt[]:x", "unix[x]"] {
             assert_eq!(parse(other), None, "{other}");
         }
     }

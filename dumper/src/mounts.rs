@@ -58,6 +58,8 @@ impl Error {
 pub struct MountOptions {
     /// Mounts of the root's namespace that a restore is given: where each is, and the name by which the restore knows it.
     pub external: BTreeMap<PathBuf, String>,
+    /// Block devices that a restore is given, by `st_dev`, and the names by which it knows them.
+    pub devices: BTreeMap<u64, String>,
     /// A mount that is in the dumper's namespace as well is taken from there by a restore.
     pub find_outside: bool,
     /// So is a mount that shares what is mounted in it with others (`shared`).

@@ -45,6 +45,8 @@ use plan::Plan;
 pub struct MountOptions {
     /// What comes from outside: the paths, by the names in the images.
     pub external: BTreeMap<String, PathBuf>,
+    /// Block devices: the paths, by the names in the images.
+    pub devices: BTreeMap<String, PathBuf>,
     /// What was found to come from outside is taken from the same path.
     pub find_outside: bool,
     /// Mounts that are left out, by where they are.

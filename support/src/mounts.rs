@@ -130,6 +130,15 @@ pub fn unknown_option(option: &str) -> Refusal {
     )
 }
 
+/// The file system of a block device that nobody has given.
+#[must_use]
+pub fn no_device(name: &str) -> Refusal {
+    Refusal::new(
+        "it was of a block device that the dump left to the outside, and none is given for it",
+        format!("give --external {}", word(&format!("dev[{name}]:/dev/DEVICE"))),
+    )
+}
+
 fn automount_remedy(mount_point: &Path) -> String {
     format!("unmount it before the dump, or {}", external(mount_point))
 }

@@ -1,10 +1,12 @@
 //! Trees in mount namespaces of their own. These tests need root.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use stasis_tests::{
-    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, require, wait_until,
 };
 
 fn dump(engine: Engine, pid: i32, images: &Path, how: Dump<'_>) -> Outcome {
@@ -97,6 +99,71 @@ fn automounters_go_on() {
         carried("automounts", by, to);
     }
     of_init("automounts_of_init");
+}
+
+/// A block device over a file, until it is dropped.
+struct Disk(String);
+
+impl Disk {
+    fn make(file: &Path) -> Self {
+        let said = |command: &mut std::process::Command| {
+            let outcome = Outcome::of(command).must_succeed("make a disk");
+            outcome.stdout.trim().to_owned()
+        };
+        File::create(file).and_then(|made| made.set_len(16 << 20)).expect("make a file");
+        said(std::process::Command::new("mkfs.ext4").arg("-q").arg(file));
+        Self(said(std::process::Command::new("losetup").args(["--find", "--show"]).arg(file)))
+    }
+
+    fn number(&self) -> u64 {
+        std::fs::metadata(&self.0).expect("stat").rdev()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let gone = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+        gone.expect("losetup");
+    }
+}
+
+/// A restore mounts it again from the device that it is given, be that another one by now.
+fn disks(by: Engine, to: Engine) {
+    let machine = Machine::prepare();
+    require!(Path::new("/dev/loop-control").exists(), "the kernel has no loop devices");
+    let scratch = Scratch::new();
+    let (images, work) = (scratch.path("images"), scratch.path("work"));
+    let disk = Disk::make(&scratch.path("disk"));
+    std::fs::create_dir(&work).expect("mkdir");
+    std::fs::write(work.join("disk"), disk.number().to_string()).expect("write");
+    let workload = Workload::start("disks", work.clone());
+    let refused = dump(by, workload.pid(), &images, Dump::RUNNING_ON);
+    assert!(!refused.success);
+    let mut command = by.dump_command(workload.pid(), &images, Dump::ENDING);
+    let number = disk.number();
+    let device = format!("dev[{}/{}]:DISK", libc::major(number), libc::minor(number));
+    for external in ["mnt[/stage]:STAGE", "mnt[/memory]:MEMORY", &device] {
+        command.args(["--external", external]);
+    }
+    Outcome::of(&mut command).must_succeed("dump");
+    machine.await_no_children();
+    let missing = restore(Engine::Stasis, &images, &work);
+    assert!(missing.stderr.contains("--external 'dev[DISK]:/dev/DEVICE'"), "{}", missing.stderr);
+    let mut command = to.restore_command(&images, Dump::ENDING);
+    let stage = format!("mnt[STAGE]:{}", work.display());
+    for external in [&stage, "mnt[MEMORY]:/dev/shm", &format!("dev[DISK]:{}", disk.0)] {
+        command.args(["--external", external]);
+    }
+    command.arg("--root").arg(work.join("root"));
+    Outcome::of(&mut command).must_succeed("restore");
+    workload.check().expect("the program's own check");
+    machine.end_all();
+}
+
+#[test]
+fn a_disk_is_given() {
+    disks(Engine::Stasis, Engine::Stasis);
+    disks(Engine::CriuFace, Engine::CriuFace);
 }
 
 #[test]

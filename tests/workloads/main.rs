@@ -20,6 +20,7 @@ mod cramped;
 mod credentials;
 mod datagrams;
 mod dirty;
+mod disks;
 mod eventfds;
 mod fanotify;
 mod faulting;
@@ -122,6 +123,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("credentials", credentials::run),
     ("datagrams_bound", datagrams::bound),
     ("datagrams_waiting", datagrams::waiting),
+    ("disks", disks::run),
+    ("disks_inside", disks::inside),
     ("dirty", dirty::run),
     ("eventfds", eventfds::run),
     ("fanotify", fanotify::run),

@@ -22,6 +22,8 @@ pub(crate) enum Origin {
     Part,
     /// It is given by this name.
     Named(String),
+    /// It is made anew on a block device that is given by this name.
+    Device(String),
     /// It is mounted in the dumper's namespace as well, and is taken from there.
     Outside {
         /// Its path there.
@@ -93,6 +95,12 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
     }
     if let Some(name) = options.external.get(place).filter(|_| is_root) {
         return Some(Origin::Named(name.clone()));
+    }
+    if let Some(name) = options.devices.get(&mount.device)
+        && mount.root == "/"
+        && !is_made(&mount.kind(), options)
+    {
+        return Some(Origin::Device(name.clone()));
     }
     let outside = options.find_outside.then(|| outside(mount, own, options)).flatten();
     if outside.is_some() {
@@ -166,6 +174,7 @@ fn problem(
         Origin::Part if lost::is_lost(mount) && !lost::can_be_carried(view, mount) => {
             return Some(support::mounts::deleted(place, view.member));
         }
+        Origin::Device(_) => {}
         Origin::Part if lost::is_lost(mount) => {}
         Origin::Part => {
             let holds = |other: &&&Mount| {

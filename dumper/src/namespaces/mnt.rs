@@ -109,14 +109,20 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
     let kind = mount.kind();
     let mut fstype = file_systems::number(&kind);
     // What is none of the numbering is a part of another mount, or what the caller says can be mounted.
-    let named = fstype == file_systems::UNKNOWN && *origin == Origin::Made;
+    let is_new = matches!(origin, Origin::Made | Origin::Device(_));
+    let named = fstype == file_systems::UNKNOWN && is_new;
     if named {
         fstype = file_systems::NAMED;
     }
+    let of_device;
     let (ext_key, source) = match origin {
         Origin::Named(name) => (Some(name.clone()), None),
         Origin::Outside { path, .. } => {
             (Some(file_systems::FOUND_OUTSIDE.to_owned()), Some(path.as_os_str()))
+        }
+        Origin::Device(name) => {
+            of_device = format!("dev[{name}]");
+            (Some(file_systems::OF_DEVICE.to_owned()), Some(of_device.as_ref()))
         }
         Origin::Root | Origin::Made | Origin::Part => (None, None),
     };

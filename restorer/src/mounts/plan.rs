@@ -22,6 +22,8 @@ pub(super) enum Source {
     Outside(PathBuf),
     /// A new file system of this kind.
     New(String),
+    /// The file system on a block device that this path leads to in the restoring process's namespace.
+    Device(PathBuf),
     /// This path of another mount's file system, from the root of that mount.
     Part(Index, PathBuf),
     /// What has been deleted since it was mounted: in a file system of its own, where it has this path until all mounts of it are
@@ -193,9 +195,14 @@ impl Plan {
         rest.retain(|index| self.mounts[*index].entry.lost.is_none());
         for index in rest {
             let others = givers.get(&self.mounts[index].entry.root_dev);
-            match self.made(index, others.map_or(&[], Vec::as_slice)) {
-                Some(kind) => self.give(index, Source::New(kind), &mut givers),
-                None => parts.push(index),
+            let kind = self.made(index, others.map_or(&[], Vec::as_slice));
+            match (kind, self.is_of_device(index)) {
+                (Some(_), true) => {
+                    let device = self.device(index, request)?;
+                    self.give(index, Source::Device(device), &mut givers);
+                }
+                (Some(kind), false) => self.give(index, Source::New(kind), &mut givers),
+                (None, _) => parts.push(index),
             }
         }
         for index in parts {
@@ -229,7 +236,7 @@ impl Plan {
         // Older images have the name where the root is else.
         let old = (entry.ext_mount == Some(true)).then(|| String::from_utf8_lossy(&entry.root));
         match entry.ext_key.as_deref().or(old.as_deref()) {
-            None => Ok(None),
+            None | Some(file_systems::OF_DEVICE) => Ok(None),
             Some(file_systems::FOUND_OUTSIDE) if request.options.find_outside => {
                 Ok(Some(path(&entry.source).to_owned()))
             }
@@ -240,6 +247,20 @@ impl Plan {
                 Ok(Some(given.clone()))
             }
         }
+    }
+
+    fn is_of_device(&self, index: Index) -> bool {
+        self.mounts[index].entry.ext_key.as_deref() == Some(file_systems::OF_DEVICE)
+    }
+
+    /// The block device that a mount is made of.
+    fn device(&self, index: Index, request: &Request<'_>) -> Result<PathBuf, Error> {
+        let mount = &self.mounts[index];
+        let source = String::from_utf8_lossy(&mount.entry.source).into_owned();
+        let name = source.strip_prefix("dev[").and_then(|rest| rest.strip_suffix(']'));
+        let given = name.and_then(|name| request.options.devices.get(name));
+        let refusal = || support::mounts::no_device(name.unwrap_or(&source)).of(0, mount.shown());
+        given.cloned().ok_or_else(|| Error::refused(refusal()))
     }
 
     /// The kind of file system to make for a mount. `None` if it shows a part only, or if one of `others`, mounts of the same device, has it already.

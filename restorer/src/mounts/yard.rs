@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use images::Images;
@@ -84,6 +85,10 @@ pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let path = match &mount.source {
             Source::Outside(path) => path,
+            Source::Device(path) => {
+                copies.insert(index, of_device(mount, path)?);
+                continue;
+            }
             Source::New(kind) if kind == "tmpfs" => {
                 found.contents.insert(index, contents::open(&mount.entry, images)?);
                 continue;
@@ -187,7 +192,7 @@ impl Yard {
     fn giver<'m>(&self, index: Index, mount: &'m Mount) -> io::Result<(&OwnedFd, &'m Path)> {
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.as_path()),
-            Source::Outside(_) | Source::New(_) => (index, Path::new("")),
+            Source::Outside(_) | Source::New(_) | Source::Device(_) => (index, Path::new("")),
             Source::Lost(below) => (index, below.as_path()),
         };
         Ok((self.givers.get(&giver).ok_or(io::ErrorKind::NotFound)?, below))
@@ -265,6 +270,19 @@ fn lost(entry: &LostMountEntry, below: &Path) -> io::Result<OwnedFd> {
     // Its set-user-ID bit goes with a change of its owner.
     std::os::unix::fs::fchown(&node, Some(entry.uid), Some(entry.gid))?;
     fchmod(&node, mode)?;
+    Ok(made)
+}
+
+/// The file system on a block device, which nobody else has mounted by this.
+fn of_device(mount: &Mount, path: &Path) -> Result<OwnedFd, Error> {
+    let failed = || failed(mount, &format!("mount {} for", path.display()));
+    let kind = mount.entry.fsname.as_deref().unwrap_or_default();
+    let made =
+        mounts::make(kind.as_bytes(), path.as_os_str().as_bytes(), flags::options(&mount.entry));
+    let made = made.map_err(failed())?;
+    if flags::of_file_system(&mount.entry) & libc::MS_RDONLY != 0 {
+        mounts::reconfigure(&made, [(&b"ro"[..], None)]).map_err(failed())?;
+    }
     Ok(made)
 }
 
