@@ -77,6 +77,7 @@ fn restore(
         validation: options.file_validation.asked(),
         any_permissions: false,
         file_locks: true,
+        allow_uprobes: false,
         inherited: inherited.collect::<Result<_, _>>()?,
         networks: Default::default(),
         joined: Default::default(),

@@ -67,6 +67,7 @@ fn asked(
         skip_in_flight: options.skip_in_flight,
         external_networks: options.networks.external.clone(),
         external_pids: options.external_pids.clone(),
+        allow_uprobes: options.allow_uprobes,
         empty_networks: options.networks.empty,
         network_lock: options.network_lock,
         lock_inside: true,

@@ -128,15 +128,8 @@ fn instead(option: &str) -> &'static str {
              plugin carries of files, sockets and mounts name with --external, and hand to the restore with \
              --inherit-fd; what one carries of devices takes CRIU"
         }
-        _ if option.starts_with("--external dev[") => {
-            "leave it out; a disk that is mounted is external by its mount (--external mnt[...])"
-        }
         _ if begins("--log-pid") => "leave it out, all processes have one log",
         _ if begins("--close") => "leave it out, and have the shell close the descriptor (7>&-)",
-        _ if begins("--allow-uprobes") => {
-            "leave it out, and remove the uprobes before the program starts: memory with their breakpoints \
-             would be restored where nobody answers these"
-        }
         _ => "leave it out, or use CRIU",
     }
 }
@@ -184,9 +177,7 @@ mod tests {
             ("--lib", "--external"),
             ("--log-pid", "one log"),
             ("--close", "the shell"),
-            ("--allow-uprobes", "remove the uprobes"),
             ("--tls", "or use CRIU"),
-            ("--external dev[8/1]:b", "external by its mount"),
         ] {
             let said = Error::Options(vec![option.to_owned()]).to_string();
             assert!(said.starts_with(&format!("option {option} is not")), "{said}");

@@ -149,6 +149,8 @@ pub struct Options {
     pub page_server: bool,
     /// Room of pages that nobody will read any more is given back.
     pub auto_dedup: bool,
+    /// Processes may have uprobes, which are there at the restore as well.
+    pub allow_uprobes: bool,
     /// The descriptor of a connection between a dump and a page server, in place of an address.
     pub ps_socket: Option<RawFd>,
     /// A descriptor to which a page server writes who it is and where it listens. The RPC alone says so.
@@ -348,6 +350,7 @@ impl Options {
             "address" => self.address = Some(value().into()),
             "port" => self.port = Some(parsed(written, &value())?),
             "page-server" => self.page_server = on,
+            "allow-uprobes" => self.allow_uprobes = on,
             "auto-dedup" => self.auto_dedup = on,
             "ps-socket" => self.ps_socket = Some(parsed(written, &value())?),
             "inherit-fd" => {

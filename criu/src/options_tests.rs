@@ -64,8 +64,8 @@ fn verbosity_counts_and_sets() {
 
 #[test]
 fn what_criu_has_and_we_have_not_is_named() {
-    let read = options("check --lsm-profile x --no-tcp-close --external dev[8/1]:b");
-    assert_eq!(read.refused, ["--external dev[8/1]:b", "--lsm-profile"]);
+    let read = options("check --lsm-profile x --no-tcp-close --external nic[8/1]:b");
+    assert_eq!(read.refused, ["--external nic[8/1]:b", "--lsm-profile"]);
     assert_eq!(options("dump --ext-mount-map a:").refused, ["--ext-mount-map a:"]);
     assert_eq!(
         error("lazy-pages -t 7"),

@@ -86,6 +86,7 @@ fn restore(
         any_permissions: options.any_permissions,
         validation: if options.sizes_only { Validation::Size } else { Validation::Contents },
         file_locks: options.file_locks,
+        allow_uprobes: options.allow_uprobes,
         inherited: inherited(&options.inherited)?,
         networks: restorer::Given {
             inherited: Default::default(),

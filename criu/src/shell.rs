@@ -52,6 +52,7 @@ Options:
      --auto-dedup       dump and page server: give back the room of the parent's pages that have newer
                         copies (a server: if the dump's images come to the same directory);
                         restore: that of all pages, which are then used up
+     --allow-uprobes    programs may have uprobes, which must be there at the restore, too
      --page-server      dump: send pages to a page server
      --address ADDRESS  of the page server [default: localhost; a server: all addresses]
      --port PORT        of the page server [a server's default: any]

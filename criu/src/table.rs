@@ -58,7 +58,7 @@ pub(crate) const OPTIONS: &[Known] = &[
     carried("action-script", None, Required, &[Dump, Restore, PageServer, Service]),
     carried("address", None, Required, &[Dump, PreDump, PageServer, Service]),
     carried("all", None, Plain, &[Check]),
-    known("allow-uprobes", None, Switch),
+    carried("allow-uprobes", None, Switch, &[Dump, PreDump, Restore]),
     carried("auto-dedup", None, Switch, &[Dump, PreDump, Restore, PageServer]),
     carried("cgroup-dump-controller", None, Required, DUMPS),
     carried("cgroup-props", None, Required, DUMPS),

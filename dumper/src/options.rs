@@ -92,6 +92,8 @@ pub struct DumpOptions {
     pub external_networks: std::collections::BTreeMap<u64, String>,
     /// Pid namespaces that a restore is given, by the kernel's ids, with what it is told by which.
     pub external_pids: std::collections::BTreeMap<u64, String>,
+    /// Processes may have uprobes: their breakpoints are in the memory that is dumped, and the kernel must know them at the restore, too.
+    pub allow_uprobes: bool,
     /// Network namespaces come back empty.
     pub empty_networks: bool,
     /// A file that has lost its name, and has others, is given one (`link_remap.N`) beside it, by which a restore
@@ -197,6 +199,7 @@ impl DumpOptions {
             skip_in_flight: false,
             external_networks: Default::default(),
             external_pids: Default::default(),
+            allow_uprobes: false,
             empty_networks: false,
             link_remap: false,
             network_lock: None,

@@ -173,8 +173,9 @@ pub(crate) fn refuse(root: HostPid, found: Vec<Unsupported>) -> Result<(), Error
 pub(crate) fn surroundings(options: &DumpOptions) -> Result<Surroundings, Error> {
     let own = HostPid::own();
     let namespaces = Namespaces::read(&Dir::open(own)?)?.0;
-    let shell_job = options.shell_job;
-    Ok(Surroundings { own: Some(own), namespaces, shell_job, ..Surroundings::default() })
+    let DumpOptions { shell_job, allow_uprobes, .. } = *options;
+    let own = Some(own);
+    Ok(Surroundings { own, namespaces, shell_job, allow_uprobes, ..Surroundings::default() })
 }
 
 /// A program that is not of this processor's own kind.

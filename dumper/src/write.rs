@@ -76,6 +76,7 @@ impl<'d> Written<'d> {
         let inventory = InventoryEntry {
             network_lock_method: Some(dump.network.method().number()),
             tcp_close: (dump.options.connections == Connections::Closed).then_some(true),
+            allow_uprobes: has_uprobes(&state.inventory).then_some(true),
             ..inventory(&state.id)
         };
         dump.pre_copy.encode(&writer, &inventory, &state.numbers)?;
@@ -304,7 +305,9 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
     let (stat, report) = (&task.attributes.stat, task.report.as_ref());
     let process = state.inventory.processes.get(&pid);
     let (mut vmas, mut policies) = (Vec::new(), Vec::new());
-    for mapping in process.map_or(&[][..], |process| &process.mappings) {
+    let mappings = process.map_or(&[][..], |process| &process.mappings);
+    // The kernel makes its own again.
+    for mapping in mappings.iter().filter(|it| it.kind != MappingKind::Uprobes) {
         if mapping.kind == MappingKind::Vvar
             && let Some(last) = vmas.last_mut().filter(|last| is_vvar_up_to(last, mapping.start))
         {
@@ -440,6 +443,11 @@ fn tree(state: &TreeState, writer: &ImageWriter, root: HostPid) -> Result<(), Er
 
 /// What every directory of images begins with.
 /// `id` is what this dump is known by to later ones.
+fn has_uprobes(inventory: &Inventory) -> bool {
+    let mut mappings = inventory.processes.values().flat_map(|process| &process.mappings);
+    mappings.any(|mapping| mapping.kind == MappingKind::Uprobes)
+}
+
 pub(crate) fn inventory(id: &str) -> InventoryEntry {
     InventoryEntry {
         img_version: IMG_VERSION_1_1,

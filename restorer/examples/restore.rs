@@ -23,6 +23,7 @@ fn main() -> std::process::ExitCode {
         validation: Validation::Contents,
         any_permissions: false,
         file_locks: true,
+        allow_uprobes: false,
         connections: Connections::default(),
         inherited: Vec::new(),
         networks: Default::default(),

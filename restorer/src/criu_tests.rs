@@ -112,6 +112,7 @@ fn every_process_gets_a_region_of_its_own() {
             let mut descriptors = Descriptors {
                 user_namespace: None,
                 born_in: None,
+                has_uprobes: false,
                 is_without_rights: false,
                 entered: None,
                 registrars: None,

@@ -73,6 +73,8 @@ pub(crate) struct Checkpoint {
     pub(crate) cgroups: Option<CgroupEntry>,
     /// The set of control groups that the dumper was in.
     pub(crate) own_set: u32,
+    /// There may be breakpoints of uprobes in memory.
+    pub(crate) has_uprobes: bool,
 }
 
 /// A process.
@@ -213,6 +215,7 @@ impl Checkpoint {
         let own_set = dir.inventory().root_cg_set.unwrap_or(0);
         let cgroups = read.cgroups;
         Ok(Self {
+            has_uprobes: dir.inventory().allow_uprobes == Some(true),
             processes,
             segments,
             system_v,

@@ -67,6 +67,8 @@ pub struct RestoreOptions {
     pub any_permissions: bool,
     /// Whether the file locks and leases in the images are taken again.
     pub file_locks: bool,
+    /// Breakpoints of uprobes in the memory that was dumped are known to the kernel.
+    pub allow_uprobes: bool,
     /// What becomes of TCP connections. Those that were dumped as closed come back so.
     pub connections: Connections,
     /// Descriptors that take the place of files of the tree.

@@ -67,6 +67,8 @@ pub(crate) struct Descriptors {
     pub(crate) user_namespace: Option<RawFd>,
     /// What ids are called in the one that it is born in, and whether nobody may choose groups in there.
     pub(crate) born_in: Option<(IdMap, bool)>,
+    /// There may be breakpoints of uprobes in memory.
+    pub(crate) has_uprobes: bool,
     /// It is born in a user namespace, where it has no rights of the machine.
     pub(crate) is_without_rights: bool,
     /// The same of the one that it enters before it has other threads.

@@ -164,6 +164,13 @@ pub const CONFINED: Refusal = Refusal::fixed(
 pub const SHADOW_STACK: Refusal =
     Refusal::fixed("it is a shadow stack", arch::kernel::WITHOUT_SHADOW_STACK);
 
+/// Processes had uprobes, and it is not said that these are there.
+pub const WITH_UPROBES: Refusal = Refusal::fixed(
+    "processes had uprobes when they were dumped (--allow-uprobes): their breakpoints are in memory, and end whoever comes upon one that \
+     the kernel does not know",
+    "have the same uprobes active, and give --allow-uprobes to `criu restore`, too",
+);
+
 /// What the kernel maps for its probes.
 pub const PROBES: Refusal = Refusal::fixed(
     "it holds the kernel's probes",

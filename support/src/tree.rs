@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ids::HostPid;
+use images::MappingKind;
 use inventory::{Process, ProcessState, Thread};
 
 use crate::births::{self, Born};
@@ -23,6 +24,8 @@ pub struct Surroundings {
     pub shell_job: bool,
     /// Leaders of the tree's sessions that live outside of it.
     pub leaders: BTreeSet<HostPid>,
+    /// Whoever dumps sees to it that uprobes are there at the restore, too.
+    pub allow_uprobes: bool,
 }
 
 /// The namespaces that a process may be in beside those of stasis, by their names in `/proc/PID/ns`.
@@ -289,6 +292,9 @@ fn of_process(
     }
     found.extend(settings::of_process(process));
     for mapping in &process.mappings {
+        if around.allow_uprobes && mapping.kind == MappingKind::Uprobes {
+            continue;
+        }
         found.extend(of_mapping(mapping).map(|refusal| refusal.of(pid, object_of(mapping))));
     }
 }

@@ -34,6 +34,7 @@ fn process() -> Process {
 
 fn around() -> Surroundings {
     Surroundings {
+        allow_uprobes: false,
         own: HostPid::new(1),
         namespaces: BTreeMap::from([("net", 7)]),
         shell_job: false,

@@ -92,6 +92,7 @@ mod tun;
 mod unix_sockets;
 mod unsupported;
 mod unsupported_files;
+mod uprobes;
 mod userfaults;
 mod users;
 mod waits;
@@ -375,6 +376,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-userfaults_of_shared", userfaults::of_shared),
     ("unsupported-userfaults_protecting", userfaults::protecting),
     ("unsupported-userfaults_shared", userfaults::shared),
+    ("uprobes", uprobes::run),
     ("userfaults", userfaults::missing),
     ("userfaults_stack", userfaults::stack),
     ("userfaults_unread", userfaults::unread),

@@ -30,6 +30,7 @@ const MAP_NORESERVE: u32 = 0x4000;
 const MADV_RANDOM: u64 = 1;
 const MADV_SEQUENTIAL: u64 = 2;
 const MADV_DONTFORK: u64 = 10;
+const MADV_DOFORK: u64 = 11;
 const MADV_MERGEABLE: u64 = 12;
 const MADV_HUGEPAGE: u64 = 14;
 const MADV_NOHUGEPAGE: u64 = 15;
@@ -81,6 +82,9 @@ pub(super) fn lay_out(
             while let Some(run) = runs.next_if(|run| run.start < vma.end) {
                 rest.push(*run);
             }
+        }
+        if descriptors.has_uprobes {
+            find_uprobes(mapped, &mut advice);
         }
         advise(pid, vma, &mut advice)?;
     }
@@ -221,6 +225,17 @@ fn locked(vma: &VmaEntry) -> u32 {
 }
 
 /// The image has bit N for advice N.
+/// Has the kernel look for uprobes in code: it does so when a mapping is made that cannot be written to, as none is that is filled, or
+/// when it is cut in two (`uprobe_mmap` of kernel/events/uprobes.c). What is cut off is joined again at once.
+fn find_uprobes(mapped: &Mapped, advice: &mut Vec<Advice>) {
+    let vma = &mapped.vma;
+    let is_code = mapped.kind == MappingKind::File { shared: false } && vma.prot & PROT_EXEC != 0;
+    if is_code && vma.end - vma.start > images::PAGE_SIZE {
+        let of_page = |advice| Advice { start: vma.start, bytes: images::PAGE_SIZE, advice };
+        advice.extend([MADV_DONTFORK, MADV_DOFORK].map(of_page));
+    }
+}
+
 fn advise(pid: ImagePid, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(), Error> {
     let given = vma.madv.unwrap_or(0);
     let known = LASTING.iter().fold(0, |set, advice| set | 1 << advice);

@@ -34,6 +34,10 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Reads the images, and refuses what they ask for and is not to be had here.
     pub(super) fn read(options: &RestoreOptions, images: &Images) -> Result<Self, Error> {
+        if images.inventory().allow_uprobes == Some(true) && !options.allow_uprobes {
+            let refusal = support::images::WITH_UPROBES;
+            return Err(Error::refused(refusal.of(0, "the tree")));
+        }
         let checkpoint = Checkpoint::load(images, options.joined)?;
         let connections = network::connections(options, images);
         let holders = rights::holders(&checkpoint, &checkpoint.namespaces.ids());

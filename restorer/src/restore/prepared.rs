@@ -126,6 +126,7 @@ pub(super) fn all(
                 || born_in.is_some()
                 || entered.is_some() && body.threads.len() > 1,
             born_in,
+            has_uprobes: checkpoint.has_uprobes,
             entered: entered.and_then(|user| sets.nested_users().ids(user)),
             registrars: desks.descriptors(&spaces),
         };

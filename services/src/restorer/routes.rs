@@ -276,6 +276,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             validation: Validation::Contents,
             any_permissions: false,
             file_locks: true,
+            allow_uprobes: false,
             connections: match work.tcp_close {
                 true => Connections::Closed,
                 false => Connections::Restored,
