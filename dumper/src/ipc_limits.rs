@@ -1,4 +1,4 @@
-//! The limits of IPC namespaces, and whether one is as a new one is.
+//! The limits of IPC namespaces, and whether one has those of a new one.
 
 use std::io;
 
@@ -7,17 +7,10 @@ use images::messages::IpcVarEntry;
 use kernel::mqueue;
 use kernel::namespaces::{inside, new, of_process};
 use kernel::sysv::limits::Limit;
-use kernel::sysv::queues::Queue;
-use kernel::sysv::segments::Segment;
-use kernel::sysv::semaphores::Set;
 
-/// Whether the IPC namespace of a process has nothing in it, and the limits that a new one has.
-pub(crate) fn is_as_new(member: HostPid) -> io::Result<bool> {
-    let look = || {
-        let is_empty = Set::all()?.is_empty() && Queue::all()?.is_empty();
-        let is_empty = is_empty && mqueue::names()?.is_empty();
-        Ok((is_empty && Segment::all()?.is_empty(), limits()?))
-    };
+/// Whether the IPC namespace of a process has the limits that a new one has, and no POSIX queues.
+pub(crate) fn is_usual(member: HostPid) -> io::Result<bool> {
+    let look = || Ok((mqueue::names()?.is_empty(), limits()?));
     let (is_empty, there) = of_process(member, "ipc").and_then(|ipc| inside("ipc", ipc, look))?;
     let mut usual = None;
     new("ipc", || limits().map(|limits| usual = Some(limits)))?;

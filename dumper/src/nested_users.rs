@@ -20,13 +20,13 @@ use support::tree::Surroundings;
 use support::{Refusal, Unsupported, users};
 
 use crate::error::Error;
-use crate::ipc_limits::is_as_new;
+use crate::ipc_limits::is_usual;
 use crate::mounts::{Origin, Views, shown};
 use crate::processes::is_zombie;
 use crate::tasks::TaskCapture;
 
 /// Kinds of namespaces that may belong to one.
-const OWNED: [&str; 6] = ["net", "uts", "mnt", "pid", "cgroup", "ipc"];
+const OWNED: [&str; 7] = ["net", "uts", "mnt", "pid", "cgroup", "ipc", "time"];
 
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
@@ -98,9 +98,9 @@ impl NestedUsers {
             if !OWNED.contains(name) || !found.entries.contains_key(owner) {
                 refused.push(users::OF_NESTED.of(*member, format!("{name} namespace")));
             } else if *name == "ipc" {
-                match is_as_new(*member) {
+                match is_usual(*member) {
                     Ok(true) => {}
-                    Ok(false) => refused.push(users::IPC_IN_USE.of(*member, "ipc namespace")),
+                    Ok(false) => refused.push(users::IPC_UNUSUAL.of(*member, "ipc namespace")),
                     Err(_) if !kernel::process::exists(*member) => {}
                     Err(source) => {
                         let operation = "look into the IPC namespace of";

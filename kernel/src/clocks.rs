@@ -1,9 +1,10 @@
 //! Time namespaces: how far the clocks of a process are from those of the machine (time_namespaces(7)).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
+use crate::user_namespaces::Inside;
 use ids::HostPid;
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
@@ -108,6 +109,20 @@ pub fn new_time(wanted: Clocks) -> io::Result<OwnedFd> {
         let shift = wanted.map2(Clocks::of_machine()?, |wanted, now| wanted - now);
         std::fs::write(format!("{dir}/timens_offsets"), text(shift))?;
         File::open(format!("{dir}/ns/time_for_children")).map(OwnedFd::from)
+    })
+}
+
+/// The same in a user namespace, in which nobody may open the file that says how clocks are shifted.
+///
+/// # Errors
+/// As [`new_time`] and [`Inside::during`].
+pub fn new_time_inside(inside: &Inside<'_>, wanted: Clocks) -> io::Result<OwnedFd> {
+    let offsets = || File::options().write(true).open("/proc/self/timens_offsets");
+    inside.during_from(offsets, |mut offsets| {
+        unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+        let shift = wanted.map2(Clocks::of_machine()?, |wanted, now| wanted - now);
+        offsets.write_all(text(shift).as_bytes())?;
+        File::open("/proc/self/ns/time_for_children").map(OwnedFd::from)
     })
 }
 

@@ -344,13 +344,29 @@ impl Inside<'_> {
     /// # Errors
     /// If it cannot be entered, and those of `work`.
     pub fn during<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.during_from(|| Ok(()), |()| work())
+    }
+
+    /// The same, where that process does something before it enters the namespace.
+    ///
+    /// # Errors
+    /// As [`during`](Self::during), and those of `before`.
+    pub fn during_from<P, T>(
+        &self,
+        before: impl FnOnce() -> io::Result<P>,
+        work: impl FnOnce(P) -> io::Result<T>,
+    ) -> io::Result<T> {
         let was_dumpable = nix::sys::prctl::get_dumpable()?;
         let (user, group) = self.ids;
         let own = nix::unistd::getpid();
         let enter = || {
             self.enter_as([KEPT, user, KEPT], [KEPT, group, KEPT], &[]).and_then(|()| go_with(own))
         };
-        let mut job = Job { work: Some(|| enter().and_then(|()| work())), done: None };
+        let whole = || {
+            let before = before()?;
+            enter().and_then(|()| work(before))
+        };
+        let mut job = Job { work: Some(whole), done: None };
         let ended = run(&mut job);
         nix::sys::prctl::set_dumpable(was_dumpable)?;
         ended?;

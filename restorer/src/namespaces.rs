@@ -68,8 +68,14 @@ trait Making: Debug {
     fn make(&self, number: u32, given: &Given) -> Result<OwnedFd, Error>;
 
     /// The same in a user namespace below that of the root.
-    fn make_nested(&self, number: u32, given: &Given) -> Result<OwnedFd, Error> {
-        self.make(number, given)
+    fn make_nested(
+        &self,
+        number: u32,
+        given: &Given,
+        inside: &Inside<'_>,
+    ) -> Result<OwnedFd, Error> {
+        let made = inside.during(|| Ok(self.make(number, given)));
+        made.map_err(Error::kernel("make a namespace in a user namespace"))?
     }
 
     /// Fills it, when all have been made.
@@ -396,8 +402,7 @@ impl<'s> Made<'s> {
         let number = key.1;
         let nested = self.sets.nested_users.inside(number);
         if let Some(inside) = nested.filter(|_| namespace.is_new(given)) {
-            let made = inside.during(|| Ok(namespace.make_nested(number, given)));
-            return made.map_err(Error::kernel("make a namespace in a user namespace"))?;
+            return namespace.make_nested(number, given, &inside);
         }
         let Some(users) = self.sets.users().filter(|users| users.owns(number)) else {
             return namespace.make(number, given);

@@ -13,16 +13,16 @@ pub const NESTED: Refusal = Refusal::fixed(
 /// A namespace that belongs to a user namespace below that of the root of the tree.
 pub const OF_NESTED: Refusal = Refusal::fixed(
     "it belongs to a user namespace below that of the tree's root (as sandboxes of browsers make them), which cannot be carried yet \
-     but for those of networks, names, mounts, processes, control groups and IPC",
+     but for those of networks, names, mounts, processes, control groups, IPC and time",
     "dump the tree of the first process in it by itself (`stasis ps` lists them), or start the program without its \
      sandbox",
 );
 
-/// An IPC namespace that belongs to a user namespace below that of the root, in which there is something.
-pub const IPC_IN_USE: Refusal = Refusal::fixed(
-    "it belongs to a user namespace below that of the tree's root, and there are semaphores, message queues or shared memory in it, \
-     or other limits than in a new one, which are not made there yet",
-    "have the program remove them before the dump (ipcrm), or start it without an IPC namespace of its own",
+/// An IPC namespace that belongs to a user namespace below that of the root, with limits or queues that nobody but root in there could make.
+pub const IPC_UNUSUAL: Refusal = Refusal::fixed(
+    "it belongs to a user namespace below that of the tree's root, and there are POSIX message queues in it, or it has other limits than \
+     a new one (kernel.sem, kernel.msg*, kernel.shm*, fs.mqueue.*), which are not made there yet",
+    "have the program remove the queues, and leave the limits as they are, or start it without an IPC namespace of its own",
 );
 
 /// A pid namespace that belongs to a user namespace that its first process is neither in nor below any more.

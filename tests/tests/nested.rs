@@ -288,6 +288,32 @@ fn a_sandbox_of_bubblewrap_in_a_session_of_its_own() {
     Tree::start(&[&USER[..], &["sh", "-c", script, &inside]].concat(), 6).carried();
 }
 
+/// Has things of System V and clocks of its own, and looks at them again when it is told to.
+const OWN_THINGS: &str = r#"
+ipcmk -M 5000 -p 640 > /dev/null && ipcmk -S 3 > /dev/null && ipcmk -Q > /dev/null || exit 1
+ipcrm -S "$(ipcs -s | awk '/^0x/ { print $1 }')"
+ipcmk -S 7 -p 600 > /dev/null
+see() { ipcs -m; ipcs -s; ipcs -q; ipcs -l; }
+before=$(see)
+mkfifo "$STAGE/go"
+exec 8<> "$STAGE/go"
+: > "$STAGE/there"
+read -r go <&8
+after=$(see)
+up=$(cut -d. -f1 /proc/uptime)
+if [ "$before" = "$after" ] && [ "$up" -gt 1000000 ]; then echo PASS; else printf '%s\n%s\n%s\n' "$up" "$before" "$after"; fi > "$STAGE/.result"
+mv "$STAGE/.result" "$STAGE/result"
+read -r go <&8
+"#;
+
+#[test]
+fn ipc_and_time_of_a_user() {
+    let unshare =
+        ["unshare", "-UriT", "--boottime", "1000000", "--monotonic", "500", "sh", "-c", OWN_THINGS];
+    Tree::start(&[&USER[..], &unshare].concat(), 1).carried();
+    Tree::start(&unshare, 1).carried();
+}
+
 /// The first process of a pid namespace has gone on into a user namespace below the one that the pid namespace belongs to.
 #[test]
 fn pids_of_the_namespace_around() {
@@ -450,6 +476,12 @@ fn pids_further_down() {
     let inside = with_children("$STAGE");
     let below = "unshare -pf sh -c \"$0\"; :";
     Tree::start(&["unshare", "-Urpf", "sh", "-c", below, &inside], 7).carried();
+}
+
+#[test]
+fn limits_of_ipc_that_are_not_usual_are_refused() {
+    let script = "echo 100 > /proc/sys/kernel/msgmni; : > \"$STAGE/there\"; exec sleep 1000";
+    refused(&["unshare", "-Uri", "sh", "-c", script], 1, "it has other limits than a new one");
 }
 
 /// What shows the machine's processes can only be copied from there.

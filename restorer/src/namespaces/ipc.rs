@@ -10,13 +10,14 @@ use images::checkpoint::{IpcNamespace, PayloadReader, PosixQueue};
 use images::messages::IpcVarEntry;
 use images::{Checkpoint, names};
 use kernel::mqueue;
-use kernel::namespaces::new;
+use kernel::namespaces::{new, within_ipc};
 use kernel::sysv::limits::Limit;
 use kernel::sysv::queues::{Message, Queue, send};
 use kernel::sysv::segments::Segment;
 use kernel::sysv::semaphores::Set;
+use kernel::user_namespaces::Inside;
 
-use super::{Given, Kind, Making};
+use super::{Given, Kind, Made, Making};
 use crate::error::Error;
 use crate::ipc_owner::owner;
 use crate::mqueues;
@@ -76,15 +77,25 @@ impl Making for Ipc {
         new("ipc", || fill(objects, &mut readers)).map_err(failed)
     }
 
-    /// A dump takes none with anything in it, or with other limits than a new one has.
-    fn make_nested(&self, number: u32, _given: &Given) -> Result<OwnedFd, Error> {
-        let IpcNamespace { segments, sets, queues, posix_queues, .. } = &self.objects;
-        let is_empty = segments.is_empty() && sets.is_empty() && queues.is_empty();
-        if !(is_empty && posix_queues.is_empty()) {
-            let refusal = support::users::IPC_IN_USE;
+    fn make_nested(&self, number: u32, _: &Given, inside: &Inside<'_>) -> Result<OwnedFd, Error> {
+        let made = inside.during(|| new("ipc", || Ok(())));
+        made.map_err(Error::kernel(format!("make IPC namespace {number}")))
+    }
+
+    /// One that belongs to a user namespace below that of the root is filled from outside, where all ids have the numbers of the images.
+    /// A dump takes none with POSIX queues, or other limits than a new one has: those are set by nobody but root in there.
+    fn fill(&self, number: u32, made: &Made<'_>, _given: &Given) -> Result<(), Error> {
+        let is_nested = made.sets.nested_users.owner(number).is_some();
+        let Some(namespace) = made.namespace("ipc", number).filter(|_| is_nested) else {
+            return Ok(());
+        };
+        if !self.objects.posix_queues.is_empty() {
+            let refusal = support::users::IPC_UNUSUAL;
             return Err(Error::refused(refusal.of(0, format!("IPC namespace {number}"))));
         }
-        new("ipc", || Ok(())).map_err(Error::kernel(format!("make IPC namespace {number}")))
+        let mut reader = self.reader.take();
+        let filled = within_ipc(namespace, || make_system_v(&self.objects, &mut reader));
+        filled.flatten().map_err(Error::kernel(format!("fill IPC namespace {number}")))
     }
 }
 
@@ -103,11 +114,21 @@ fn fill(
     objects: &IpcNamespace,
     (reader, posix_reader): &mut (Option<PayloadReader>, Option<PayloadReader>),
 ) -> io::Result<()> {
-    let IpcNamespace { segments, sets, queues, posix_queues, limits } = objects;
+    let IpcNamespace { segments, posix_queues, limits, .. } = objects;
     raise()?;
     if let Some(reader) = posix_reader {
         make_posix(posix_queues, reader)?;
     }
+    make_system_v(objects, reader)?;
+    // With segments it is set when they are attached.
+    let forced = limits.as_ref().filter(|_| segments.is_empty());
+    forced.map_or(Ok(()), |it| Limit::RemovedForced.set(&[it.shm_rmid_forced.into()]))?;
+    limits.as_ref().map_or(Ok(()), set)
+}
+
+/// Makes what is of System V.
+fn make_system_v(objects: &IpcNamespace, reader: &mut Option<PayloadReader>) -> io::Result<()> {
+    let IpcNamespace { segments, sets, queues, .. } = objects;
     for (&id, set) in sets {
         let owner = owner(&set.entry.desc);
         let set = Set { id: id.cast_signed(), owner, values: set.values.clone() };
@@ -141,10 +162,7 @@ fn fill(
         }
         named("message queue", id, queue.finish())?;
     }
-    // With segments it is set when they are attached.
-    let forced = limits.as_ref().filter(|_| segments.is_empty());
-    forced.map_or(Ok(()), |it| Limit::RemovedForced.set(&[it.shm_rmid_forced.into()]))?;
-    limits.as_ref().map_or(Ok(()), set)
+    Ok(())
 }
 
 /// Makes the POSIX queues that have a name.

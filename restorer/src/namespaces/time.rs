@@ -4,7 +4,8 @@ use std::os::fd::OwnedFd;
 
 use images::messages::Timespec;
 use images::{Checkpoint, names};
-use kernel::clocks::{Clocks, new_time};
+use kernel::clocks::{Clocks, new_time, new_time_inside};
+use kernel::user_namespaces::Inside;
 
 use super::{Given, Kind, Making};
 use crate::error::Error;
@@ -36,6 +37,11 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
 impl Making for Time {
     fn make(&self, number: u32, _: &Given) -> Result<OwnedFd, Error> {
         new_time(self.0).map_err(Error::kernel(format!("make time namespace {number}")))
+    }
+
+    fn make_nested(&self, number: u32, _: &Given, inside: &Inside<'_>) -> Result<OwnedFd, Error> {
+        let made = new_time_inside(inside, self.0);
+        made.map_err(Error::kernel(format!("make time namespace {number}")))
     }
 }
 
