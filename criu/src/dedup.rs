@@ -35,7 +35,11 @@ pub(crate) fn after_dump(options: &Options, directories: &Directories) {
 /// Gives back what has been restored, if that is asked for.
 pub(crate) fn after_restore(options: &Options, directories: &Directories) {
     if options.auto_dedup {
-        told(dedup::consume(&directories.images));
+        let back = dedup::consume(&directories.images);
+        if let Ok(back) = &back {
+            warn_of_unmarked(*back);
+        }
+        told(back);
     }
 }
 

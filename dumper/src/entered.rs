@@ -9,7 +9,9 @@ use collector::Inventory;
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat, Status, processes};
 use support::Unsupported;
-use support::tree::{Surroundings, of_entered, of_entered_and_ended, without_first};
+use support::tree::{
+    Surroundings, external_of_first, of_entered, of_entered_and_ended, without_first,
+};
 
 use crate::error::Error;
 use crate::numbers::Numbers;
@@ -35,12 +37,13 @@ pub(crate) fn look(
     if let Some(of_root) = of_root.filter(|it| around.namespaces.get(NAME) != Some(it)) {
         let status = Dir::open(root).and_then(|dir| Status::read(&dir))?;
         let is_external = options.external_pids.contains_key(of_root);
-        if is_external {
+        let is_first = status.ns_pid.last().is_some_and(|pid| pid.get() == 1);
+        match (is_external, is_first) {
+            (true, true) => found.push(external_of_first(root)),
             // Whoever is in there stays.
-        } else if status.ns_pid.last().is_some_and(|pid| pid.get() == 1) {
-            inside.insert(*of_root);
-        } else {
-            found.push(without_first(root, *of_root));
+            (true, false) => {}
+            (false, true) => drop(inside.insert(*of_root)),
+            (false, false) => found.push(without_first(root, *of_root)),
         }
     }
     if inside.is_empty() {

@@ -4,7 +4,7 @@
 //! A restore makes it where it has all rights, and it enters its namespace last of all.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use images::messages::{CredsEntry, UidGidExtent, UsernsEntry};
 use kernel::namespaces::{id, of_process};
 use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::user_namespaces::{Maps, Range, owner_of, owner_uid, parent_of};
+use support::births::Maker;
 use support::tree::Surroundings;
 use support::{Refusal, Unsupported, users};
 
@@ -109,13 +110,13 @@ impl NestedUsers {
                 }
             }
         }
-        refused.extend(found.unsupported_pids(inventory));
+        refused.extend(found.unsupported_pids(root, inventory));
         Ok((found, refused))
     }
 
     /// What stands in the way of a dump of pid namespaces that belong to them. The first process of one comes back in the user
     /// namespace, where nobody chooses numbers of around: what it would make its own parent makes.
-    fn unsupported_pids(&self, inventory: &Inventory) -> Vec<Unsupported> {
+    fn unsupported_pids(&self, root: HostPid, inventory: &Inventory) -> Vec<Unsupported> {
         let of = |process: &Process, name| process.namespaces.get(name).copied();
         let living = || inventory.processes.values().filter(|process| !is_zombie(process));
         let owner = |process: &Process| {
@@ -136,13 +137,8 @@ impl NestedUsers {
             if of(process, "user").is_none_or(|own| !self.is_within(own, user)) {
                 refuse(users::FIRST_ELSEWHERE);
             }
-            let led = |other: &&Process| other.pid != process.pid && other.sid == Some(process.pid);
-            let other = |led: &Process| {
-                let other = |between: &&Process| !is_born_alike(process, between);
-                between(inventory, led, process).into_iter().find(other)
-            };
-            if let Some(other) = living().filter(led).find_map(other) {
-                refused.push(users::SESSION_OF_FIRST.of(other.pid, "session"));
+            if let Some(other) = not_born_from(process, root, inventory) {
+                refused.push(users::SESSION_OF_FIRST.of(other, "session"));
             }
             let ids = self.entries.get(&user).map(IdMap::of);
             match ids {
@@ -416,11 +412,40 @@ fn unsupported_threads(
     Ok(refused)
 }
 
-/// A process and those above it, up to one of them, which is left out.
-fn between<'i>(inventory: &'i Inventory, process: &Process, above: &Process) -> Vec<&'i Process> {
-    let next = |at: &&'i Process| inventory.processes.get(&at.ppid?);
-    let all = std::iter::successors(inventory.processes.get(&process.pid), next);
-    all.take(inventory.processes.len()).take_while(|at| at.pid != above.pid).collect()
+/// Who stands in the way of a first process of a pid namespace that leads its session. What has to be born into that, with all that
+/// is below it, is born in the user namespace by its parents, and is given nothing there.
+fn not_born_from(first: &Process, root: HostPid, inventory: &Inventory) -> Option<HostPid> {
+    if first.sid != Some(first.pid) {
+        return None;
+    }
+    let tree: Vec<&Process> = inventory.processes.values().collect();
+    // Of a tree that nobody makes more is said elsewhere.
+    let makers = support::tree::makers(root, &tree).ok()?;
+    let is_of_first = |index: usize| tree.get(index).is_some_and(|it| it.pid == first.pid);
+    let made = || tree.iter().zip(&makers);
+    let beside = made().find(|(_, maker)| match maker {
+        Maker::Leader(by) | Maker::Orphaned(by) => is_of_first(*by),
+        _ => false,
+    });
+    if let Some((beside, _)) = beside {
+        return Some(beside.pid);
+    }
+    let next = |at: &&Process| inventory.processes.get(&at.ppid?);
+    // A process and those above it, as far as the first one's child; nobody, if it is not below that.
+    let branch = |process: &Process| {
+        let up = std::iter::successors(inventory.processes.get(&process.pid), next);
+        let up: Vec<&Process> = up.take(tree.len()).take_while(|at| at.pid != first.pid).collect();
+        let top = *up.last()?;
+        (top.ppid == Some(first.pid)).then_some(top.pid)
+    };
+    let of_session = tree.iter().filter(|it| it.sid == Some(first.pid) && it.pid != first.pid);
+    let branches: BTreeSet<HostPid> = of_session.filter_map(|it| branch(it)).collect();
+    let other = made().find(|(process, maker)| {
+        let is_made = matches!(maker, Maker::Parent | Maker::EarlyParent);
+        let is_born = || is_made && (is_zombie(process) || is_born_alike(first, process));
+        branch(process).is_some_and(|branch| branches.contains(&branch)) && !is_born()
+    });
+    other.map(|(process, _)| process.pid)
 }
 
 /// Whether a process has what it has from the first one of its pid namespace, if it is born by that: what is in no other's power.

@@ -441,13 +441,13 @@ fn tree(state: &TreeState, writer: &ImageWriter, root: HostPid) -> Result<(), Er
     Ok(writer.write_all(&names::pstree(), &entries)?)
 }
 
-/// What every directory of images begins with.
-/// `id` is what this dump is known by to later ones.
 fn has_uprobes(inventory: &Inventory) -> bool {
     let mut mappings = inventory.processes.values().flat_map(|process| &process.mappings);
     mappings.any(|mapping| mapping.kind == MappingKind::Uprobes)
 }
 
+/// What every directory of images begins with.
+/// `id` is what this dump is known by to later ones.
 pub(crate) fn inventory(id: &str) -> InventoryEntry {
     InventoryEntry {
         img_version: IMG_VERSION_1_1,

@@ -168,7 +168,7 @@ impl Holder {
         stays: bool,
         mut reached: impl FnMut(Stage) -> Result<(), Error>,
     ) -> Result<Option<Untold>, Error> {
-        let mut lost = None;
+        let (mut lost, mut tasks) = (None, tasks.to_vec());
         let mut said = self.next();
         let mut refused = Ok(());
         if matches!(said, Some(Word::Entered)) {
@@ -179,16 +179,20 @@ impl Holder {
             }
         }
         let result = refused.and_then(|()| match said {
-            Some(Word::Ready(pairs)) => self.built(pairs).and_then(&mut reached).and_then(|()| {
-                let given = self.go();
-                match self.next() {
-                    Some(Word::Done) => Ok(()),
-                    said => {
-                        lost = Some(given);
-                        Err(said.and_then(Word::failure).unwrap_or_else(|| self.lost(given)))
+            Some(Word::Ready(pairs)) => {
+                // In a pid namespace of others they do not end with the root.
+                tasks.extend(pairs.iter().map(|(host, _)| *host));
+                self.built(pairs).and_then(&mut reached).and_then(|()| {
+                    let given = self.go();
+                    match self.next() {
+                        Some(Word::Done) => Ok(()),
+                        said => {
+                            lost = Some(given);
+                            Err(said.and_then(Word::failure).unwrap_or_else(|| self.lost(given)))
+                        }
                     }
-                }
-            }),
+                })
+            }
             said => Err(said.and_then(Word::failure).unwrap_or_else(|| {
                 lost = Some(false);
                 self.lost(false)
@@ -201,10 +205,10 @@ impl Holder {
         drop(self);
         wait_status(pid).map_err(Error::kernel("wait for the process that holds the tree"))?;
         if let Some(given) = lost {
-            end(tasks, since, given);
+            end(&tasks, since, given);
         }
         if result.is_err() {
-            take_away(tasks, since);
+            take_away(&tasks, since);
         }
         result.map(|()| None)
     }

@@ -72,7 +72,9 @@ pub(crate) fn check_in(plan: &Plan, namespace: &OwnedFd) -> Result<(), Error> {
             return Ok(());
         };
         let stat = Dir::open(by).and_then(|dir| Stat::read(&dir));
-        let is_ending = stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0);
+        // Who is gone by now has left its number.
+        let is_ending =
+            stat.is_ok_and(|stat| stat.is_dead() || stat.flags & EXITING != 0) || !exists(by);
         // Whoever is to wait for it may be about to.
         if is_ending && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

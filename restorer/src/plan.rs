@@ -478,7 +478,8 @@ fn groups(
         }
         // The leader is dead: a helper, born into the member's session, stands in for it.
         founded.insert(pgid, member.sid);
-        plan.tasks.push(helper(pgid, Vec::new(), Group::Found));
+        let helper = helper(pgid, Vec::new(), Group::Found);
+        plan.tasks.push(Task { in_session: member.sid, ..helper });
         let made = plan.tasks.len() - 1;
         plan.tasks[index].forks.push(ForkStep::Child(made));
         plan.tasks[index].helpers.push(pgid);

@@ -166,6 +166,7 @@ pub fn restore(
         groups: &groups,
         prepared: &prepared,
         inside,
+        ends_with_root: namespaces.given_pids().is_none(),
         own_namespaces,
         stops: options.after == AfterRestore::Stop,
         stays: options.until_told,

@@ -156,7 +156,8 @@ pub fn automount_outside(mount_point: &Path) -> Refusal {
 #[must_use]
 pub fn automount_unread(mount_point: &Path) -> Refusal {
     Refusal::new(
-        "it is an autofs, and no process of the tree reads what is to be mounted there (the pipe `pipe_ino` of its options, in the          process group `pgrp`)",
+        "it is an autofs, and no process of the tree reads what is to be mounted there (the pipe `pipe_ino` of its options, in the \
+         process group `pgrp`)",
         format!(
             "dump the tree of the automounter, or, if that has ended, {}",
             automount_remedy(mount_point)

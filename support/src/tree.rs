@@ -139,6 +139,17 @@ pub fn without_first(root: HostPid, namespace: u64) -> Unsupported {
     .of(root, "pid namespace")
 }
 
+/// The root of a tree whose pid namespace is to be given to a restore, though it is the first process of that.
+#[must_use]
+pub fn external_of_first(root: HostPid) -> Unsupported {
+    Refusal::fixed(
+        "it is the first process of the pid namespace that is external (--external pid[...]): in one that is given its number is that of \
+         another",
+        "leave the option out: a restore makes the namespace anew",
+    )
+    .of(root, "pid namespace")
+}
+
 /// A process that has entered the pid namespace of the tree, and is none of its first process' descendants.
 #[must_use]
 pub fn of_entered(pid: HostPid) -> Unsupported {
@@ -187,8 +198,11 @@ fn session(
     }
 }
 
-/// Whether every process can be born into its session again, and into the memory that it has together with others.
-fn of_births(root: HostPid, tree: &[&Process]) -> Vec<Unsupported> {
+/// Who makes the processes of a tree, in their order; or the index of one that nobody can make.
+///
+/// # Errors
+/// Such a one.
+pub fn makers(root: HostPid, tree: &[&Process]) -> Result<Vec<births::Maker>, usize> {
     let indices: BTreeMap<HostPid, usize> =
         tree.iter().enumerate().map(|(index, process)| (process.pid, index)).collect();
     let born = |process: &&Process| Born {
@@ -201,7 +215,12 @@ fn of_births(root: HostPid, tree: &[&Process]) -> Vec<Unsupported> {
     };
     let members: Vec<Born<HostPid>> = tree.iter().map(born).collect();
     let outside = indices.get(&root).and_then(|index| tree[*index].sid);
-    match births::makers(&members, outside) {
+    births::makers(&members, outside)
+}
+
+/// Whether every process can be born into its session again, and into the memory that it has together with others.
+fn of_births(root: HostPid, tree: &[&Process]) -> Vec<Unsupported> {
+    match makers(root, tree) {
         Ok(makers) => {
             shared_memory::of_tree(root, tree, &makers, |process| is_in_vfork(process, tree))
         }

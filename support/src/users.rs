@@ -34,8 +34,8 @@ pub const FIRST_ELSEWHERE: Refusal = Refusal::fixed(
 /// A process in the session of the first process of such a pid namespace: it is born there, with what that has.
 pub const SESSION_OF_FIRST: Refusal = Refusal::fixed(
     "it is led by the first process of a pid namespace that belongs to a user namespace below that of the tree's root, and the \
-     process has other namespaces, or another /proc/PID/oom_score_adj, loginuid or coredump_filter than that, which nobody can give \
-     it from there",
+     process, born there with others of the session, has other namespaces, another /proc/PID/oom_score_adj, loginuid or \
+     coredump_filter than that first process, or another maker than its parent: nobody can give it these from there",
     "start it so that its first process leads no session (bwrap without --new-session), or dump the tree of that first process \
      by itself, if it shares no descriptors with the others",
 );

@@ -464,11 +464,40 @@ fn a_session_of_the_first_process() {
     Tree::start(&[&USER[..], &command].concat(), 7).carried();
 }
 
+/// Of groups whose leaders have ended.
+#[test]
+fn a_session_of_the_first_process_and_groups_that_nobody_leads() {
+    let left = "perl -e 'setpgrp; if (fork == 0) { exec qw(sleep 1000) }'";
+    let inside = with_children("$STAGE");
+    let scripts =
+        [(format!("{left}; {inside}"), 6), (format!("({left}; exec sleep 1000) & {inside}"), 7)];
+    for (script, count) in &scripts {
+        Tree::start(&["unshare", "-Urpf", "setsid", "sh", "-c", script], *count).carried();
+    }
+}
+
 #[test]
 fn a_session_of_the_first_process_with_other_settings_is_refused() {
-    let script = "(echo 500 > /proc/self/oom_score_adj; : > \"$STAGE/there\"; exec sleep 1000); :";
     let what = "it is led by the first process of a pid namespace";
-    refused(&["unshare", "-Urpf", "setsid", "sh", "-c", script], 3, what);
+    let settings = "echo 500 > /proc/self/oom_score_adj; : > \"$STAGE/there\"; exec ";
+    // Further down, too, in sessions and namespaces of their own.
+    let adopted = "python3 -c 'import ctypes, os; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); \
+                   os.system(\"setsid sh -c \\\"sleep 1000 &\\\"\"); \
+                   os.execvp(\"sleep\", [\"sleep\", \"1000\"])' & \
+                   sleep 0.5; : > \"$STAGE/there\"; exec sleep 1000";
+    let scripts = [
+        (format!("({settings} sleep 1000); :"), 3),
+        (format!("(({settings} setsid sleep 1000); :) & exec sleep 1000"), 4),
+        (
+            "(unshare -pf sh -c ': > \"$STAGE/there\"; exec sleep 1000'; :) & exec sleep 1000"
+                .into(),
+            5,
+        ),
+        (adopted.into(), 4),
+    ];
+    for (script, count) in &scripts {
+        refused(&["unshare", "-Urpf", "setsid", "sh", "-c", script], *count, what);
+    }
 }
 
 #[test]

@@ -153,7 +153,8 @@ impl Views {
             Some((group, reader.pid))
         };
         let Some(copy) = view.copy(mount)? else { return Ok(Err(mounts::HIDDEN)) };
-        match nodes(&copy)? {
+        entry.root_mode = Some(fstat(&copy)?.st_mode & 0o7777);
+        match nodes(&copy, usual(&entry))? {
             Some(nodes) => entry.nodes = nodes,
             None => return Ok(Err(mounts::automount_options("more than 65536 names", place))),
         }
@@ -183,8 +184,14 @@ fn reader<'i>(inventory: &'i Inventory, settings: &Settings) -> Option<(HostPid,
     first.or_else(|| all.next()).map(|process| (group, process))
 }
 
+/// Who owns what is in one, unless he has given it away.
+fn usual(entry: &AutofsEntry) -> (u32, u32) {
+    let id = |id: Option<i32>| id.unwrap_or(0).cast_unsigned();
+    (id(entry.uid), id(entry.gid))
+}
+
 /// What is in one, by a copy of its mount, in which nothing is mounted; `None` if that is too much.
-fn nodes(root: &OwnedFd) -> io::Result<Option<Vec<AutofsNode>>> {
+fn nodes(root: &OwnedFd, usual: (u32, u32)) -> io::Result<Option<Vec<AutofsNode>>> {
     let mut nodes = Vec::new();
     let mut waiting = vec![PathBuf::new()];
     while let Some(path) = waiting.pop() {
@@ -197,7 +204,8 @@ fn nodes(root: &OwnedFd) -> io::Result<Option<Vec<AutofsNode>>> {
         for entry in below {
             let path = path.join(entry?.file_name());
             let node = find(root, &path, Links::Refused)?;
-            let mode = fstat(&node)?.st_mode;
+            let stat = fstat(&node)?;
+            let mode = stat.st_mode;
             let target = match mode & libc::S_IFMT {
                 libc::S_IFLNK => Some(nix::fcntl::readlinkat(&node, "")?.into_vec()),
                 _ => None,
@@ -206,7 +214,9 @@ fn nodes(root: &OwnedFd) -> io::Result<Option<Vec<AutofsNode>>> {
                 waiting.push(path.clone());
             }
             let path = path.into_os_string().into_vec();
-            nodes.push(AutofsNode { path, mode: mode & 0o7777, target });
+            let uid = Some(stat.st_uid).filter(|uid| *uid != usual.0);
+            let gid = Some(stat.st_gid).filter(|gid| *gid != usual.1);
+            nodes.push(AutofsNode { path, mode: mode & 0o7777, target, uid, gid });
             if nodes.len() > MOST_NODES {
                 return Ok(None);
             }

@@ -98,6 +98,7 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
     }
     if let Some(name) = options.devices.get(&mount.device)
         && mount.root == "/"
+        && is_of_disk(&mount.kind())
         && !is_made(&mount.kind(), options)
     {
         return Some(Origin::Device(name.clone()));
@@ -117,6 +118,11 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
 /// Of a control group namespace its own group is the root, which looks like a part from outside.
 fn is_control_group(mount: &Mount) -> bool {
     mount.kind().starts_with("cgroup") && mount.root.as_encoded_bytes().starts_with(b"/..")
+}
+
+/// Whether a restore can mount file systems of a kind with a device and no more.
+fn is_of_disk(kind: &str) -> bool {
+    !kind.starts_with("fuse") && kind != "overlay"
 }
 
 /// Whether a restore can make file systems of a kind.

@@ -42,6 +42,9 @@ pub struct AutofsEntry {
     /// Extension: further options.
     #[prost(string, repeated, tag = "1002")]
     pub flags: Vec<String>,
+    /// Extension: permissions of its root.
+    #[prost(uint32, optional, tag = "1003")]
+    pub root_mode: Option<u32>,
 }
 
 /// A directory, or a symbolic link. An extension.
@@ -56,6 +59,12 @@ pub struct AutofsNode {
     /// Where a link leads.
     #[prost(bytes = "vec", optional, tag = "3")]
     pub target: Option<Vec<u8>>,
+    /// Owner, if that is not the one of the whole.
+    #[prost(uint32, optional, tag = "4")]
+    pub uid: Option<u32>,
+    /// Group, if that is not the one of the whole.
+    #[prost(uint32, optional, tag = "5")]
+    pub gid: Option<u32>,
 }
 
 /// Values of [`AutofsEntry::mode`].

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::protocol::{BYTES, NoRequest, Pages, Request, Subject};
 use super::wire::{Wire, failed};
-use crate::checkpoint::dedup;
+use crate::checkpoint::dedup::{self, GivenBack};
 use crate::error::Error;
 use crate::messages::{PagemapEntry, PagemapHead, page_flags};
 use crate::names;
@@ -117,7 +117,15 @@ fn deduplicate(directory: &Path, has_ended: bool) {
         return;
     }
     match dedup::deduplicate(directory) {
-        Ok(back) => tracing::info!("{} pages were given back", back.unwrap_or_default().pages),
+        Ok(back) => {
+            let GivenBack { pages, unmarked } = back.unwrap_or_default();
+            tracing::info!("{pages} pages were given back");
+            if unmarked > 0 {
+                tracing::warn!(
+                    "{unmarked} of the parents cannot say that pages are missing from them"
+                );
+            }
+        }
         Err(error) => tracing::warn!("pages of the parent keep their room: {error}; {LATER}"),
     }
 }

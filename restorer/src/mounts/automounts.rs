@@ -19,9 +19,11 @@ use images::{Images, names};
 use kernel::automounts::{control, make_quiet, root, set_pipe, set_timeout};
 use kernel::descriptors::{close_range, duplicate_from, duplicate_number, place};
 use kernel::mounts::{self, FsOption};
+use kernel::paths::{Links, find};
 use kernel::process::in_own_group;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
-use nix::unistd::{getpgrp, symlinkat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat, getpgrp, symlinkat};
 
 use super::plan::{Plan, Source};
 use crate::error::Error;
@@ -198,17 +200,23 @@ fn new(wanted: &Wanted, source: &[u8]) -> io::Result<OwnedFd> {
     let flags = entry.flags.iter().map(String::as_str).chain([kind]);
     options.extend(flags.map(|flag| (flag.as_bytes(), None)));
     let made = mounts::make(b"autofs", source, options)?;
-    for AutofsNode { path, mode, target } in &entry.nodes {
-        let path = super::plan::path(path);
+    for AutofsNode { path, mode, target, uid, gid } in &entry.nodes {
+        let (above, name) = parent(&made, super::plan::path(path))?;
         match target {
-            Some(target) => symlinkat(super::plan::path(target), &made, path)?,
-            None => directory(&made, path, *mode)?,
+            Some(target) => symlinkat(super::plan::path(target), &above, name.as_os_str())?,
+            None => directory(&above, &name, *mode)?,
         }
+        let node = find(&above, &name, Links::Refused)?;
+        own(&node, (*uid, *gid))?;
     }
-    for place in places {
-        let above: Vec<&Path> = place.ancestors().filter(|it| !it.as_os_str().is_empty()).collect();
+    if let Some(mode) = entry.root_mode {
+        fchmod(root(&made)?, Mode::from_bits_truncate(mode & 0o7777))?;
+    }
+    for below in places {
+        let above: Vec<&Path> = below.ancestors().filter(|it| !it.as_os_str().is_empty()).collect();
         for path in above.into_iter().rev() {
-            match directory(&made, path, 0o555) {
+            let (above, name) = parent(&made, path)?;
+            match directory(&above, &name, 0o555) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => made?,
             }
@@ -220,9 +228,24 @@ fn new(wanted: &Wanted, source: &[u8]) -> io::Result<OwnedFd> {
     Ok(made)
 }
 
-fn directory(made: &OwnedFd, path: &Path, mode: u32) -> io::Result<()> {
+/// The directory that something is made in, and its name there. No link is followed.
+fn parent(made: &OwnedFd, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let above = find(made, path.parent().unwrap_or(Path::new("")), Links::Refused)?;
+    Ok((above, name.into()))
+}
+
+fn directory(above: &OwnedFd, name: &Path, mode: u32) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(mode & 0o7777);
-    mkdirat(made, path, mode)?;
-    // Whatever mask this process has.
-    Ok(fchmodat(made, path, mode, FchmodatFlags::FollowSymlink)?)
+    mkdirat(above, name, mode)?;
+    // Whatever mask this process has. Nobody else can make anything in here.
+    Ok(fchmodat(above, name, mode, FchmodatFlags::FollowSymlink)?)
+}
+
+fn own(node: &OwnedFd, (uid, gid): (Option<u32>, Option<u32>)) -> io::Result<()> {
+    if uid.is_none() && gid.is_none() {
+        return Ok(());
+    }
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    Ok(fchownat(node, "", uid, gid, AtFlags::AT_EMPTY_PATH)?)
 }

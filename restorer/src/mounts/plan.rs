@@ -22,8 +22,8 @@ pub(super) enum Source {
     Outside(PathBuf),
     /// A new file system of this kind.
     New(String),
-    /// The file system on a block device that this path leads to in the restoring process's namespace.
-    Device(PathBuf),
+    /// The file system of this kind on a block device that the path leads to in the restoring process's namespace.
+    Device(String, PathBuf),
     /// This path of another mount's file system, from the root of that mount.
     Part(Index, PathBuf),
     /// What has been deleted since it was mounted: in a file system of its own, where it has this path until all mounts of it are
@@ -197,9 +197,9 @@ impl Plan {
             let others = givers.get(&self.mounts[index].entry.root_dev);
             let kind = self.made(index, others.map_or(&[], Vec::as_slice));
             match (kind, self.is_of_device(index)) {
-                (Some(_), true) => {
+                (Some(kind), true) => {
                     let device = self.device(index, request)?;
-                    self.give(index, Source::Device(device), &mut givers);
+                    self.give(index, Source::Device(kind, device), &mut givers);
                 }
                 (Some(kind), false) => self.give(index, Source::New(kind), &mut givers),
                 (None, _) => parts.push(index),

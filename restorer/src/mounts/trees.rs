@@ -72,7 +72,7 @@ pub(super) fn build(
                     matches!(plan.mounts[*giver].source, Source::New(_) | Source::Lost(_))
                 }
                 Source::Lost(_) => true,
-                Source::Outside(_) | Source::Device(_) => false,
+                Source::Outside(_) | Source::Device(..) => false,
             };
             let root = Root { namespace, is_made, is_late: late.contains(index) };
             built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
@@ -111,7 +111,7 @@ fn writable(
         let mount = &plan.mounts[index];
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.clone()),
-            Source::Outside(_) | Source::New(_) | Source::Device(_) | Source::Lost(_) => {
+            Source::Outside(_) | Source::New(_) | Source::Device(..) | Source::Lost(_) => {
                 (index, PathBuf::new())
             }
         };

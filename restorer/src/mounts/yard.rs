@@ -85,8 +85,8 @@ pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let path = match &mount.source {
             Source::Outside(path) => path,
-            Source::Device(path) => {
-                copies.insert(index, of_device(mount, path)?);
+            Source::Device(kind, path) => {
+                copies.insert(index, of_device(mount, kind, path)?);
                 continue;
             }
             Source::New(kind) if kind == "tmpfs" => {
@@ -192,7 +192,7 @@ impl Yard {
     fn giver<'m>(&self, index: Index, mount: &'m Mount) -> io::Result<(&OwnedFd, &'m Path)> {
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.as_path()),
-            Source::Outside(_) | Source::New(_) | Source::Device(_) => (index, Path::new("")),
+            Source::Outside(_) | Source::New(_) | Source::Device(..) => (index, Path::new("")),
             Source::Lost(below) => (index, below.as_path()),
         };
         Ok((self.givers.get(&giver).ok_or(io::ErrorKind::NotFound)?, below))
@@ -273,17 +273,15 @@ fn lost(entry: &LostMountEntry, below: &Path) -> io::Result<OwnedFd> {
     Ok(made)
 }
 
-/// The file system on a block device, which nobody else has mounted by this.
-fn of_device(mount: &Mount, path: &Path) -> Result<OwnedFd, Error> {
-    let failed = || failed(mount, &format!("mount {} for", path.display()));
-    let kind = mount.entry.fsname.as_deref().unwrap_or_default();
-    let made =
-        mounts::make(kind.as_bytes(), path.as_os_str().as_bytes(), flags::options(&mount.entry));
-    let made = made.map_err(failed())?;
+/// The file system on a block device. One that was read-only is never mounted otherwise; where others have it mounted the other way
+/// the kernel says that it is busy.
+fn of_device(mount: &Mount, kind: &str, path: &Path) -> Result<OwnedFd, Error> {
+    let mut options = flags::options(&mount.entry);
     if flags::of_file_system(&mount.entry) & libc::MS_RDONLY != 0 {
-        mounts::reconfigure(&made, [(&b"ro"[..], None)]).map_err(failed())?;
+        options.push((b"ro", None));
     }
-    Ok(made)
+    let made = mounts::make(kind.as_bytes(), path.as_os_str().as_bytes(), options);
+    made.map_err(failed(mount, &format!("mount {} for", path.display())))
 }
 
 /// A new file system with what the images have of it.

@@ -107,14 +107,16 @@ impl Plan {
 
     /// Whether a task has to be born into a session, or makes somebody who has to.
     fn is_in_session(&self, task: usize, session: ImagePid) -> bool {
-        let task = &self.tasks[task];
-        task.in_session == Some(session)
-            || task
-                .forks
-                .iter()
-                .take_while(|step| **step != ForkStep::Session)
-                .filter_map(|step| step.made())
-                .any(|made| self.is_in_session(made, session))
+        let mut waiting = vec![task];
+        while let Some(index) = waiting.pop() {
+            let task = &self.tasks[index];
+            if task.in_session == Some(session) {
+                return true;
+            }
+            let before = task.forks.iter().take_while(|step| **step != ForkStep::Session);
+            waiting.extend(before.filter_map(|step| step.made()));
+        }
+        false
     }
 
     /// Has a task, and all below it, born in a user namespace.

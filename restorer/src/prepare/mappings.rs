@@ -224,7 +224,6 @@ fn locked(vma: &VmaEntry) -> u32 {
     }
 }
 
-/// The image has bit N for advice N.
 /// Has the kernel look for uprobes in code: it does so when a mapping is made that cannot be written to, as none is that is filled, or
 /// when it is cut in two (`uprobe_mmap` of kernel/events/uprobes.c). What is cut off is joined again at once.
 fn find_uprobes(mapped: &Mapped, advice: &mut Vec<Advice>) {
@@ -236,6 +235,7 @@ fn find_uprobes(mapped: &Mapped, advice: &mut Vec<Advice>) {
     }
 }
 
+/// The image has bit N for advice N.
 fn advise(pid: ImagePid, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(), Error> {
     let given = vma.madv.unwrap_or(0);
     let known = LASTING.iter().fold(0, |set, advice| set | 1 << advice);

@@ -32,6 +32,8 @@ pub(super) struct Work<'a> {
     pub(super) prepared: &'a [Option<PreparedTask>],
     /// The tree has a pid namespace of its own.
     pub(super) inside: bool,
+    /// That pid namespace is made anew: all end with its first process, the root.
+    pub(super) ends_with_root: bool,
     /// The commander hears when all are in their namespaces.
     pub(super) own_namespaces: bool,
     /// The tree stays stopped.
@@ -66,7 +68,12 @@ impl Work<'_> {
         })?;
         // By descriptors: once they run their numbers may become others'.
         let answered_for = match self.stays {
-            true => opened(&everybody(self.plan, Some(tracer.pids().host(root)?), self.inside))?,
+            true if self.inside && self.ends_with_root => opened(&[tracer.pids().host(root)?])?,
+            true if self.inside => {
+                let pairs = tracer.pids().pairs();
+                opened(&pairs.into_iter().map(|(host, _)| host).collect::<Vec<_>>())?
+            }
+            true => opened(&everybody(self.plan, None, false))?,
             false => Vec::new(),
         };
         if held.ask(tracer.pids())? {
@@ -127,7 +134,10 @@ fn dying(checkpoint: &Checkpoint, plan: &Plan) -> BTreeSet<ImagePid> {
 
 /// Those have their numbers in all pid namespaces who could not choose them.
 fn check_asked(plan: &Plan, checkpoint: &Checkpoint, pids: &Pids) -> Result<(), Error> {
-    for birth in &plan.asked {
+    // Helpers have ended; a group or session is called as they were, or nobody could have joined it.
+    let helpers = plan.tasks.iter().filter(|task| task.process.is_none()).map(|task| task.pid);
+    let helpers: BTreeSet<ImagePid> = helpers.collect();
+    for birth in plan.asked.iter().filter(|birth| !helpers.contains(&birth.task)) {
         let (wanted, host) = (checkpoint.levels.all(birth.task), pids.host(birth.task)?);
         let mut numbers = Dir::open(host).and_then(|dir| Status::read(&dir))?.ns_pid;
         let above = numbers.len().saturating_sub(wanted.depth() + 1);
