@@ -191,14 +191,14 @@ impl Views {
         Ok(Place { mount: Some(id), view, is_known })
     }
 
-    /// Whether the tables of mounts are what they were.
-    pub(crate) fn are_the_same(&self) -> io::Result<bool> {
+    /// Whether the tables of mounts are what they were, and what is asked for more.
+    pub(crate) fn are_the_same(&self, inventory: &Inventory) -> io::Result<bool> {
         for view in self.views.values() {
             if view.inside.read(view.control_groups.as_ref())? != view.mounts {
                 return Ok(false);
             }
         }
-        Ok(true)
+        self.automounts.are_the_same(inventory)
     }
 
     /// Copies the mounts of file systems that live in memory. Their contents are read through the copies, in which nothing is mounted.

@@ -154,7 +154,7 @@ pub(crate) fn of_mounts(
     if let Some((pid, _)) = others.find(|(_, id)| views.get(**id).is_none()) {
         return Ok(vec![support::mounts::CHANGED.of(pid, "the mount namespace")]);
     }
-    let same = views.are_the_same();
+    let same = views.are_the_same(inventory);
     match same.map_err(crate::mounts::Error::of("read the table of mounts"))? {
         true => Ok(Vec::new()),
         false => Ok(vec![support::mounts::CHANGED.of(root, "the mount namespace")]),

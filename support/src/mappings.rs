@@ -104,7 +104,7 @@ pub fn of_mapping(mapping: &Mapping) -> Option<Refusal> {
 const UPROBES: Refusal = Refusal::fixed(
     "holds the kernel's uprobes",
     "remove the uprobes (perf probe --del, or end bpftrace or bcc) and start the program again: the mapping stays \
-     as long as it runs",
+     as long as it runs; or give --allow-uprobes to `criu dump` and `criu restore`, and have the same uprobes active at both",
 );
 
 const SECRET: Refusal = Refusal::fixed(

@@ -3,12 +3,13 @@
 //! Whoever looks for something in one may wait for its reader, who may stand still: so they are looked into while the tree
 //! runs, by handles, which look for nothing.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use collector::{Inventory, Process};
 use ids::HostPid;
@@ -35,8 +36,10 @@ struct Automount {
     entry: AutofsEntry,
     /// Who is let through, and the process that reads the pipe; none of a quiet one.
     reads: Option<(HostPid, HostPid)>,
-    /// Inode of the pipe by which it asks.
-    asks_by: Option<u64>,
+    settings: Settings,
+    /// The root of a copy of its mount, in which nothing is mounted, and the names there.
+    root: Arc<OwnedFd>,
+    names: BTreeSet<OsString>,
 }
 
 /// All that a tree has, by their devices.
@@ -44,7 +47,7 @@ struct Automount {
 pub(crate) struct Automounts(BTreeMap<u64, Automount>);
 
 /// How one is set, as its options say.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Settings {
     entry: AutofsEntry,
     group: i32,
@@ -140,16 +143,7 @@ impl Views {
             if reader.namespaces.get("pid").copied() != pids {
                 return Ok(Err(mounts::automount_of_pids(reader.pid)));
             }
-            let is_open = |number: i32, mode: u32| {
-                let mut files = reader.files.iter().filter(|file| number < 0 || file.fd == number);
-                let is_it = |file: &&collector::OpenFile| {
-                    is_pipe(file, settings.asks_by) && file.flags & ACCESS == mode
-                };
-                files.find(is_it).map(|file| file.fd)
-            };
-            if is_open(entry.fd, WRITE).is_none() {
-                entry.read_fd = is_open(-1, READ);
-            }
+            entry.read_fd = read_fd(reader, &settings);
             Some((group, reader.pid))
         };
         let Some(copy) = view.copy(mount)? else { return Ok(Err(mounts::HIDDEN)) };
@@ -158,7 +152,8 @@ impl Views {
             Some(nodes) => entry.nodes = nodes,
             None => return Ok(Err(mounts::automount_options("more than 65536 names", place))),
         }
-        Ok(Ok(Automount { entry, reads, asks_by: settings.asks_by }))
+        let names = names_in(&copy)?;
+        Ok(Ok(Automount { entry, reads, settings, root: Arc::new(copy), names }))
     }
 }
 
@@ -182,6 +177,27 @@ fn reader<'i>(inventory: &'i Inventory, settings: &Settings) -> Option<(HostPid,
     let mut all = inventory.processes.values().filter(reads);
     let first = inventory.processes.get(&group).filter(reads);
     first.or_else(|| all.next()).map(|process| (group, process))
+}
+
+/// A descriptor by which the reader has the pipe, if the one that the kernel was told is not the writing end there.
+fn read_fd(reader: &Process, settings: &Settings) -> Option<i32> {
+    let has = |mode: u32| {
+        let is_it = move |file: &&collector::OpenFile| {
+            is_pipe(file, settings.asks_by) && file.flags & ACCESS == mode
+        };
+        reader.files.iter().filter(is_it).map(|file| file.fd)
+    };
+    let is_told = has(WRITE).any(|fd| fd == settings.entry.fd);
+    if is_told { None } else { has(READ).next() }
+}
+
+/// What is in a directory. Nothing is looked for, so nobody is waited for.
+fn names_in(root: &OwnedFd) -> io::Result<BTreeSet<OsString>> {
+    match std::fs::read_dir(format!("/proc/self/fd/{}", root.as_raw_fd())) {
+        // An empty one is for something to be mounted there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        names => names?.map(|entry| Ok(entry?.file_name())).collect(),
+    }
 }
 
 /// Who owns what is in one, unless he has given it away.
@@ -228,7 +244,21 @@ fn nodes(root: &OwnedFd, usual: (u32, u32)) -> io::Result<Option<Vec<AutofsNode>
 impl Automounts {
     /// How many ask by the pipe with this inode: the kernel has its writing end open for each.
     pub(crate) fn that_ask_by(&self, pipe: u64) -> usize {
-        self.0.values().filter(|it| it.reads.is_some() && it.asks_by == Some(pipe)).count()
+        let asks = |it: &&Automount| it.reads.is_some() && it.settings.asks_by == Some(pipe);
+        self.0.values().filter(asks).count()
+    }
+
+    /// Whether each is read as it was, and has the names that it had.
+    pub(super) fn are_the_same(&self, inventory: &Inventory) -> io::Result<bool> {
+        for Automount { entry, reads, settings, root, names } in self.0.values() {
+            let found = reads.and_then(|_| reader(inventory, settings));
+            let fd = found.and_then(|(_, reader)| read_fd(reader, settings));
+            let reads_now = found.map(|(group, reader)| (group, reader.pid));
+            if reads_now != *reads || fd != entry.read_fd || names_in(root)? != *names {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes them; `number` is what a process is called in the images.

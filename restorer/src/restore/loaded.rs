@@ -38,7 +38,9 @@ impl Loaded {
             let refusal = support::images::WITH_UPROBES;
             return Err(Error::refused(refusal.of(0, "the tree")));
         }
-        let checkpoint = Checkpoint::load(images, options.joined)?;
+        let mut checkpoint = Checkpoint::load(images, options.joined)?;
+        // A dump does not see the probes of a process that has not got the kernel's mapping for them yet.
+        checkpoint.has_uprobes |= options.allow_uprobes;
         let connections = network::connections(options, images);
         let holders = rights::holders(&checkpoint, &checkpoint.namespaces.ids());
         let host = Host::probe()?;
