@@ -44,7 +44,7 @@ use crate::settle;
 use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
-use crate::tasks::{TaskCapture, ThreadCapture};
+use crate::tasks::{TaskCapture, ThreadCapture, read_pending};
 use crate::unsupported;
 use crate::userfaults;
 use crate::users::Users;
@@ -273,6 +273,8 @@ fn read(
     held.extend(system_v.open()?);
     let mut memory = memory::find(planned, pre_copy, &marked, writer, &inventory, held, clock)?;
     plan.frozen_pages.copy(&mut memory.pages, writer, clock)?;
+    let stopped = |pid, tid| frozen.processes.get(&pid)?.get(&tid)?.stopped.as_ref();
+    read_pending(&mut tasks, stopped)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(TreeState {

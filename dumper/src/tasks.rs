@@ -1,11 +1,14 @@
 //! What the kernel tells, from outside, of a process and its threads while they stand still.
 
+use std::collections::BTreeMap;
+
 use arch::regs::GeneralRegs;
 use collector::settings::{ProcessSettings, ThreadSettings};
 use collector::{Process, Thread};
 use ids::HostPid;
 use kernel::procfs::{Dir, PosixTimers, ProcFile};
 use kernel::ptrace::{RawSigInfo, RseqConfiguration, Stopped};
+use parasite::task::Time;
 
 use crate::error::Error;
 use crate::inject::{Bits, Original, ParasiteReport, ThreadState};
@@ -147,6 +150,84 @@ impl ThreadCapture {
     }
 }
 
+/// Reads what is pending once more, when all else has been read: timers run on while a tree stands still, and what is sent to a process
+/// by what it has open. `stopped` tells who stands still.
+pub(crate) fn read_pending<'s>(
+    tasks: &mut BTreeMap<HostPid, TaskCapture>,
+    stopped: impl Fn(HostPid, HostPid) -> Option<&'s Stopped>,
+) -> Result<(), Error> {
+    for (&pid, task) in tasks {
+        if let Some(leader) = stopped(pid, pid) {
+            task.take_pending(None, leader)?;
+        }
+        for index in 0..task.threads.len() {
+            if let Some(thread) = stopped(pid, task.threads[index].tid) {
+                task.take_pending(Some(index), thread)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl TaskCapture {
+    /// Takes over the signals that are pending for a thread, or for the process, in the end. A timer that expires once, and has sent one of
+    /// them since the signals were read before, has expired, whatever was left of it when it was asked in between.
+    fn take_pending(&mut self, thread: Option<usize>, stopped: &Stopped) -> Result<(), Error> {
+        /// For each that it tells the kernel goes through all before it.
+        const ALL: usize = 64;
+        let pending = match thread {
+            Some(index) => &mut self.threads[index].pending,
+            None => &mut self.pending,
+        };
+        // Of few it is seen if one has gone (SIGCONT takes SIGTSTP away); nobody takes one.
+        let known = if pending.len() > ALL { pending.len() } else { 0 };
+        let found = stopped.pending_signals(thread.is_none(), known)?;
+        let before = match known {
+            0 => std::mem::replace(pending, found.clone()),
+            _ => pending.clone(),
+        };
+        if known > 0 {
+            pending.extend(&found);
+        }
+        let Some(report) = &mut self.report else { return Ok(()) };
+        let is_new = |info: &&RawSigInfo| !before.iter().any(|it| sender(it) == sender(info));
+        for sender in found.iter().filter(is_new).filter_map(sender) {
+            let setting = match sender {
+                Sender::Interval => report.state.interval_timers.first_mut(),
+                Sender::Posix(id) => report
+                    .timers
+                    .iter_mut()
+                    .find(|timer| timer.id == id)
+                    .map(|timer| &mut timer.setting),
+            };
+            if let Some(setting) = setting.filter(|it| it.interval == Time::default()) {
+                setting.value = Time::default();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A timer that has sent a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// `ITIMER_REAL`.
+    Interval,
+    /// The POSIX timer with this id.
+    Posix(i32),
+}
+
+/// The timer that sent a signal (`struct kernel_siginfo`: `si_signo`, `si_code`, and `_timer._tid`).
+fn sender(info: &RawSigInfo) -> Option<Sender> {
+    let field =
+        |at: usize| i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    match (field(0), field(8)) {
+        (libc::SIGALRM, libc::SI_KERNEL) => Some(Sender::Interval),
+        (_, libc::SI_TIMER) => Some(Sender::Posix(field(16))),
+        _ => None,
+    }
+}
+
 fn pending(stopped: &Stopped, set: u64, shared: bool) -> Result<Vec<RawSigInfo>, Error> {
-    Ok(if set == 0 { Vec::new() } else { stopped.pending_signals(shared)? })
+    Ok(if set == 0 { Vec::new() } else { stopped.pending_signals(shared, 0)? })
 }

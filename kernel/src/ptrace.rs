@@ -432,11 +432,11 @@ impl Stopped {
         Ok(())
     }
 
-    /// Pending signals, oldest first, of the whole process (`shared`) or of this thread alone.
+    /// Pending signals, oldest first, but for as many as come before, `after`, of the whole process (`shared`) or of this thread alone.
     ///
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
-    pub fn pending_signals(&self, shared: bool) -> Result<Vec<RawSigInfo>> {
+    pub fn pending_signals(&self, shared: bool, after: usize) -> Result<Vec<RawSigInfo>> {
         /// Signals read in one call.
         const BATCH: usize = 32;
         #[repr(C)]
@@ -449,7 +449,7 @@ impl Stopped {
         let mut batch = [[0u8; 128]; BATCH];
         loop {
             let mut arguments = Arguments {
-                offset: all.len() as u64,
+                offset: (after + all.len()) as u64,
                 flags: if shared { PTRACE_PEEKSIGINFO_SHARED } else { 0 },
                 count: BATCH as i32,
             };
