@@ -529,6 +529,18 @@ pub fn unknown_state(state: u32) -> Refusal {
     )
 }
 
+/// A socket whose file has several names.
+pub const LINKED: Refusal = Refusal::fixed(
+    "its file has more than one name (hard links), and a restore makes it anew by one",
+    "remove the other names before the dump (find / -samefile PATH)",
+);
+
+/// A socket whose file has lost the name by which it was bound, and has another one somewhere.
+pub const NAME_LOST: Refusal = Refusal::fixed(
+    "the name by which it was bound is gone, and its file has another one (link) in a directory that is not known",
+    "give the file that name again before the dump (ln), or have the program bind it by the name that it is to have",
+);
+
 /// A socket that is bound to a relative path which does not lead to it any more.
 #[must_use]
 pub fn relative_name(shown: &Path) -> Refusal {

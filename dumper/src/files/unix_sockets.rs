@@ -1,10 +1,13 @@
 //! Unix sockets: names, peers, and what is queued.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::DirEntry;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use std::sync::Arc;
@@ -354,10 +357,15 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     entry.mnt_id = place.mount;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = nix::fcntl::readlink(link.as_str()).doing("read the path of")?.into_vec();
+    if stat.st_nlink > 1 {
+        return Err(Problem::Refused(support::sockets::LINKED));
+    }
     let (path, deleted) = match path.strip_suffix(b" (deleted)") {
-        Some(path) if stat.st_nlink == 0 => (path, true),
-        _ => (&path[..], false),
+        Some(path) if stat.st_nlink == 0 => (Cow::Borrowed(path), true),
+        Some(before) => (other_name(&place, (&path, before), &stat)?, false),
+        _ => (Cow::Borrowed(&path[..]), false),
     };
+    let path = &*path;
     entry.deleted = deleted.then_some(true);
     let is_same =
         entry.file.is_some_and(|was| (was.device, was.inode) == (stat.st_dev, stat.st_ino));
@@ -366,6 +374,14 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
         let mut file_systems = FileSystems::default();
         entry.file = file_systems.identity(&file, &stat).filter(|_| !deleted);
         let directory = if hidden { None } else { directory_of(&place, path, &mut file_systems) };
+        let name =
+            Path::new(OsStr::from_bytes(entry.name.strip_suffix(&[0]).unwrap_or(&entry.name)));
+        let mut of_name = || directory_of(&place, name.as_os_str().as_bytes(), &mut file_systems);
+        // A restore leads what it can to the directory that the file is in now.
+        let may_stray = name.is_absolute() && !hidden && !deleted;
+        if may_stray && !support::paths::can_be_led(name) && of_name() != directory {
+            return Err(Problem::Refused(support::paths::LEADS_ELSEWHERE));
+        }
         entry.directory = directory;
         entry.path = Some(path.to_vec());
     }
@@ -383,7 +399,7 @@ fn locate(socket: BorrowedFd<'_>, entry: &mut UnixSkEntry, views: &Views) -> Res
     Ok(())
 }
 
-/// Whether a file is hidden by a mount. (One that has lost a name and has others is not looked for.)
+/// Whether a file is hidden by a mount.
 fn check_path(
     place: &Place<'_>,
     path: &[u8],
@@ -397,7 +413,7 @@ fn check_path(
         }
         is_hidden => Ok(is_hidden),
     };
-    if stat.st_nlink == 0 || path.as_os_str().as_bytes().ends_with(b" (deleted)") {
+    if stat.st_nlink == 0 {
         return hidden();
     }
     let found = place.find(path);
@@ -412,6 +428,33 @@ fn check_path(
         true => Ok(!is_there),
         false => Err(Problem::Refused(support::paths::LEADS_ELSEWHERE)),
     }
+}
+
+/// The path of a file that may have lost the name by which it was opened (`before`), as programs do that bind a socket by a name of
+/// its own, and have it take the place of an older one by link(2): it is looked for in the same directory.
+fn other_name<'p>(
+    place: &Place<'_>,
+    (path, before): (&'p [u8], &[u8]),
+    stat: &FileStat,
+) -> Result<Cow<'p, [u8]>, Problem> {
+    let is_it = |path: &Path| {
+        let found = place.find(path).and_then(|found| Ok(nix::sys::stat::fstat(found)?));
+        found.is_ok_and(|found| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino))
+    };
+    if is_it(Path::new(OsStr::from_bytes(path))) {
+        return Ok(Cow::Borrowed(path));
+    }
+    let directory = Path::new(OsStr::from_bytes(before)).parent().unwrap_or(Path::new("/"));
+    let names = place.find(directory).and_then(|directory| {
+        let names = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+        let is_socket = |it: &DirEntry| it.file_type().is_ok_and(|kind| kind.is_socket());
+        let sockets = names.filter_map(Result::ok).filter(is_socket);
+        Ok(sockets.map(|entry| entry.file_name()).collect())
+    });
+    let names: Vec<OsString> = names.unwrap_or_default();
+    let found = names.into_iter().map(|name| directory.join(name)).find(|path| is_it(path));
+    let found = found.ok_or(Problem::Refused(support::sockets::NAME_LOST))?;
+    Ok(Cow::Owned(found.into_os_string().into_vec()))
 }
 
 /// Which directory a file is in; `None` if that is not there any more.

@@ -40,6 +40,8 @@ struct BindPoint {
     /// The directory of the file, and its name in there.
     directory: Rc<OwnedFd>,
     name: OsString,
+    /// The name that it was given there since.
+    renamed: Option<OsString>,
     /// The name that the program gave it, if no path leads there.
     hidden: Option<PathBuf>,
 }
@@ -133,6 +135,7 @@ impl<'a> Names<'a> {
         place: &BindPoint,
         entry: &UnixSkEntry,
     ) -> Result<(), Error> {
+        let directory = &*place.directory;
         let file = unix_file(socket).map_err(failed("find the file of", entry))?;
         let stat = fstat(&file).map_err(|errno| failed("stat the file of", entry)(errno.into()))?;
         if !is_there(&place.directory, &place.name, &stat) {
@@ -143,7 +146,16 @@ impl<'a> Names<'a> {
             unlinkat(&*place.directory, &*place.name, UnlinkatFlags::NoRemoveDir)
                 .map_err(|errno| failed("remove the name of", entry)(errno.into()))?;
         } else {
-            self.bound.push((Rc::clone(&place.directory), place.name.clone(), stat));
+            let name = place.renamed.as_ref().unwrap_or(&place.name);
+            if *name != place.name {
+                let flags = RenameFlags::RENAME_NOREPLACE;
+                if let Err(errno) = renameat2(directory, &*place.name, directory, &**name, flags) {
+                    unlinkat(directory, &*place.name, UnlinkatFlags::NoRemoveDir)
+                        .unwrap_or_default();
+                    return Err(failed("rename the file of", entry)(errno.into()));
+                }
+            }
+            self.bound.push((Rc::clone(&place.directory), name.clone(), stat));
         }
         let Some(perms) = &entry.file_perms else { return Ok(()) };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -166,13 +178,17 @@ impl<'a> Names<'a> {
             Some(directory) if given.is_relative() => of_bytes(directory).ok_or_else(no_path)?,
             _ => Path::new("/"),
         };
-        // The kernel's path has no links; it is of no use if the file was renamed after it was bound.
+        // The kernel's path has no links; of no use is that of a file that was renamed before it was removed.
+        let is_deleted = entry.deleted == Some(true);
         let real = entry.path.as_deref().and_then(of_bytes);
-        let real = real.filter(|path| path.file_name() == Some(&name)).and_then(Path::parent);
-        let parent = real.map_or_else(|| plain_parent(&start.join(given)), Path::to_owned);
+        let real = real.filter(|path| !is_deleted || path.file_name() == Some(&name));
+        let renamed = real.and_then(Path::file_name).filter(|it| *it != name).map(OsStr::to_owned);
+        let parent = real
+            .and_then(Path::parent)
+            .map_or_else(|| plain_parent(&start.join(given)), Path::to_owned);
         // What is made here for those that have lost their names is not what the others were in.
         let made = self.made.get(&(entry.mnt_id, parent.clone()));
-        let made = made.filter(|_| entry.deleted == Some(true)).map(Rc::clone);
+        let made = made.filter(|_| is_deleted).map(Rc::clone);
         let is_made = made.is_some();
         let directory = match made.map_or_else(|| self.directory(&parent, entry), Ok) {
             Ok(directory) if is_made => directory,
@@ -182,7 +198,7 @@ impl<'a> Names<'a> {
                 directory
             }
             Err(Error::Kernel { source, .. })
-                if entry.deleted == Some(true) && source.kind() == io::ErrorKind::NotFound =>
+                if is_deleted && source.kind() == io::ErrorKind::NotFound =>
             {
                 self.make_directory(&parent, entry.mnt_id)
                     .map_err(failed("make the directory of", entry))?
@@ -192,12 +208,15 @@ impl<'a> Names<'a> {
         // A name alone is found in the directory itself.
         let is_led = given.is_absolute() || given.parent().is_some_and(support::paths::has_parts);
         let is_hidden = self.approver.start(entry.mnt_id, &parent).hidden.is_some();
+        let root = self.approver.root_of(entry.mnt_id).map(|root| root.try_clone_to_owned());
+        let root = root.transpose().map_err(failed("find the root directory of", entry))?;
+        // Its directory may have been renamed as well.
+        let is_hidden = is_hidden
+            || given.is_absolute() && !is_deleted && !leads(root.as_ref(), given, &directory);
         let hidden = (is_led && is_hidden).then(|| given.to_owned());
         let is_from = given.is_relative() && hidden.is_none();
         let start = is_from.then(|| self.directory(start, entry)).transpose()?;
-        let root = self.approver.root_of(entry.mnt_id).map(|root| root.try_clone_to_owned());
-        let root = root.transpose().map_err(failed("find the root directory of", entry))?;
-        Ok(BindPoint { root, start, directory, name, hidden })
+        Ok(BindPoint { root, start, directory, name, renamed, hidden })
     }
 
     fn directory(&mut self, path: &Path, entry: &UnixSkEntry) -> Result<Rc<OwnedFd>, Error> {
@@ -231,31 +250,49 @@ impl<'a> Names<'a> {
         Ok(at)
     }
 
-    /// A stale socket goes; what is in the way of a name that was deleted steps aside (where to, is
+    /// A stale socket goes; what is in the way of a name that was removed, or changed, steps aside (where to, is
     /// returned); anything else stays.
     fn make_way(&self, place: &BindPoint, entry: &UnixSkEntry) -> Result<Option<OsString>, Error> {
-        let BindPoint { directory, name, .. } = place;
-        let stat = match fstatat(&**directory, &**name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let BindPoint { directory, name, renamed, .. } = place;
+        if entry.deleted == Some(true) {
+            return self.move_aside(directory, name, entry);
+        }
+        self.remove_stale((directory, renamed.as_ref().unwrap_or(name)), entry)?;
+        renamed.as_ref().map_or(Ok(None), |_| self.move_aside(directory, name, entry))
+    }
+
+    fn move_aside(
+        &self,
+        directory: &OwnedFd,
+        name: &OsStr,
+        entry: &UnixSkEntry,
+    ) -> Result<Option<OsString>, Error> {
+        let mut aside = name.to_owned();
+        aside.push(format!(".stasis-{}", std::process::id()));
+        match renameat2(directory, name, directory, &*aside, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => Ok(Some(aside)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(failed("move aside the file of", entry)(errno.into())),
+        }
+    }
+
+    fn remove_stale(
+        &self,
+        (directory, name): (&OwnedFd, &OsStr),
+        entry: &UnixSkEntry,
+    ) -> Result<(), Error> {
+        let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(failed("look for the file of", entry)(errno.into())),
         };
         let in_the_way = |refusal: Refusal| Error::refused(entry.id, refusal, what(entry));
-        if entry.deleted == Some(true) {
-            let mut aside = name.clone();
-            aside.push(format!(".stasis-{}", std::process::id()));
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            renameat2(&**directory, &**name, &**directory, &*aside, flags)
-                .map_err(|errno| failed("move aside the file of", entry)(errno.into()))?;
-            return Ok(Some(aside));
-        }
         if stat.st_mode & libc::S_IFMT != libc::S_IFSOCK {
             return Err(in_the_way(support::changed::NO_SOCKET));
         }
         self.approver
             .remove((entry.mnt_id, directory), name, entry.file.as_ref(), entry.id)
-            .map_err(|source| in_the_way(support::changed::other_socket(&source.to_string())))?;
-        Ok(None)
+            .map_err(|source| in_the_way(support::changed::other_socket(&source.to_string())))
     }
 
     /// All are connected: what has a name keeps it.
@@ -281,6 +318,14 @@ impl Drop for Names<'_> {
 /// The directory of a path, without the `.` that there may be in what a program calls its socket.
 fn plain_parent(path: &Path) -> PathBuf {
     path.parent().unwrap_or(Path::new("/")).components().collect()
+}
+
+/// Whether the name of a file leads to a directory.
+fn leads(root: Option<&OwnedFd>, name: &Path, directory: &OwnedFd) -> bool {
+    let parent = plain_parent(name);
+    let found = rooted(root, || Ok(nix::sys::stat::stat(&parent)?));
+    let is_it = |one: FileStat, two: FileStat| (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino);
+    found.ok().zip(fstat(directory).ok()).is_some_and(|(found, own)| is_it(found, own))
 }
 
 /// Whether a name is that of a file.
