@@ -214,7 +214,8 @@ fn read(
     found.extend(sharing::look_again(&plan.sharing, collector, root, &inventory, held)?);
     plan.files.know_rings(rings);
     let known = (&inventory, &plan.numbers);
-    found.extend(entered::look(options, known, &plan.around, &plan.entered)?.1);
+    let still = aio::Tree::StandsStill;
+    found.extend(entered::look(options, known, (&plan.around, still), &plan.entered)?.1);
     let (aio, refused) = aio::look(collector, &inventory, aio::Tree::StandsStill)?;
     found.extend(refused);
     let (semaphore_undo, refused) = semaphore_undo::look(collector, &inventory)?;

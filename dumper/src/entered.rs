@@ -13,6 +13,7 @@ use support::tree::{
     Surroundings, external_of_first, of_entered, of_entered_and_ended, without_first,
 };
 
+use crate::aio::Tree;
 use crate::error::Error;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
@@ -26,7 +27,7 @@ pub(crate) struct Known(BTreeSet<HostPid>);
 pub(crate) fn look(
     options: &DumpOptions,
     (inventory, numbers): (&Inventory, &Numbers),
-    around: &Surroundings,
+    (around, tree): (&Surroundings, Tree),
     known: &Known,
 ) -> Result<(Known, Vec<Unsupported>), Error> {
     const NAME: &str = "pid";
@@ -56,6 +57,10 @@ pub(crate) fn look(
             continue;
         }
         if !known.0.contains(&pid) && is_in(pid, &inside) {
+            // One that stands still has all that is below it.
+            if tree == Tree::Runs && is_born_in(pid, inventory) {
+                continue;
+            }
             match Dir::open(pid).and_then(|dir| Stat::read(&dir)) {
                 // It only keeps the tree from ending.
                 Ok(stat) if stat.is_dead() && options.after != AfterDump::Kill => {}
@@ -67,6 +72,15 @@ pub(crate) fn look(
         }
     }
     Ok((Known(others), found))
+}
+
+/// Whether a process is below one of the tree, and so was born since that was looked at.
+fn is_born_in(pid: HostPid, inventory: &Inventory) -> bool {
+    /// Deeper are none that have just been born.
+    const DEEPEST: usize = 64;
+    let parent = |pid: &HostPid| Dir::open(*pid).and_then(|dir| Stat::read(&dir)).ok()?.ppid;
+    let up = std::iter::successors(parent(&pid), parent);
+    up.take(DEEPEST).any(|above| inventory.processes.contains_key(&above))
 }
 
 /// Who is gone is in no namespace, nor is who may not be looked at by root.

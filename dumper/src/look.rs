@@ -128,6 +128,8 @@ impl<'a> Looker<'a> {
         let mut pauses = PAUSES.into_iter();
         let began = Instant::now();
         loop {
+            // What was seen once, after looks that failed, may not stay.
+            let mut is_first = false;
             let (next, error) = match self.once(collector, &mut earlier) {
                 Ok((seen, found)) => {
                     clock.check("plan")?;
@@ -138,6 +140,7 @@ impl<'a> Looker<'a> {
                     if lasting.is_empty() {
                         return Ok(seen);
                     }
+                    is_first = standing.is_none();
                     standing = Some(lasting.clone());
                     (seen.inventory, Error::Refused { root: self.options.pid, found: lasting })
                 }
@@ -149,6 +152,7 @@ impl<'a> Looker<'a> {
             // Whoever looks after a container enters it again and again, and is soon gone.
             let pause = match (pauses.next(), &error) {
                 (Some(pause), _) => pause,
+                (None, _) if is_first => ENTERED_PAUSE,
                 (None, Error::Refused { found, .. })
                     if found.iter().all(is_entered) && began.elapsed() < ENTERED =>
                 {
@@ -197,8 +201,9 @@ impl<'a> Looker<'a> {
             true => (&none, Numbers::default()),
             false => (&inventory, task_states.numbers(root, &inventory)?),
         };
+        let runs = (&self.around, aio::Tree::Runs);
         let entered =
-            entered::look(self.options, (&inventory, &numbers), &self.around, &Default::default())?;
+            entered::look(self.options, (&inventory, &numbers), runs, &Default::default())?;
         found.extend(entered.1);
         let entered = entered.0;
         let own = self.around.namespaces.get("mnt").copied();

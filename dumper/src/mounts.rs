@@ -29,7 +29,7 @@ use kernel::user_namespaces::{Inside, Maps, Range, own_user, owner_of};
 use support::Unsupported;
 
 use crate::cgroup_roots::CgroupRoots;
-use crate::processes::is_zombie;
+use crate::processes::{has_ended, is_zombie};
 pub(crate) use automounts::Automounts;
 pub(crate) use contents::Contents;
 pub(crate) use judge::Origin;
@@ -114,14 +114,21 @@ impl Views {
         options: &MountOptions,
     ) -> Result<(Self, Vec<Unsupported>), Error> {
         let mut found = Self::default();
-        for process in inventory.processes.values().filter(|process| !is_zombie(process)) {
+        // The root first: others of a tree that runs may be gone at any moment.
+        let others = inventory.processes.values().filter(|process| process.pid != root);
+        let all = inventory.processes.get(&root).into_iter().chain(others);
+        for process in all.filter(|process| !is_zombie(process)) {
             let Some(&id) = process.namespaces.get("mnt").filter(|id| own != Some(**id)) else {
                 found.is_mixed = true;
                 continue;
             };
             found.of.insert(process.pid, id);
             if let Entry::Vacant(vacant) = found.views.entry(id) {
-                vacant.insert(View::open(process.pid, id)?);
+                match View::open(process.pid, id) {
+                    Ok(view) => drop(vacant.insert(view)),
+                    Err(_) if has_ended(process.pid) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         if found.views.is_empty() {

@@ -23,7 +23,7 @@ use support::{Refusal, Unsupported, users};
 use crate::error::Error;
 use crate::ipc_limits::is_usual;
 use crate::mounts::{Origin, Views, shown};
-use crate::processes::is_zombie;
+use crate::processes::{has_ended, is_zombie};
 use crate::tasks::TaskCapture;
 
 /// Kinds of namespaces that may belong to one.
@@ -76,9 +76,9 @@ impl NestedUsers {
             let looked = found.look_at(process, ours, (inventory, earlier), around, &other);
             match looked {
                 Ok(more) => refused.extend(more),
-                Err(_) if !kernel::process::exists(process.pid) => {}
+                Err(_) if has_ended(process.pid) => {}
                 Err(source) => {
-                    let operation = "look at the user namespace of";
+                    let operation = "look at the user namespace";
                     return Err(Error::Process { operation, pid: process.pid, source });
                 }
             }
@@ -92,7 +92,7 @@ impl NestedUsers {
             }
         }
         found.ask_the_others(earlier).map_err(|source| {
-            let operation = "look at the user namespaces below that of";
+            let operation = "look at the user namespaces below that";
             Error::Process { operation, pid: root, source }
         })?;
         for ((name, _), (owner, member)) in &found.owners {
@@ -102,9 +102,9 @@ impl NestedUsers {
                 match is_usual(*member) {
                     Ok(true) => {}
                     Ok(false) => refused.push(users::IPC_UNUSUAL.of(*member, "ipc namespace")),
-                    Err(_) if !kernel::process::exists(*member) => {}
+                    Err(_) if has_ended(*member) => {}
                     Err(source) => {
-                        let operation = "look into the IPC namespace of";
+                        let operation = "look into the IPC namespace";
                         return Err(Error::Process { operation, pid: *member, source });
                     }
                 }

@@ -324,3 +324,23 @@ fn programs_are_used_inside(more: &[&str]) {
         .env("DIR", &dir);
     Outcome::of(&mut shell).must_succeed("a dump and a restore inside");
 }
+
+/// Processes come and go in it while it is looked at: what is gone stands in nobody's way, and what is born has not come from outside.
+#[test]
+fn where_processes_are_born_without_pause() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let script = "for k in 1 2 3 4 5 6; do (while :; do (true | cat | wc > /dev/null); done) & done
+: > there; exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["-mpf", "--mount-proc", "setsid", "sh", "-c", script]);
+    let program = Program::start(command.current_dir(scratch.path("")), &scratch.path("log"));
+    assert!(wait_until(Duration::from_secs(20), || scratch.path("there").exists()), "it starts");
+    let first = children_of(program.pid())[0];
+    for nth in 0..8 {
+        let images = scratch.path(&format!("images-{nth}"));
+        let mut dump = Engine::Stasis.dump_command(first, &images, Dump::RUNNING_ON);
+        Outcome::of(dump.args(["--external", "mnt[]:m"])).must_succeed("dump");
+    }
+    machine.end_all();
+}
