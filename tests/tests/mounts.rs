@@ -1,12 +1,14 @@
 //! Trees in mount namespaces of their own. These tests need root.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use stasis_tests::{
-    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, children_of, require, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Workload, children_of, require,
+    wait_until,
 };
 
 fn dump(engine: Engine, pid: i32, images: &Path, how: Dump<'_>) -> Outcome {
@@ -347,3 +349,36 @@ macro_rules! families {
 }
 
 families! { mounts mounts_deleted mounts_nested mounts_nested_proc }
+
+/// Engines mount the file systems of new namespaces read-only as a whole.
+#[test]
+fn a_file_system_of_the_kernels_stays_read_only() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let script = "mount -t sysfs -o ro,nosuid sysfs /srv; : > there; exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["-mpnf", "--mount-proc", "setsid", "sh", "-c", script]);
+    let program = Program::start(command.current_dir(scratch.path("")), &scratch.path("log"));
+    let is_there = || scratch.path("there").exists();
+    assert!(wait_until(Duration::from_secs(20), is_there), "it does not start");
+    let first = children_of(program.pid())[0];
+    let mounted = |pid: i32| {
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+        let mount = mounts.lines().find(|line| line.contains(" /srv ")).map(str::to_owned);
+        let file_system = mount.and_then(|mount| Some(mount.split_once(" - ")?.1.to_owned()));
+        file_system.expect("the mount")
+    };
+    let before = mounted(first);
+    assert!(before.ends_with("ro"), "{before}");
+    let images = scratch.path("images");
+    let mut dump = Engine::Stasis.dump_command(first, &images, Dump::ENDING);
+    Outcome::of(dump.args(["--external", "mnt[]:m"])).must_succeed("dump");
+    machine.await_no_children();
+    // Who started it says there how it ended.
+    fs::write(scratch.path("log"), "").expect("empty the log");
+    let mut restore = Engine::Stasis.restore_command(&images, Dump::ENDING);
+    Outcome::of(restore.args(["--external", "mnt[]"])).must_succeed("restore");
+    let restored = children_of(std::process::id().cast_signed())[0];
+    assert_eq!(mounted(restored), before);
+    machine.end_all();
+}

@@ -33,6 +33,15 @@ pub(super) fn of_file_system(entry: &MntEntry) -> u64 {
     entry.sb_flags.unwrap_or(together).into()
 }
 
+/// The options by which a file system is made that nothing is put into.
+pub(super) fn with_read_only(entry: &MntEntry) -> Vec<FsOption<'_>> {
+    let mut options = options(entry);
+    if of_file_system(entry) & libc::MS_RDONLY != 0 {
+        options.push((b"ro", None));
+    }
+    options
+}
+
 /// The options by which a file system is made, but for `ro`: it is filled first.
 pub(super) fn options(entry: &MntEntry) -> Vec<FsOption<'_>> {
     let mut options = Vec::new();

@@ -274,7 +274,7 @@ impl Late {
 fn new(entry: &MntEntry, automounts: &Automounts) -> io::Result<OwnedFd> {
     match file_systems::kind(entry.fstype) {
         Some("autofs") => automounts.make(entry),
-        _ => mounts::make(b"proc", &entry.source, flags::options(entry)),
+        _ => mounts::make(b"proc", &entry.source, flags::with_read_only(entry)),
     }
 }
 

@@ -276,10 +276,7 @@ fn lost(entry: &LostMountEntry, below: &Path) -> io::Result<OwnedFd> {
 /// The file system on a block device. One that was read-only is never mounted otherwise; where others have it mounted the other way
 /// the kernel says that it is busy.
 fn of_device(mount: &Mount, kind: &str, path: &Path) -> Result<OwnedFd, Error> {
-    let mut options = flags::options(&mount.entry);
-    if flags::of_file_system(&mount.entry) & libc::MS_RDONLY != 0 {
-        options.push((b"ro", None));
-    }
+    let options = flags::with_read_only(&mount.entry);
     let made = mounts::make(kind.as_bytes(), path.as_os_str().as_bytes(), options);
     made.map_err(failed(mount, &format!("mount {} for", path.display())))
 }
@@ -287,13 +284,16 @@ fn of_device(mount: &Mount, kind: &str, path: &Path) -> Result<OwnedFd, Error> {
 /// A new file system with what the images have of it.
 fn new(mount: &Mount, kind: &str, content: Option<Box<dyn Content>>) -> Result<OwnedFd, Error> {
     let entry = &mount.entry;
-    let options = flags::options(entry);
+    // Those of the kernel's own are there once for all who use them: the first one says whether it is read-only.
+    let options = match kind {
+        "tmpfs" => flags::options(entry),
+        _ => flags::with_read_only(entry),
+    };
     let made = mounts::make(kind.as_bytes(), &entry.source, options)
         .map_err(failed(mount, &format!("make a file system of kind {kind} for")))?;
     if let Some(content) = content {
         contents::fill(&made, content, &mount.shown())?;
     }
-    // Those of the kernel's own are there once for all who use them.
     if kind == "tmpfs" && flags::of_file_system(entry) & libc::MS_RDONLY != 0 {
         mounts::reconfigure(&made, [(&b"ro"[..], None)])
             .map_err(failed(mount, "make read-only the file system of"))?;
