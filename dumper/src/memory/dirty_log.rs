@@ -23,7 +23,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
 use ids::{HostPid, ImagePid};
@@ -489,8 +489,11 @@ impl DirtyLog {
     }
 
     fn unprotect(&self, window: PageRun) {
+        /// A slice without pages is left in less: of the wide empty ranges of sanitizers there are many.
+        const EMPTY: Duration = Duration::from_micros(5);
         let mut at = window.start;
         while at < window.end {
+            let begun = Instant::now();
             let end = window.end.min(at + SLICE * PAGE_SIZE);
             // Where nothing is mapped any more, or something else, there is nothing to do.
             if self.write_log.unprotect(at, end - at).is_err() && !self.write_log.is_alive() {
@@ -498,7 +501,9 @@ impl DirtyLog {
             }
             at = end;
             // Whoever waits for the lock goes first.
-            std::thread::sleep(Duration::from_micros(20));
+            if begun.elapsed() > EMPTY {
+                std::thread::sleep(Duration::from_micros(20));
+            }
         }
     }
 }
