@@ -7,10 +7,13 @@ use std::collections::BTreeSet;
 
 use collector::Inventory;
 use ids::HostPid;
+use kernel::namespaces::{id, of_process};
 use kernel::procfs::{Dir, ProcFile, Stat, Status, processes};
+use kernel::user_namespaces::owner_of;
 use support::Unsupported;
 use support::tree::{
-    Surroundings, external_of_first, of_entered, of_entered_and_ended, without_first,
+    Surroundings, external_of_first, external_of_users, of_entered, of_entered_and_ended,
+    without_first,
 };
 
 use crate::aio::Tree;
@@ -42,7 +45,12 @@ pub(crate) fn look(
         match (is_external, is_first) {
             (true, true) => found.push(external_of_first(root)),
             // Whoever is in there stays.
-            (true, false) => {}
+            (true, false) => {
+                let owner = of_process(root, NAME).and_then(owner_of).and_then(id).ok();
+                if owner.as_ref() != around.namespaces.get("user") {
+                    found.push(external_of_users(root));
+                }
+            }
             (false, true) => drop(inside.insert(*of_root)),
             (false, false) => found.push(without_first(root, *of_root)),
         }

@@ -224,7 +224,8 @@ pub fn seccomp_asked(task: HostPid, by_programs: bool) -> Unsupported {
         true => Refusal::fixed(
             "it has POSIX timers or restricts huge pages, for which stasis would have to run code in it, \
              which its seccomp filters could kill",
-            "delete its timers before the dump, or start it without seccomp (systemd: SystemCallFilter=)",
+            "delete its timers before the dump, or start it without seccomp (systemd: SystemCallFilter=; container engines: \
+             --security-opt seccomp=unconfined)",
         ),
         false => Refusal::fixed(
             "without eBPF stasis would have to run code in it, which its seccomp filters could kill",

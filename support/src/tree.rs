@@ -125,6 +125,17 @@ pub fn of_entered_and_ended(pid: HostPid, parent: Option<HostPid>) -> Unsupporte
     Refusal::new(ENTERED_AND_ENDED, remedy).of(pid, "the process")
 }
 
+/// The root of a tree in a pid namespace that a restore is given, and that belongs to another user namespace than the dumper's.
+#[must_use]
+pub fn external_of_users(root: HostPid) -> Unsupported {
+    Refusal::fixed(
+        "its pid namespace, which a restore is to be given (--external), belongs to a user namespace below that of the dumping process: \
+         a restore makes that anew, and it would not be the owner",
+        "dump the tree of the first process in that pid namespace (`stasis ps` lists them), without --external for it",
+    )
+    .of(root, "pid namespace")
+}
+
 /// The root of a tree that is in another pid namespace than the dumper, with this number, and not the first process of it.
 #[must_use]
 pub fn without_first(root: HostPid, namespace: u64) -> Unsupported {
@@ -188,7 +199,9 @@ fn session(
         let remedy = match sid {
             // The leader is outside of the pid namespace.
             None => format!("{join}, or start it with setsid"),
-            Some(sid) => format!("{join}, start it with setsid, or dump the tree of process {sid}"),
+            Some(sid) => format!(
+                "{join}, start it with setsid, or, if process {sid} still runs, dump the tree of that"
+            ),
         };
         add("its leader is outside the tree", remedy);
     } else if pid != root && sid != root_sid && sid.is_none_or(|sid| around.leaders.contains(&sid))

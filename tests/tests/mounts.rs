@@ -52,7 +52,7 @@ fn queues_are_mounted() {
     let collector = Collector::start(&scratch.path("collector"));
     for how in [Dump::RUNNING_ON, Dump::ENDING] {
         let how = Dump { collector: Some(&collector), ..how };
-        std::fs::remove_dir_all(&images).ok();
+        fs::remove_dir_all(&images).ok();
         dump(Engine::Stasis, workload.pid(), &images, how).must_succeed("dump");
     }
     drop(collector);
@@ -108,23 +108,23 @@ struct Disk(String);
 
 impl Disk {
     fn make(file: &Path) -> Self {
-        let said = |command: &mut std::process::Command| {
+        let said = |command: &mut Command| {
             let outcome = Outcome::of(command).must_succeed("make a disk");
             outcome.stdout.trim().to_owned()
         };
         File::create(file).and_then(|made| made.set_len(16 << 20)).expect("make a file");
-        said(std::process::Command::new("mkfs.ext4").arg("-q").arg(file));
-        Self(said(std::process::Command::new("losetup").args(["--find", "--show"]).arg(file)))
+        said(Command::new("mkfs.ext4").arg("-q").arg(file));
+        Self(said(Command::new("losetup").args(["--find", "--show"]).arg(file)))
     }
 
     fn number(&self) -> u64 {
-        std::fs::metadata(&self.0).expect("stat").rdev()
+        fs::metadata(&self.0).expect("stat").rdev()
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let gone = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+        let gone = Command::new("losetup").arg("--detach").arg(&self.0).status();
         gone.expect("losetup");
     }
 }
@@ -136,8 +136,8 @@ fn disks(by: Engine, to: Engine) {
     let scratch = Scratch::new();
     let (images, work) = (scratch.path("images"), scratch.path("work"));
     let disk = Disk::make(&scratch.path("disk"));
-    std::fs::create_dir(&work).expect("mkdir");
-    std::fs::write(work.join("disk"), disk.number().to_string()).expect("write");
+    fs::create_dir(&work).expect("mkdir");
+    fs::write(work.join("disk"), disk.number().to_string()).expect("write");
     let workload = Workload::start("disks", work.clone());
     let refused = dump(by, workload.pid(), &images, Dump::RUNNING_ON);
     assert!(!refused.success);
@@ -188,20 +188,20 @@ fn of_init(family: &str) {
     dump(Engine::Stasis, root, &images, Dump::ENDING).must_succeed("dump");
     machine.await_no_children();
     restore(Engine::Stasis, &images, &work).must_succeed("restore");
-    std::fs::write(workload.path("go"), "").expect("say so");
+    fs::write(workload.path("go"), "").expect("say so");
     let result = workload.path("result");
     wait_until(Duration::from_secs(30), || result.exists());
-    let told = std::fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
+    let told = fs::read_to_string(result).unwrap_or_else(|error| error.to_string());
     assert_eq!(told, "PASS\n", "{}", workload.log());
 }
 
 /// The names that a dump has given files in the directory that is the root of the tree.
 fn given(work: &Path) -> usize {
-    let entries = std::fs::read_dir(work.join("root")).expect("list").flatten();
+    let entries = fs::read_dir(work.join("root")).expect("list").flatten();
     entries.filter(|it| it.file_name().to_string_lossy().starts_with("link_remap.")).count()
 }
 
-fn dump_with_links(pid: i32, images: &Path, how: Dump<'_>) -> std::process::Command {
+fn dump_with_links(pid: i32, images: &Path, how: Dump<'_>) -> Command {
     let mut command = Engine::CriuFace.dump_command(pid, images, how);
     command.args(["--link-remap", "--external", "mnt[/stage]:STAGE"]);
     command.args(["--external", "mnt[/memory]:MEMORY"]);
@@ -236,9 +236,9 @@ fn a_killed_dump_leaves_no_names_in_another_namespace() {
     let workload = Workload::start("mounts_links", work.clone());
     let script = scratch.path("stop");
     let text = "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-dump ] && kill -9 $PPID\nexit 0\n";
-    std::fs::write(&script, text).expect("write a script");
+    fs::write(&script, text).expect("write a script");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    std::fs::set_permissions(&script, executable).expect("make it executable");
+    fs::set_permissions(&script, executable).expect("make it executable");
     let mut dump = dump_with_links(workload.pid(), &scratch.path("1"), Dump::ENDING);
     let dump = dump.arg("--action-script").arg(&script).env("STASIS_RUN_DIR", &run_dir);
     assert!(!Outcome::of(dump).success && workload.program().is_alive());

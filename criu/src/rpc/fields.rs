@@ -192,12 +192,14 @@ fn check(fields: &Fields, connection: &Connection, origin: Origin) -> Result<(),
 fn switches(words: &mut Words, fields: &Fields, command: Command) {
     // Who restores for others never waits for the tree.
     let detached = (command == Command::Restore).then_some(true);
+    // Engines say it in every message.
+    let evasive = fields.evasive_devices.filter(|_| command != Command::Restore);
     for (name, on) in [
         ("tcp-established", fields.tcp_established),
         ("skip-in-flight", fields.tcp_skip_in_flight),
         ("tcp-close", fields.tcp_close),
         ("weak-sysctls", fields.weak_sysctls),
-        ("evasive-devices", fields.evasive_devices),
+        ("evasive-devices", evasive),
         ("shell-job", fields.shell_job),
         ("skip-file-rwx-check", fields.skip_file_rwx_check),
         ("file-locks", fields.file_locks),

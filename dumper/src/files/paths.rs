@@ -241,6 +241,8 @@ fn look(
 ) -> Result<FileByPath, Problem> {
     let place = context.views.place(&handle).doing("find the mount of")?;
     if !place.is_known {
+        // Nor are mounts of the kernel's own.
+        of_file_system(&handle)?;
         return Err(Problem::Refused(support::mounts::UNMOUNTED));
     }
     if place.own_mount().is_some_and(is_lost) {
