@@ -193,6 +193,10 @@ impl NestedUsers {
         let Some(&user) = process.namespaces.get("user").filter(|user| **user != ours) else {
             return Ok(refused);
         };
+        // One that the next child makes, of which /proc has not even the number.
+        if !process.namespaces.contains_key("pid_for_children") {
+            refused.push(users::OF_NESTED.of(pid, "pid_for_children namespace"));
+        }
         let mut refuse = |refusal: Refusal| refused.push(refusal.of(pid, "user namespace"));
         let namespace = of_process(pid, "user")?;
         if !self.meet(ours, &namespace)? {

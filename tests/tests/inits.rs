@@ -141,6 +141,27 @@ fn a_pid_namespace_of_others_comes_from_a_criu_peer() {
     given(Engine::Criu, Engine::CriuFace);
 }
 
+/// A restore would make the user namespace anew.
+#[test]
+fn a_pid_namespace_of_another_owner_is_not_given() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let mut command = Command::new("unshare");
+    let script = "setsid sh -c ': > there; exec sleep 1000' & wait";
+    command.args(["-Urpf", "sh", "-c", script]).current_dir(scratch.path(""));
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let is_there = || scratch.path("there").exists();
+    assert!(wait_until(Duration::from_secs(20), is_there), "it does not start");
+    let root = children_of(children_of(program.pid())[0])[0];
+    let link = std::fs::read_link(format!("/proc/{root}/ns/pid")).expect("a namespace");
+    let name = format!("{}:there", link.to_str().expect("a number").replace(":[", "["));
+    let mut dump = Engine::Stasis.dump_command(root, &scratch.path("images"), Dump::RUNNING_ON);
+    let refused = Outcome::of(dump.args(["--external", &name]));
+    let is_named = refused.stderr.contains("it would not be the owner");
+    assert!(!refused.success && is_named, "{}", refused.stderr);
+    machine.end_all();
+}
+
 #[test]
 fn an_init_runs_on() {
     let rig = start("init");

@@ -327,9 +327,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
 pub(crate) fn refused(stage: &Stage) -> Outcome {
     open_stage(stage);
     let owning = child(stage, "owning", || {
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWIPC).expect("unshare");
-        // SAFETY: the call takes numbers.
-        check(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) }).expect("semget");
+        // The next child would make its pid namespace.
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).expect("unshare");
         member(stage, "owning", |_| {})
     });
     let threads = child(stage, "threads", || {
