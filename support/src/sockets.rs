@@ -538,7 +538,7 @@ pub const LINKED: Refusal = Refusal::fixed(
 /// A socket whose file has lost the name by which it was bound, and has another one somewhere.
 pub const NAME_LOST: Refusal = Refusal::fixed(
     "the name by which it was bound is gone, and its file has another one (link) in a directory that is not known",
-    "give the file that name again before the dump (ln), or have the program bind it by the name that it is to have",
+    "move the file back to the directory of that name before the dump (mv), or have the program bind it by the name that it is to have",
 );
 
 /// A socket that is bound to a relative path which does not lead to it any more.

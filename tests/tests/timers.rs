@@ -6,7 +6,16 @@ use std::time::Duration;
 
 use stasis_tests::{Dump, Engine, Machine, Program, Scratch, wait_until};
 
-/// Rings once after each 2 ms, for as long as each ring is heard: a signal that is lost is the last. Says how often it has rung.
+/// What both do then: say how often it has rung.
+const SAY: &str = r#"
+while True:
+    time.sleep(0.005)
+    with open("rung.new", "w") as file:
+        file.write(str(rung))
+    os.rename("rung.new", "rung")
+"#;
+
+/// Rings once after each 2 ms, for as long as each ring is heard: a signal that is lost is the last.
 const INTERVAL: &str = r#"
 import os, signal, time
 rung = 0
@@ -16,11 +25,6 @@ def ring(*_):
     signal.setitimer(signal.ITIMER_REAL, 0.002)
 signal.signal(signal.SIGALRM, ring)
 ring()
-while True:
-    time.sleep(0.005)
-    with open("rung.new", "w") as file:
-        file.write(str(rung))
-    os.rename("rung.new", "rung")
 "#;
 
 /// The same with `timer_create` (CLOCK_MONOTONIC), by a signal that queues.
@@ -40,11 +44,6 @@ def ring(*_):
     assert libc.timer_settime(timer, 0, setting, None) == 0
 signal.signal(signal.SIGRTMIN + 3, ring)
 ring()
-while True:
-    time.sleep(0.005)
-    with open("rung.new", "w") as file:
-        file.write(str(rung))
-    os.rename("rung.new", "rung")
 "#;
 
 fn goes_on(script: &str) {
@@ -54,7 +53,7 @@ fn goes_on(script: &str) {
     let scratch = Scratch::new();
     let mut command = Command::new("python3");
     let program = Program::start(
-        command.args(["-c", script]).current_dir(scratch.path("")),
+        command.args(["-c", &format!("{script}{SAY}")]).current_dir(scratch.path("")),
         &scratch.path("log"),
     );
     let rung = || {
