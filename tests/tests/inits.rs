@@ -279,7 +279,8 @@ fn carried_below_a_shell(command: &str) {
     };
     let before = (all(), shown());
     let images = scratch.path("images");
-    let outside = ["--external", "mnt[]"];
+    // What is shared on this machine a sandbox receives.
+    let outside = ["--external", "mnt[]:m"];
     let mut dump = Engine::Stasis.dump_command(program.pid(), &images, Dump::ENDING);
     Outcome::of(dump.args(outside)).must_succeed("dump");
     machine.await_no_children();

@@ -67,7 +67,8 @@ impl Tree {
     fn carried(&self) {
         let before = self.seen();
         let images = self.scratch.path("images");
-        let outside = ["--external", "mnt[]"];
+        // What is shared on this machine a sandbox receives.
+        let outside = ["--external", "mnt[]:m"];
         let mut dump = Engine::Stasis.dump_command(self.program.pid(), &images, Dump::ENDING);
         Outcome::of(dump.args(outside)).must_succeed("dump");
         self.machine.await_no_children();
@@ -437,7 +438,8 @@ fn a_restore_that_can_have_no_numbers_given_out_is_refused() {
     let command = [&USER[..], &["unshare", "-Urpf", "python3", "-c", THREADS]].concat();
     let tree = Tree::start(&command, 2);
     let images = tree.scratch.path("images");
-    let outside = ["--external", "mnt[]"];
+    // What is shared on this machine a sandbox receives.
+        let outside = ["--external", "mnt[]:m"];
     let mut dump = Engine::Stasis.dump_command(tree.program.pid(), &images, Dump::ENDING);
     Outcome::of(dump.args(outside)).must_succeed("dump");
     tree.machine.await_no_children();
