@@ -439,7 +439,7 @@ fn a_restore_that_can_have_no_numbers_given_out_is_refused() {
     let tree = Tree::start(&command, 2);
     let images = tree.scratch.path("images");
     // What is shared on this machine a sandbox receives.
-        let outside = ["--external", "mnt[]:m"];
+    let outside = ["--external", "mnt[]:m"];
     let mut dump = Engine::Stasis.dump_command(tree.program.pid(), &images, Dump::ENDING);
     Outcome::of(dump.args(outside)).must_succeed("dump");
     tree.machine.await_no_children();
