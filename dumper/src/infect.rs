@@ -9,7 +9,10 @@ use kernel::procfs::{Dir, ProcFile, Status};
 use kernel::ptrace::Running;
 
 use crate::error::Error;
-use crate::inject::{self, Asking, Gadgets, Infection, Original, Request, Room, ask_threads};
+use crate::inject::{
+    self, Asking, Gadgets, Infection, Original, Request, Room, ask_threads, calls_of_parasite,
+    calls_of_threads,
+};
 use crate::mappings;
 use crate::plan::Plan;
 use crate::processes::{denies_parasites, lender, lenders};
@@ -45,7 +48,8 @@ pub(crate) fn begin(
         else {
             continue;
         };
-        refuse_to_ask(process, thread.tid, &thread.seccomp)?;
+        let calls = calls_of_parasite(!task.timers.0.is_empty());
+        refuse_to_ask(process, thread.tid, &thread.seccomp, &calls)?;
         let memory = lender(inventory, &lenders, process);
         let given = given.entry(memory.pid).or_default();
         let request = request(plan, (process, memory), task, given)?;
@@ -259,7 +263,7 @@ pub(crate) fn ask_other_threads(
                 continue;
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
-            refuse_to_ask(process, thread.tid, &thread.seccomp)?;
+            refuse_to_ask(process, thread.tid, &thread.seccomp, &calls_of_threads())?;
             let memory = lender(inventory, &lenders, process);
             let gadgets = gadgets(plan, process, memory)?;
             let room = ((process, memory), slots.entry(memory.pid).or_default().slot());

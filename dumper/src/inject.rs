@@ -29,10 +29,12 @@ mod return_frame;
 mod uffd_handover;
 
 pub(crate) use bits::Bits;
-pub(crate) use calls::{Asking, ThreadState, ask_threads, pass_through_kernel};
+pub(crate) use calls::{
+    Asking, ThreadState, ask_threads, calls as calls_of_threads, pass_through_kernel,
+};
 pub(crate) use frame_space::Room;
 pub(crate) use gadgets::{GadgetFinder, Gadgets};
-pub(crate) use parasite::{Infection, ParasiteReport, Request};
+pub(crate) use parasite::{Infection, ParasiteReport, Request, calls as calls_of_parasite};
 pub(crate) use return_frame::{Original, ReturnFrame};
 pub(crate) use uffd_handover::userfaultfd_of;
 

@@ -19,6 +19,7 @@ mod ending;
 mod entered;
 mod error;
 pub mod files;
+mod filters;
 mod freeze;
 mod infect;
 mod inject;

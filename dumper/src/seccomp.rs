@@ -1,9 +1,9 @@
 //! Filters of system calls: read from every thread that has some, and numbered for the images, where each
 //! stands once and names the one that was installed before it.
 //!
-//! Nothing is ever run in a task that has filters: what they forbid would end it, and a dump that is killed
-//! could not keep them from it. So a task under seccomp is dumped where the kernel's structures tell all of
-//! it ([`refuse_to_ask`]).
+//! What they forbid would end a task in which it is run, and a dump that is killed could not keep them from it.
+//! So a task under seccomp is dumped where the kernel's structures tell all of it, or where its filters let pass
+//! every call that asking it takes ([`refuse_to_ask`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use support::Unsupported;
 use support::settings::{seccomp_asked, seccomp_supervised};
 
 use crate::error::Error;
+use crate::filters::{Call, first_denied};
 
 /// What a thread may call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,19 +81,22 @@ impl Seccomp {
     }
 }
 
-/// Refuses to run code in a thread under seccomp.
+/// Refuses to make calls in a thread under seccomp that does not let them pass.
 pub(crate) fn refuse_to_ask(
     process: &Process,
     tid: HostPid,
     seccomp: &Seccomp,
+    calls: &[Call],
 ) -> Result<(), Error> {
-    match seccomp {
-        Seccomp::Off => Ok(()),
-        _ => {
-            let found = vec![seccomp_asked(tid, process.in_process.is_some())];
-            Err(Error::Refused { root: process.pid, found })
-        }
-    }
+    let denied = match seccomp {
+        Seccomp::Off => None,
+        // Of all calls four.
+        Seccomp::Strict => calls.first(),
+        Seccomp::Filters(filters) => first_denied(filters, calls),
+    };
+    let Some(call) = denied else { return Ok(()) };
+    let found = vec![seccomp_asked(tid, call.name, process.in_process.is_some())];
+    Err(Error::Refused { root: process.pid, found })
 }
 
 /// The filters of a tree, each with the one before it.

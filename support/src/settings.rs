@@ -211,28 +211,34 @@ pub fn of_seccomp(
             )
             .of(task, SECCOMP),
         ),
+        // Whether they let pass what it would be asked is seen when it stands still, and they can be read.
+        (FILTERS, _) => None,
         (_, Some(known)) if !known.timers && !known.thp_restricted => None,
-        (_, known) => Some(seccomp_asked(task, known.is_some())),
+        (_, known) => Some(seccomp_asked(task, "mmap", known.is_some())),
     }
 }
 
-/// A task under seccomp that would have to be asked: where it is not for what programs of eBPF lack
-/// (`by_programs`), it is for want of them.
+/// A task that would have to be asked, and whose mode or filters of seccomp may not let pass a call that it takes:
+/// where it is not for what programs of eBPF lack (`by_programs`), it is for want of them.
 #[must_use]
-pub fn seccomp_asked(task: HostPid, by_programs: bool) -> Unsupported {
-    let refusal = match by_programs {
-        true => Refusal::fixed(
-            "it has POSIX timers or restricts huge pages, for which stasis would have to run code in it, \
-             which its seccomp filters could kill",
-            "delete its timers before the dump, or start it without seccomp (systemd: SystemCallFilter=; container engines: \
-             --security-opt seccomp=unconfined)",
-        ),
-        false => Refusal::fixed(
-            "without eBPF stasis would have to run code in it, which its seccomp filters could kill",
+pub fn seccomp_asked(task: HostPid, call: &str, by_programs: bool) -> Unsupported {
+    let (why, remedy) = match by_programs {
+        true => {
+            ("it has POSIX timers or restricts huge pages", "delete its timers before the dump")
+        }
+        false => (
+            "without eBPF not all of it can be seen",
             "dump it as root with eBPF (`stasis check` says what is missing)",
         ),
     };
-    refusal.of(task, SECCOMP)
+    let reason = format!(
+        "{why}, so stasis would have to make calls in it, and its seccomp filters may not let {call} pass"
+    );
+    let remedy = format!(
+        "{remedy}, or start it with filters that do, or without (systemd: SystemCallFilter=; container engines: \
+         --security-opt seccomp=unconfined)"
+    );
+    Refusal::new(reason, remedy).of(task, SECCOMP)
 }
 
 /// A task whose filters hand calls to a supervisor.

@@ -191,67 +191,8 @@ fn settings_unseen_running_on_by_programs() {
     running_on("settings_unseen", true);
 }
 
-/// Nothing is run in a task that has filters: so it takes programs to dump it.
-mod seccomp {
-    use super::*;
-
-    #[test]
-    fn natively() {
-        super::natively("seccomp");
-        super::natively("seccomp_together");
-    }
-
-    #[test]
-    fn carried_by_programs() {
-        carried_with("seccomp", Engine::Stasis, Engine::Stasis, true);
-    }
-
-    #[test]
-    fn together_carried_by_programs() {
-        carried_with("seccomp_together", Engine::Stasis, Engine::Stasis, true);
-    }
-
-    #[test]
-    fn running_on_by_programs() {
-        running_on("seccomp", true);
-    }
-
-    #[test]
-    fn restored_by_criu_peer() {
-        carried_with("seccomp", Engine::Stasis, Engine::Criu, true);
-    }
-
-    #[test]
-    fn dumped_by_criu_peer() {
-        carried("seccomp", Engine::Criu, Engine::Stasis);
-    }
-
-    #[test]
-    fn carried_by_criu_peer_alone() {
-        carried("seccomp", Engine::Criu, Engine::Criu);
-    }
-
-    #[test]
-    fn refused_without_programs_and_under_a_supervisor() {
-        let _machine = Machine::prepare();
-        let scratch = Scratch::new();
-        let collector = Collector::start(&scratch.path("collector"));
-        for (family, collector, said) in [
-            ("seccomp", None, "without eBPF"),
-            ("seccomp_supervised", Some(&collector), "supervisor"),
-        ] {
-            let workload = Workload::start(family, scratch.path(&format!("work-{family}")));
-            let how = Dump { collector, ..Dump::ENDING };
-            let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(family), how);
-            assert!(
-                !outcome.success && outcome.stderr.contains(said),
-                "{family}: {}",
-                outcome.stderr
-            );
-            workload.check().expect("the program's own check");
-        }
-    }
-}
+#[path = "families/seccomp.rs"]
+mod seccomp;
 
 /// Without eBPF nobody can tell who uses a map.
 mod bpfmap {

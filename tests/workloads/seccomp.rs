@@ -25,6 +25,16 @@ fn filter(answers: &[(libc::c_long, u32)]) -> Vec<libc::sock_filter> {
     program
 }
 
+/// A filter that lets these calls be made, and has its end in all others.
+fn only(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
+    let mut program =
+        filter(&calls.iter().map(|call| (*call, libc::SECCOMP_RET_ALLOW)).collect::<Vec<_>>());
+    if let Some(last) = program.last_mut() {
+        last.k = libc::SECCOMP_RET_KILL_PROCESS;
+    }
+    program
+}
+
 fn install(flags: libc::c_ulong, mut program: Vec<libc::sock_filter>) -> i32 {
     let length = program.len() as u16;
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
@@ -160,4 +170,74 @@ pub(crate) fn supervised(stage: &Stage) -> Outcome {
     check(unsafe { libc::close(listener) }).expect("close");
     stage.ready_then_wait();
     Ok(())
+}
+
+/// What a checkpoint calls in a process that has timers.
+const ASKING: [libc::c_long; 16] = [
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigaction,
+    libc::SYS_getitimer,
+    libc::SYS_sigaltstack,
+    libc::SYS_brk,
+    libc::SYS_prctl,
+    libc::SYS_arch_prctl,
+    libc::SYS_membarrier,
+    libc::SYS_pkey_mprotect,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_timer_gettime,
+    libc::SYS_timer_getoverrun,
+];
+
+/// What the program itself calls.
+const OWN: [libc::c_long; 18] = [
+    libc::SYS_clock_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_rename,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_seccomp,
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
+    libc::SYS_setitimer,
+    libc::SYS_exit_group,
+];
+
+/// Timers, and no huge pages, under filters that let pass what asking for them takes and what the program calls
+/// itself: any other call is its end.
+pub(crate) fn timers(stage: &Stage) -> Outcome {
+    restrained();
+    install(0, only(&[&ASKING[..], &OWN].concat()));
+    crate::timers::run(stage)?;
+    let mut found = Findings::default();
+    // SAFETY: takes integers only.
+    let no_huge_pages = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+    found.same("whether huge pages are restricted", &1, &no_huge_pages);
+    found.outcome()
+}
+
+/// The same, but one of the calls is its end.
+pub(crate) fn timers_denied(stage: &Stage) -> Outcome {
+    restrained();
+    install(0, filter(&[(libc::SYS_timer_getoverrun, libc::SECCOMP_RET_KILL_PROCESS)]));
+    crate::timers::run(stage)
+}
+
+fn restrained() {
+    // SAFETY: both take integers only.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0)).expect("no huge pages");
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).expect("no new rights");
+    }
 }

@@ -1,6 +1,9 @@
 //! Where the kernel keeps what is this processor's: paths into its structures, for its own type
 //! information to be asked by.
 
+/// What filters of system calls see as the architecture of a call of 64 bits (`AUDIT_ARCH_X86_64`, linux/audit.h).
+pub const AUDIT_ARCH: u32 = 0xc000_003e;
+
 /// The key, in `/proc/PID/status`, of the features that a thread has switched on.
 pub const STATUS_FEATURES: &[u8] = b"x86_Thread_features";
 /// The key of those that are locked.

@@ -36,6 +36,12 @@ pub const fn is_clock_fault(answer: u32) -> bool {
     answer == PR_TSC_SIGSEGV
 }
 
+/// The system call that asks a process for [`permitted_components`], with the place of eight bytes for the answer.
+#[must_use]
+pub const fn ask_components(place: u64) -> (usize, [u64; 6]) {
+    (nr::ARCH_PRCTL, [ARCH_GET_XCOMP_PERM as u64, place, 0, 0, 0, 0])
+}
+
 fn arch_prctl(option: usize, argument: usize) -> Answer {
     // SAFETY: a setting of the caller's own, or an answer into a place that its caller names.
     unsafe { syscall(nr::ARCH_PRCTL, [option, argument, 0, 0, 0, 0]) }
@@ -95,7 +101,9 @@ pub fn set_clock_faults(faults: bool) -> Answer {
 #[must_use]
 pub fn permitted_components() -> u64 {
     let mut permitted = 0_u64;
-    match arch_prctl(ARCH_GET_XCOMP_PERM, &raw mut permitted as usize) {
+    let (number, args) = ask_components(&raw mut permitted as u64);
+    // SAFETY: the kernel writes a number into the place.
+    match unsafe { syscall(number, args.map(|word| word as usize)) } {
         Ok(_) => permitted,
         Err(_) => 0,
     }

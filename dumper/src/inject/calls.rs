@@ -7,6 +7,8 @@ use arch::syscall::nr;
 use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
 
+use crate::filters::{Call, RETURN};
+
 use super::return_frame::SCRATCH;
 use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, expect_stop};
 
@@ -59,6 +61,19 @@ impl ThreadState {
             timer_slack: known.settings.timer_slack,
         }
     }
+}
+
+/// Every call that is made in a thread that is asked ([`Asked::questions`]), and the return.
+pub(crate) fn calls() -> [Call; QUESTIONS + 1] {
+    [
+        Call::any("sigaltstack", nr::SIGALTSTACK),
+        Call::of("prctl", nr::PRCTL, PR_GET_TID_ADDRESS),
+        Call::of("prctl", nr::PRCTL, PR_GET_PDEATHSIG),
+        Call::of("prctl", nr::PRCTL, settings::ask_clock(0).1[0]),
+        Call::of("arch_prctl", nr::ARCH_PRCTL, settings::ASK_IDENTIFICATION.1[0]),
+        Call::of("prctl", nr::PRCTL, PR_GET_TIMERSLACK),
+        RETURN,
+    ]
 }
 
 /// A thread that is being asked.

@@ -9,13 +9,15 @@ use std::os::fd::OwnedFd;
 use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
 use ::parasite::task::{Parasite, SIGNALS, SigAction, TimerState};
-use arch::fpu;
 use arch::memory::PAGE_SIZE;
 use arch::regs::GeneralRegs;
 use arch::syscall::nr;
+use arch::{fpu, settings};
 use collector::Process;
 use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
+
+use crate::filters::{Call, RETURN};
 
 use super::return_frame::Detour;
 use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, ThreadState, expect_stop};
@@ -47,6 +49,50 @@ impl Request {
         (bytes + STACK_BYTES).next_multiple_of(PAGE_SIZE as usize) as u64
     }
 }
+
+/// Every call that is made in a task by a parasite that reports, from the mapping of its region to the return. A filter
+/// that does not let one pass could end the task.
+pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
+    const ASKED_OF_PRCTL: [u64; 8] = [
+        libc::PR_GET_PDEATHSIG as u64,
+        libc::PR_GET_DUMPABLE as u64,
+        libc::PR_GET_SECUREBITS as u64,
+        libc::PR_GET_TIMERSLACK as u64,
+        libc::PR_GET_CHILD_SUBREAPER as u64,
+        libc::PR_GET_TID_ADDRESS as u64,
+        libc::PR_GET_THP_DISABLE as u64,
+        settings::ask_clock(0).1[0],
+    ];
+    const ASKED_OF_ARCH_PRCTL: [u64; 2] =
+        [settings::ASK_IDENTIFICATION.1[0], settings::ask_components(0).1[0]];
+    let map = [None, None, Some(PROTECTION), Some(FLAGS), Some(u64::MAX), Some(0)];
+    let no_protection = [None, Some(PAGE_SIZE), Some(0), None, None, None];
+    let mut calls = vec![
+        Call::with("mmap", nr::MMAP, map),
+        Call::any("rt_sigaction", nr::RT_SIGACTION),
+        Call::any("getitimer", nr::GETITIMER),
+        Call::any("sigaltstack", nr::SIGALTSTACK),
+        Call::any("brk", nr::BRK),
+        Call::any("membarrier", nr::MEMBARRIER),
+        Call::with("pkey_mprotect", nr::PKEY_MPROTECT, no_protection),
+        Call::any("getpid", nr::GETPID),
+        Call::any("gettid", nr::GETTID),
+        Call::any("tgkill", nr::TGKILL),
+        Call::any("munmap", nr::MUNMAP),
+        RETURN,
+    ];
+    calls.extend(ASKED_OF_PRCTL.map(|option| Call::of("prctl", nr::PRCTL, option)));
+    calls.extend(ASKED_OF_ARCH_PRCTL.map(|option| Call::of("arch_prctl", nr::ARCH_PRCTL, option)));
+    if has_timers {
+        calls.push(Call::any("timer_gettime", nr::TIMER_GETTIME));
+        calls.push(Call::any("timer_getoverrun", nr::TIMER_GETOVERRUN));
+    }
+    calls
+}
+
+/// How the region is mapped.
+const PROTECTION: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
 
 /// Offset of [`Parasite`] in the region.
 const fn state_offset() -> usize {
@@ -169,9 +215,7 @@ impl Infection {
         let unmap = Detour { call: nr::MUNMAP, args: [request.region, bytes, 0, 0, 0, 0] };
         let return_frame =
             ReturnFrame::lay(&leader, request.pid, &original, room, &request.gadgets, Some(unmap))?;
-        let protection = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
-        let args = [request.region, bytes, protection, flags, u64::MAX, 0];
+        let args = [request.region, bytes, PROTECTION, FLAGS, u64::MAX, 0];
         let map =
             return_frame.call(&original, &request.gadgets, nr::MMAP, args, return_frame.first);
         let infection = Self { request, original, return_frame, postponed: Vec::new() };

@@ -1,0 +1,85 @@
+//! Filters of system calls. Nothing is run in a task that has filters which might end it for that: so it takes
+//! programs to dump most.
+
+use super::*;
+
+#[test]
+fn natively() {
+    super::natively("seccomp");
+    super::natively("seccomp_together");
+    super::natively("seccomp_timers");
+}
+
+/// Its filters let pass what it takes to ask it, and nothing else.
+#[test]
+fn timers_carried() {
+    carried("seccomp_timers", Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn timers_carried_by_programs() {
+    carried_with("seccomp_timers", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn timers_running_on() {
+    running_on("seccomp_timers", false);
+}
+
+#[test]
+fn timers_restored_by_criu_peer() {
+    carried_with("seccomp_timers", Engine::Stasis, Engine::Criu, true);
+}
+
+#[test]
+fn timers_dumped_by_criu_peer() {
+    carried("seccomp_timers", Engine::Criu, Engine::Stasis);
+}
+
+#[test]
+fn carried_by_programs() {
+    carried_with("seccomp", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn together_carried_by_programs() {
+    carried_with("seccomp_together", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn running_on_by_programs() {
+    running_on("seccomp", true);
+}
+
+#[test]
+fn restored_by_criu_peer() {
+    carried_with("seccomp", Engine::Stasis, Engine::Criu, true);
+}
+
+#[test]
+fn dumped_by_criu_peer() {
+    carried("seccomp", Engine::Criu, Engine::Stasis);
+}
+
+#[test]
+fn carried_by_criu_peer_alone() {
+    carried("seccomp", Engine::Criu, Engine::Criu);
+}
+
+#[test]
+fn refused_where_it_would_be_asked_and_under_a_supervisor() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    for (family, collector, said) in [
+        ("seccomp", None, "without eBPF"),
+        ("seccomp_supervised", Some(&collector), "supervisor"),
+        ("seccomp_timers_denied", Some(&collector), "let timer_getoverrun pass"),
+    ] {
+        let workload = Workload::start(family, scratch.path(&format!("work-{family}")));
+        let how = Dump { collector, ..Dump::ENDING };
+        let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path(family), how);
+        assert!(!outcome.success && outcome.stderr.contains(said), "{family}: {}", outcome.stderr);
+        workload.check().expect("the program's own check");
+    }
+}
