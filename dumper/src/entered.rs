@@ -1,7 +1,8 @@
 //! Processes that have entered the pid namespace of the tree from outside (`nsenter`, `runc exec`, `docker exec`).
 //!
-//! They are no descendants of its first process, and so no part of the tree; but the kernel ends them with that. They
-//! would be lost with a dump that ends the tree, and missing in every restore.
+//! They are no descendants of its first process, and so no part of the tree; but the kernel ends them with that, so they
+//! would be lost with a dump that ends the tree. One after which the tree runs on leaves them where they are, and says so: a
+//! checkpoint is without them, as without whoever else looks after the tree from outside.
 
 use std::collections::BTreeSet;
 
@@ -73,6 +74,13 @@ pub(crate) fn look(
                 // It only keeps the tree from ending.
                 Ok(stat) if stat.is_dead() && options.after != AfterDump::Kill => {}
                 Ok(stat) if stat.is_dead() => found.push(of_entered_and_ended(pid, stat.ppid)),
+                Ok(stat) if options.after == AfterDump::Resume => {
+                    let name = stat.comm.to_string_lossy();
+                    tracing::warn!(
+                        "process {pid} ({name}) has entered the pid namespace of the tree: the checkpoint is without it"
+                    );
+                    others.insert(pid);
+                }
                 _ => found.push(of_entered(pid)),
             }
         } else {
