@@ -13,7 +13,7 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// What the container's shell does.
 pub(super) const COUNTS: &str = "i=0; mkfifo /tmp/never; exec 3<>/tmp/never; \
-     while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /shown/count; read -t 0.02 x <&3; done";
+     while :; do i=$((i+1)); echo $i > /shown/new; mv /shown/new /shown/count; read -t 0.02 x <&3; done";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
