@@ -189,7 +189,7 @@ impl Plan {
             users,
         } = seen;
         memory::learn(&mut memory, &inventory);
-        pre_copy.copy_again(&writer, clock)?;
+        pre_copy.catch_up(&writer, clock)?;
         let resident = memory::resident_bytes(&inventory);
         let expected = pre_copy.expected(resident) + files.held_bytes();
         let frozen_pages = FrozenPages::choose(runs_on, expected, pre_copy.threads);

@@ -193,6 +193,9 @@ pub trait PageSink: Debug + Send + Sync {
     /// Writes into the room that was taken.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// The file that it goes to, where there is one that is to be on the disk in the end.
+    fn file(&self) -> Option<&File>;
+
     /// Says that nobody will read these bytes, which were written: the room may be had for others.
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
 }

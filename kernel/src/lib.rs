@@ -22,6 +22,7 @@ pub mod datagrams;
 pub mod descriptors;
 pub mod fanotify;
 pub mod features;
+pub mod files;
 pub mod firewall;
 pub mod handles;
 pub mod huge_pages;

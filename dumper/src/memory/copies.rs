@@ -12,6 +12,7 @@ use ids::{HostPid, ImagePid};
 use images::messages::{PagemapEntry, PagemapHead, page_flags};
 use images::names;
 use images::{Folder, PageSink};
+use kernel::files::begin_to_write;
 use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
 
 use super::copy::{Piece, cut, in_a_row, that_pay};
@@ -132,6 +133,10 @@ impl Copies {
                     copy(target.pid, &piece, reader, &*layer.sink)?;
                 }
                 clock.check("copy memory that is in use")?;
+            }
+            // The disk works while the rest is copied: in the end less is waited for.
+            if let Some(file) = layer.sink.file() {
+                begin_to_write(file);
             }
             Ok::<(), Error>(())
         })?;

@@ -470,9 +470,9 @@ impl DirtyLog {
     }
 
     /// Stops logging. The kernel would do it by itself, in one step for which the whole process
-    /// waits. This takes the protection off in small steps, and then the registration, which is quick
-    /// when nothing is protected. (The registration cannot be taken off in steps: a mapping would be
-    /// two for a while, and the process may be about to move it as one.)
+    /// waits. This takes the protection off in small steps, and then the registration, for which the kernel goes through all
+    /// pages once more: a shorter step, for which only who makes or changes mappings waits. (The registration cannot be taken off
+    /// in steps: a mapping would be two for a while, and the process may be about to move it as one.)
     pub(super) fn end(self) {
         let lent: Vec<()> = vec![(); that_pay(self.threads, bytes(&self.parts))];
         // It does not fail.

@@ -47,8 +47,9 @@ const LITTLE: u64 = 512 << 10;
 const SPARE: u64 = 8 << 20;
 /// Rounds after the first.
 const ROUNDS: u32 = 16;
-/// Rounds after which not much less was left than before.
-const PATIENCE: u32 = 2;
+/// Rounds after which not much less was left than before, the last time that memory is copied again. Each takes a busy target's
+/// time, and spares it little.
+const PATIENCE: u32 = 1;
 
 /// What was copied while the target ran, and the logging of what it writes.
 #[derive(Debug)]
@@ -284,9 +285,18 @@ impl PreCopy {
         Ok(())
     }
 
-    /// Copies what was written meanwhile, again and again. The last thing before the target is
-    /// stopped.
+    /// Copies what was written meanwhile, again and again, until it is told how much that is in a moment.
+    pub(crate) fn catch_up(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
+        self.rounds(writer, 0, clock)
+    }
+
+    /// The same, until it is little or does not become less. The last thing before the target is stopped.
     pub(crate) fn copy_again(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
+        self.rounds(writer, PATIENCE, clock)
+    }
+
+    /// `patience` rounds may be in vain.
+    fn rounds(&mut self, writer: &ImageWriter, patience: u32, clock: &Clock) -> Result<(), Error> {
         if self.logs.is_empty() {
             return Ok(());
         }
@@ -304,7 +314,7 @@ impl PreCopy {
             tracing::debug!(round, bytes = copied, "memory was copied again");
             in_vain += u32::from(copied > self.last_round / 4 * 3);
             self.last_round = copied;
-            if copied <= LITTLE || in_vain > PATIENCE || room.is_full {
+            if copied <= LITTLE || in_vain > patience || room.is_full {
                 break;
             }
         }

@@ -374,6 +374,10 @@ impl PageSink for InMemory {
         Ok(())
     }
 
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let range = offset as usize..(offset + bytes) as usize;
         self.lock().bytes.get_mut(range).ok_or(io::ErrorKind::InvalidInput)?.fill(0);

@@ -21,11 +21,13 @@ pub(super) struct PagesOutput {
     file: File,
     /// Bytes that were taken.
     taken: AtomicU64,
+    /// It is to be on the disk in the end.
+    sync: bool,
 }
 
 impl PagesOutput {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, taken: AtomicU64::new(0) }
+    pub(super) fn new(file: File, sync: bool) -> Self {
+        Self { file, taken: AtomicU64::new(0), sync }
     }
 }
 
@@ -39,6 +41,10 @@ impl PageSink for PagesOutput {
             return Err(io::Error::other("pages are written where no room was taken"));
         }
         self.file.write_all_at(bytes, offset)
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.sync.then_some(&self.file)
     }
 
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()> {

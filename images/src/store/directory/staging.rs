@@ -280,7 +280,7 @@ impl NewCheckpoint for Staging {
     }
 
     fn create_pages(&self, name: &str) -> Result<Arc<dyn PageSink>, Error> {
-        Ok(Arc::new(PagesOutput::new(self.create_file(name)?)))
+        Ok(Arc::new(PagesOutput::new(self.create_file(name)?, self.options.sync)))
     }
 
     fn create_directory(&self, name: &str) -> Result<(), Error> {
