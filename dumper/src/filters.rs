@@ -59,7 +59,15 @@ pub(crate) const RETURN: Call = Call::any("rt_sigreturn", nr::RT_SIGRETURN);
 
 /// The first of these calls that filters may not let pass as if they were not there.
 pub(crate) fn first_denied<'a>(filters: &[Filter], calls: &'a [Call]) -> Option<&'a Call> {
-    calls.iter().find(|call| !filters.iter().all(|filter| lets_pass(filter, call)))
+    const PASSES: &[u32] = &[libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG];
+    calls.iter().find(|call| !filters.iter().all(|filter| answers(filter, call, PASSES)))
+}
+
+/// Whether a call at worst fails: filters let it pass, or give it an error number.
+pub(crate) fn at_worst_fails(filters: &[Filter], call: &Call) -> bool {
+    const HARMLESS: &[u32] =
+        &[libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG, libc::SECCOMP_RET_ERRNO];
+    filters.iter().all(|filter| answers(filter, call, HARMLESS))
 }
 
 /// How many instructions are followed for one call at most. Filters have no more than 4096, and few of them depend on
@@ -91,7 +99,8 @@ enum Step {
     Unknown,
 }
 
-fn lets_pass(filter: &Filter, call: &Call) -> bool {
+/// Whether a filter answers a call by one of these actions, whatever of it is not known.
+fn answers(filter: &Filter, call: &Call, actions: &[u32]) -> bool {
     let mut open = vec![State { accumulator: Some(0), index: Some(0), ..State::default() }];
     let mut seen = HashSet::new();
     let mut steps = 0;
@@ -112,8 +121,7 @@ fn lets_pass(filter: &Filter, call: &Call) -> bool {
                     }
                 }
                 Step::Ends(value) => {
-                    let action = value & libc::SECCOMP_RET_ACTION_FULL;
-                    if !matches!(action, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG) {
+                    if !actions.contains(&(value & libc::SECCOMP_RET_ACTION_FULL)) {
                         return false;
                     }
                     break;
@@ -259,7 +267,7 @@ mod tests {
     }
 
     fn passes(instructions: &[(u32, u8, u8, u32)], call: Call) -> bool {
-        lets_pass(&filter(instructions), &call)
+        first_denied(&[filter(instructions)], &[call]).is_none()
     }
 
     #[test]
@@ -273,6 +281,9 @@ mod tests {
         for denies in [FAIL, libc::SECCOMP_RET_TRACE, libc::SECCOMP_RET_KILL_PROCESS, 0] {
             assert!(!passes(&[(RETURN_K, 0, 0, denies)], Call::any("seven", 7)));
         }
+        let fails = |action| at_worst_fails(&[filter(&[(RETURN_K, 0, 0, action)])], &RETURN);
+        assert!(fails(ALLOW) && fails(FAIL));
+        assert!(!fails(libc::SECCOMP_RET_TRAP) && !fails(libc::SECCOMP_RET_USER_NOTIF));
         let calls = [Call::any("seven", 7), Call::any("eight", 8)];
         let both = [filter(&logs), filter(&only_seven)];
         assert_eq!(first_denied(&both, &calls), Some(&calls[1]));

@@ -548,6 +548,15 @@ impl Stopped {
         Ok(())
     }
 
+    /// Sets what stops the task from now on, and what becomes of it, in place of what was set before.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when the task was killed; refused where an option wants a right that the caller lacks.
+    pub fn set_options(&self, options: Options) -> Result<()> {
+        let data = std::ptr::without_provenance_mut(options.bits() as usize);
+        ptrace("set the options of", libc::PTRACE_SETOPTIONS, self.tid(), 0, data).map(|_| ())
+    }
+
     /// Stops tracing; the task runs on, with `signal` delivered if the stop was about one.
     ///
     /// # Errors

@@ -274,6 +274,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("seccomp", seccomp::run),
     ("seccomp_together", seccomp::together),
     ("seccomp_supervised", seccomp::supervised),
+    ("seccomp_memory", seccomp::memory),
+    ("seccomp_memory_deadly", seccomp::memory_deadly),
     ("seccomp_timers", seccomp::timers),
     ("seccomp_timers_denied", seccomp::timers_denied),
     ("settings", settings::run),

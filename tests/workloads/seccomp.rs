@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
-use crate::stage::{Findings, Outcome, Stage, check};
+use crate::stage::{Findings, Outcome, Stage, check, checksum, pattern};
 
 const NO_SUCH: i32 = 99;
 const OTHER: i32 = 77;
@@ -240,4 +240,38 @@ fn restrained() {
         check(libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0)).expect("no huge pages");
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)).expect("no new rights");
     }
+}
+
+/// Memory that is worth to be copied ahead, under a filter as those of container engines: a userfaultfd cannot be made.
+pub(crate) fn memory(stage: &Stage) -> Outcome {
+    filled(stage, fails(libc::EPERM))
+}
+
+/// The same, where whoever tries has his end.
+pub(crate) fn memory_deadly(stage: &Stage) -> Outcome {
+    filled(stage, libc::SECCOMP_RET_KILL_PROCESS)
+}
+
+fn filled(stage: &Stage, answer: u32) -> Outcome {
+    const BYTES: usize = 24 << 20;
+    let mut bytes = pattern(5, BYTES);
+    let before = checksum(&bytes);
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).expect("no new rights");
+    install(0, filter(&[(libc::SYS_userfaultfd, answer)]));
+    let mut at = 0;
+    // What it writes meanwhile changes nothing in the end.
+    stage.ready_then_wait_and(|| {
+        at = (at + 4096 * 7) % BYTES;
+        let byte = std::hint::black_box(&mut bytes)[at];
+        std::hint::black_box(&mut bytes)[at] = byte;
+    });
+    let mut found = Findings::default();
+    found.same("the memory", &before, &checksum(&bytes));
+    if answer != libc::SECCOMP_RET_KILL_PROCESS {
+        // SAFETY: takes an integer only.
+        let made = unsafe { libc::syscall(libc::SYS_userfaultfd, 1) };
+        found.same("what a userfaultfd meets", &-1, &made);
+    }
+    found.outcome()
 }

@@ -65,10 +65,9 @@ pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
     ];
     const ASKED_OF_ARCH_PRCTL: [u64; 2] =
         [settings::ASK_IDENTIFICATION.1[0], settings::ask_components(0).1[0]];
-    let map = [None, None, Some(PROTECTION), Some(FLAGS), Some(u64::MAX), Some(0)];
     let no_protection = [None, Some(PAGE_SIZE), Some(0), None, None, None];
     let mut calls = vec![
-        Call::with("mmap", nr::MMAP, map),
+        MAP,
         Call::any("rt_sigaction", nr::RT_SIGACTION),
         Call::any("getitimer", nr::GETITIMER),
         Call::any("sigaltstack", nr::SIGALTSTACK),
@@ -90,7 +89,20 @@ pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
     calls
 }
 
-/// How the region is mapped.
+/// The same of one that hands over a userfaultfd, but for the call that makes it.
+pub(crate) fn calls_of_handover() -> [Call; 4] {
+    [MAP, Call::any("close", nr::CLOSE), Call::any("munmap", nr::MUNMAP), RETURN]
+}
+
+/// How a parasite makes a userfaultfd.
+pub(crate) const MAKE_USERFAULTFD: Call = Call::any("userfaultfd", nr::USERFAULTFD);
+
+/// How its region is mapped.
+const MAP: Call = Call::with(
+    "mmap",
+    nr::MMAP,
+    [None, None, Some(PROTECTION), Some(FLAGS), Some(u64::MAX), Some(0)],
+);
 const PROTECTION: u64 = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
 const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
 

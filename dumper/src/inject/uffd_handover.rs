@@ -14,21 +14,28 @@ use std::time::{Duration, Instant};
 use arch::fpu::Layout;
 use collector::Process;
 use kernel::pidfd::PidFd;
-use kernel::ptrace::{Options, Running, Stop};
+use kernel::ptrace::{Options, Running, Stop, Stopped};
 use kernel::sched::Urgent;
 
+use super::parasite::{MAKE_USERFAULTFD, calls_of_handover};
 use super::{Error, Gadgets, Infection, Original, Request, Room};
+use crate::filters::{at_worst_fails, first_denied};
 use crate::mappings;
+use crate::processes::is_filtered;
 use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What is handed over, and for how long the leader stood still for that.
+type Handed = (OwnedFd, Duration);
+
 /// Has the leader of a process make a userfaultfd, which is ours alone then. The process runs
-/// on, whatever becomes of this. Returns also for how long the leader stood still.
+/// on, whatever becomes of this. `None` where its filters of system calls could end it for that.
 pub(crate) fn userfaultfd_of(
     process: &Process,
     gadgets: &Gadgets,
-) -> Result<(OwnedFd, Duration), Error> {
+) -> Result<Option<Handed>, Error> {
     let pid = process.pid;
     std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -40,12 +47,15 @@ pub(crate) fn userfaultfd_of(
     })
 }
 
-fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<(OwnedFd, Duration), Error> {
+/// What stops the leader.
+const OPTIONS: Options = Options::SYSCALL_GOOD;
+
+fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>, Error> {
     let pid = process.pid;
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
     let layout = Layout::of_this_processor();
-    let running = Running::seize(pid, Options::SYSCALL_GOOD)?;
+    let running = Running::seize(pid, OPTIONS)?;
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
     let since = Instant::now();
@@ -55,6 +65,10 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<(OwnedFd, Durat
     // What job control has stopped is left alone.
     if let stop @ Stop::Group(_) = stopped.stop() {
         return Err(Error::Unexpected { tid: pid, during: "when interrupted", stop });
+    }
+    if is_filtered(pid) && !is_let_through(&stopped)? {
+        stopped.detach(0)?;
+        return Ok(None);
     }
     let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
     // Only the leader stands still.
@@ -81,5 +95,26 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<(OwnedFd, Durat
     for signal in infection.postponed {
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
-    taken.map(|fd| (fd, stood_still))
+    taken.map(|fd| Some((fd, stood_still)))
+}
+
+/// Whether a leader with filters may have the parasite: they let pass what that calls, and at worst have the making of a
+/// userfaultfd fail. (Those of container engines do that.) They have no effect from then on, as long as it is traced; left
+/// alone, the parasite finds that it has made nothing, and leaves.
+fn is_let_through(stopped: &Stopped) -> Result<bool, Error> {
+    let filters = match stopped.seccomp_filters() {
+        Ok(filters) if !filters.is_empty() => filters,
+        // Strict mode; or who dumps may not read them.
+        Ok(_) | Err(kernel::ptrace::Error::Refused { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let passes = first_denied(&filters, &calls_of_handover()).is_none();
+    if !passes || !at_worst_fails(&filters, &MAKE_USERFAULTFD) {
+        return Ok(false);
+    }
+    match stopped.set_options(OPTIONS | Options::SUSPEND_SECCOMP) {
+        Ok(()) => Ok(true),
+        Err(kernel::ptrace::Error::Refused { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

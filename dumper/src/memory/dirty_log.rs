@@ -43,7 +43,7 @@ use super::runs::{bytes, coalesce, joined, subtract, union};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::inject::{Gadgets, userfaultfd_of};
-use crate::processes::{denies_parasites, is_filtered};
+use crate::processes::denies_parasites;
 use crate::threads::share;
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
@@ -176,13 +176,15 @@ impl DirtyLog {
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
         let mut worth = worth_logging(&mut map, pid, &process.mappings, worth)?;
         // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
-        // Nor is any run where filters may end it.
-        let denies = denies_parasites(process) || is_filtered(pid);
-        if worth.is_empty() || denies || serves_faults(process) {
+        if worth.is_empty() || denies_parasites(process) || serves_faults(process) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, gadgets);
-        let (fd, handover) = handed.map_err(|source| Error::Inject { pid, source })?;
+        let handed = handed.map_err(|source| Error::Inject { pid, source })?;
+        let Some((fd, handover)) = handed else {
+            tracing::debug!(%pid, "its filters of system calls let no userfaultfd be made in it");
+            return Ok(None);
+        };
         let write_log = WriteLog::begin(fd).map_err(failed("track the writes"))?;
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
         worth.retain(|span| write_log.register(span.start, span.bytes()).is_ok());

@@ -26,6 +26,38 @@ fn timers_running_on() {
     running_on("seccomp_timers", false);
 }
 
+/// The dump is what an engine's filters forbid the program: it has the program make a userfaultfd.
+#[test]
+fn memory_is_copied_ahead() {
+    copies_ahead("seccomp_memory", true);
+}
+
+/// Nobody is ended for that.
+#[test]
+fn memory_is_copied_frozen_where_a_userfaultfd_is_deadly() {
+    copies_ahead("seccomp_memory_deadly", false);
+}
+
+fn copies_ahead(family: &str, ahead: bool) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let workload = Workload::start(family, scratch.path("work"));
+    let dump = |name: &str, how: Dump<'_>| {
+        let images = scratch.path(name);
+        let how = Dump { collector: Some(&collector), ..how };
+        Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+        assert_eq!(images.join("pre-copy").exists(), ahead, "{family}");
+        images
+    };
+    dump("running", Dump::RUNNING_ON);
+    let images = dump("ended", Dump::ENDING);
+    drop(collector);
+    machine.await_no_children();
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    workload.check().expect("the program's own check");
+}
+
 #[test]
 fn timers_restored_by_criu_peer() {
     carried_with("seccomp_timers", Engine::Stasis, Engine::Criu, true);
