@@ -471,18 +471,20 @@ impl DirtyLog {
         bytes(&self.covered)
     }
 
-    /// Stops logging. The kernel would do it by itself, in one step for which the whole process
-    /// waits. This takes the protection off in small steps, and then the registration, for which the kernel goes through all
-    /// pages once more: a shorter step, for which only who makes or changes mappings waits. (The registration cannot be taken off
-    /// in steps: a mapping would be two for a while, and the process may be about to move it as one.)
+    /// Stops logging. The kernel would do it by itself, in one step for which whoever makes or changes mappings waits. This
+    /// takes the protection off in small steps, and then the registration, if that takes no time when nothing is protected.
+    /// (The registration cannot be taken off in steps: a mapping would be two for a while, and the process may be about to move
+    /// it as one.)
     pub(super) fn end(self) {
-        let lent: Vec<()> = vec![(); that_pay(self.threads, bytes(&self.parts))];
-        // It does not fail.
-        share(lent, windows(&self.parts), |window, ()| {
-            self.unprotect(window);
-            Ok::<(), Error>(())
-        })
-        .ok();
+        if self.write_log.lets_go_at_once() {
+            let lent: Vec<()> = vec![(); that_pay(self.threads, bytes(&self.parts))];
+            // It does not fail.
+            share(lent, windows(&self.parts), |window, ()| {
+                self.unprotect(window);
+                Ok::<(), Error>(())
+            })
+            .ok();
+        }
         for span in &self.parts {
             if let Err(error) = self.write_log.unregister(span.start, span.bytes()) {
                 tracing::debug!(pid = %self.pid, %error, "left to the descriptor's end");
