@@ -77,8 +77,10 @@ impl Ends {
 pub struct Hidden {
     /// `IPV6_MTU`, 0 if it was not set.
     pub packet: u32,
-    /// The address of `IPV6_PKTINFO`, if it was set.
-    pub source: Option<std::net::Ipv6Addr>,
+    /// The address and the number of the interface of `IPV6_PKTINFO`, if either was set.
+    pub source: Option<(std::net::Ipv6Addr, u32)>,
+    /// The number of the interface of `IP_MULTICAST_IF`, if it was set by that alone; else 0.
+    pub multicast: u32,
     /// `SO_BUSY_POLL_BUDGET`, 0 if it was not set.
     pub polled: u16,
     /// How its connection ended, if a call has yet to be told of that.

@@ -213,6 +213,7 @@ pub fn open_file(
         owned: None,
         locked: None,
         linkable: None,
+        uncorked: false,
         terminal: None,
         mark: None,
     }))

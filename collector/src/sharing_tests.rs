@@ -24,6 +24,7 @@ fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
         owned: None,
         locked: None,
         linkable: None,
+        uncorked: false,
         terminal: None,
         mark: None,
     }

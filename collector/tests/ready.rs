@@ -34,6 +34,7 @@ fn assert_tells_the_truth(collector: &mut Collector, quiet: &Quiet) {
             }
             for file in &mut process.files {
                 (file.owned, file.locked, file.linkable) = (None, None, None);
+                file.uncorked = false;
                 file.terminal = None;
                 file.mark = None;
             }

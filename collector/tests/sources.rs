@@ -92,6 +92,7 @@ fn comparable(mut inventory: Inventory) -> Inventory {
         }
         for file in &mut process.files {
             (file.owned, file.locked, file.linkable) = (None, None, None);
+            file.uncorked = false;
             file.terminal = None;
             file.mark = None;
         }

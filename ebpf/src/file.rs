@@ -158,6 +158,32 @@ fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) 
     if record.mode & S_IFMT == S_IFREG && is_linkable(inode) {
         record.beside |= beside::LINKABLE;
     }
+    if record.magic == SOCKET_FS && is_uncorked(file) {
+        record.beside |= beside::UNCORKED;
+    }
+}
+
+/// Whether it is a UDP socket in which no datagram waits for its end.
+#[inline(always)]
+fn is_uncorked(file: u64) -> bool {
+    const AF_INET: u16 = 2;
+    const AF_INET6: u16 = 10;
+    const DATAGRAMS: u16 = 2;
+    const UDP: u16 = 17;
+    const UDP_LITE: u16 = 136;
+    let socket: u64 = field(file, o::FILE_PRIVATE);
+    let sock: u64 = field(socket, o::SOCKET_SOCK);
+    let family: u16 = field(sock, o::SOCK_FAMILY);
+    let kind: u16 = field(sock, o::SOCK_TYPE);
+    let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
+    let is_udp = (family == AF_INET || family == AF_INET6)
+        && kind == DATAGRAMS
+        && (protocol == UDP || protocol == UDP_LITE);
+    if !is_udp || offset(o::UDP_PENDING) == ABSENT {
+        return false;
+    }
+    let pending: i32 = field(sock, o::UDP_PENDING);
+    pending == 0
 }
 
 /// Whether a file without a name may be given one, which only its inode's state tells: the flags of the open

@@ -120,7 +120,15 @@ fn of_socket(record: &mut HeldRecord, file: u64) {
     if family == AF_INET6 {
         let of_ipv6: u64 = field(sock, o::INET_IPV6);
         record.packet = field(of_ipv6, o::IPV6_FRAGMENT_SIZE);
+        // struct in6_pktinfo
+        let source: [u32; 5] = many_in_field(of_ipv6, o::IPV6_SOURCE);
         record.source = field(of_ipv6, o::IPV6_SOURCE);
+        record.source_interface = source[4];
+    }
+    let address: u32 = field(sock, o::INET_MULTICAST_ADDRESS);
+    // In a TCP connection that was accepted the kernel notes there by which interface it came.
+    if !is_tcp(sock) && address == 0 {
+        record.multicast_interface = field(sock, o::INET_MULTICAST_INDEX);
     }
     error(record, sock);
     record.peculiar = peculiarities(sock, family);
@@ -165,12 +173,6 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
     if policies[0] | policies[1] != 0 {
         found |= peculiar::IPSEC_POLICY;
     }
-    let index: i32 = field(sock, o::INET_MULTICAST_INDEX);
-    let address: u32 = field(sock, o::INET_MULTICAST_ADDRESS);
-    // In a TCP connection that was accepted the kernel notes there by which interface it came.
-    if !is_tcp && index != 0 && address == 0 {
-        found |= peculiar::MULTICAST_INTERFACE;
-    }
     if family == AF_INET6 {
         let of_ipv6: u64 = field(sock, o::INET_IPV6);
         let anycast: u64 = field(of_ipv6, o::IPV6_ANYCAST);
@@ -181,10 +183,6 @@ fn peculiarities(sock: u64, family: u16) -> u32 {
             [field(sock, o::INET_FLOW_LABELS), field(of_ipv6, o::IPV6_FLOW_LABELS)];
         if labels[0] | labels[1] != 0 {
             found |= peculiar::FLOW_LABELS;
-        }
-        let source: [u32; 5] = many_in_field(of_ipv6, o::IPV6_SOURCE);
-        if source[4] != 0 {
-            found |= peculiar::SENDING_INTERFACE;
         }
     }
     if is_tcp {

@@ -110,8 +110,42 @@ pub const IPV6_PKTINFO: SocketOption =
 pub const SO_BUSY_POLL_BUDGET: SocketOption =
     SocketOption { level: libc::SOL_SOCKET, number: 70, name: "SO_BUSY_POLL_BUDGET" };
 
+/// `IP_MULTICAST_IF`: reading it gives an address alone.
+pub const IP_MULTICAST_IF: SocketOption =
+    SocketOption { level: libc::SOL_IP, number: libc::IP_MULTICAST_IF, name: "IP_MULTICAST_IF" };
+
 /// What no call reads back.
 pub const HIDDEN: &[SocketOption] = &[IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET];
+
+/// How the number of a network interface stands at the end of an option's value, by level, number and length of the value.
+fn interface_order((level, number): (i32, i32), bytes: usize) -> Option<fn(u32) -> u32> {
+    const IP_UNICAST_IF: i32 = 50;
+    match (level, number, bytes) {
+        (libc::SOL_IP, libc::IP_MULTICAST_IF, 12)
+        | (libc::SOL_IPV6, libc::IPV6_MULTICAST_IF, 4)
+        | (libc::SOL_IPV6, libc::IPV6_PKTINFO, 20) => Some(std::convert::identity),
+        (libc::SOL_IP, IP_UNICAST_IF, 4) | (libc::SOL_IPV6, libc::IPV6_UNICAST_IF, 4) => {
+            Some(u32::to_be)
+        }
+        _ => None,
+    }
+}
+
+/// The number of the network interface in the value of an option (level and number), if there is one.
+#[must_use]
+pub fn interface_in(option: (i32, i32), value: &[u8]) -> Option<u32> {
+    let order = interface_order(option, value.len())?;
+    let number = u32::from_ne_bytes(*value.last_chunk()?);
+    Some(order(number)).filter(|number| *number != 0)
+}
+
+/// Puts the number of another network interface into the value of an option; whether it has a place for one.
+pub fn set_interface(option: (i32, i32), value: &mut [u8], number: u32) -> bool {
+    let order = interface_order(option, value.len());
+    let Some((order, place)) = order.zip(value.last_chunk_mut()) else { return false };
+    *place = order(number).to_ne_bytes();
+    true
+}
 
 /// The lists that a socket of this family, type and protocol is held against.
 #[must_use]

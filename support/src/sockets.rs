@@ -14,7 +14,7 @@ pub const ON_READ_ONLY: Refusal = Refusal::fixed(
 );
 
 /// What sockets have that they do not tell themselves.
-pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
+pub(crate) static PECULIARITIES: [Peculiarity; 5] = [
     (
         peculiar::REUSEPORT_PROGRAM,
         Refusal::fixed(
@@ -30,14 +30,6 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
             "have the program close it before the dump",
         ),
         "IPsec policies of sockets",
-    ),
-    (
-        peculiar::MULTICAST_INTERFACE,
-        Refusal::fixed(
-            "it sends multicast by an interface that was given by number alone (IP_MULTICAST_IF)",
-            "have the program give the interface's address as well",
-        ),
-        "multicast interfaces by number",
     ),
     (
         peculiar::ANYCAST,
@@ -62,14 +54,6 @@ pub(crate) static PECULIARITIES: [Peculiarity; 7] = [
             "give them back (IPV6_FL_A_PUT) before the dump",
         ),
         "leases of flow labels",
-    ),
-    (
-        peculiar::SENDING_INTERFACE,
-        Refusal::fixed(
-            "it sends by an interface that was given by number alone (IPV6_PKTINFO)",
-            "bind it to the interface (SO_BINDTODEVICE) and set IPV6_PKTINFO without one",
-        ),
-        "interfaces by number to send by (IPV6_PKTINFO)",
     ),
 ];
 

@@ -72,6 +72,7 @@ fn file(target: &str, mode: u32) -> OpenFile {
         owned: None,
         locked: None,
         linkable: None,
+        uncorked: false,
         terminal: None,
         mark: None,
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use stasis_tests::{Dump, Engine, Machine, Outcome, Program, Scratch, wait_until};
+use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Program, Scratch, wait_until};
 
 /// A tree in a network namespace of its own, in which `eth0` is; its other end is `out0`, in one that stands for the host.
 struct Case {
@@ -116,4 +116,44 @@ fn a_device_that_is_there_stands_for_it() {
     case.restore(&["--external", "netdev[eth0]:given0"]).must_succeed("restore");
     assert_eq!(case.told(), before);
     case.is_connected();
+}
+
+/// Sends to somebody who never answers who he is: what is sent waits for that in the kernel.
+const TO_NOBODY: &str = "
+import socket, time
+to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    to.sendto(b'x' * 100, ('10.78.0.9', 9))
+    time.sleep(0.02)
+";
+
+/// What has been sent is not held back by the socket, though it is still accounted to it. Only the programs tell.
+#[test]
+fn datagrams_to_a_neighbour_that_is_not_there() {
+    let machine = Machine::prepare();
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace that stands for the host");
+    run("ip link set lo up && ip link add out0 type veth peer name out1 && ip link set out1 up");
+    run("ip addr add 10.78.0.1/24 dev out0 && ip link set out0 up");
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let mut program = Command::new("python3");
+    let program = Program::start(program.args(["-c", TO_NOBODY]), &scratch.path("log"));
+    let waits = || {
+        let sockets = fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
+        // tx_queue:rx_queue
+        sockets.lines().skip(1).any(|line| !line.contains(" 00000000:00000000 "))
+    };
+    assert!(wait_until(Duration::from_secs(20), waits), "nothing waits");
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    for name in ["one", "two", "three"] {
+        Engine::Stasis.dump(program.pid(), &scratch.path(name), how).must_succeed("dump");
+    }
+    let images = scratch.path("last");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    Engine::Stasis.dump(program.pid(), &images, how).must_succeed("dump");
+    drop(collector);
+    machine.await_no_children();
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert!(program.is_alive() && wait_until(Duration::from_secs(20), waits), "it goes on");
+    machine.end_tree(program.pid());
 }

@@ -414,6 +414,9 @@ fn socket_options_hidden_are_found_again_by_programs() {
         [&[8, 41, 16, 24, 26, 4][..], &1400_u32.to_ne_bytes()].concat(),
         [&[8, 41, 16, 50, 26, 20][..], &[0; 15], &[1, 0, 0, 0, 0]].concat(),
         [&[8, 1, 16, 70, 26, 4][..], &6_u32.to_ne_bytes()].concat(),
+        // With the name of the interface whose number ends the value.
+        [&[8, 0, 16, 32, 26, 12][..], &[0; 8], &[1, 0, 0, 0], b"\"\x02lo"].concat(),
+        [&[8, 41, 16, 50, 26, 20][..], &[0; 16], &[1, 0, 0, 0], b"\"\x02lo"].concat(),
     ];
     let dump = |name: &str, how: Dump<'_>| {
         let images = scratch.path(name);

@@ -170,7 +170,6 @@ fn sockets_with_what_they_do_not_tell() {
     let scratch = Scratch::new();
     let collector = Collector::start(&scratch.path("collector"));
     let how = Dump { collector: Some(&collector), ..Dump::ENDING };
-    refused("unsupported-multicast_interface", &["IP_MULTICAST_IF"], how, &scratch);
     refused("unsupported-signed_tcp", &["TCP_MD5SIG"], how, &scratch);
 }
 

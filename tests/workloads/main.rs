@@ -361,7 +361,6 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-segments", unsupported::segments),
     ("unsupported-packet_fifo", unsupported::packet_fifo),
     ("unsupported-proc_thread", unsupported::proc_thread),
-    ("unsupported-multicast_interface", unsupported::multicast_interface),
     ("unsupported-signed_tcp", unsupported::signed_tcp),
     ("unsupported-tcp", unsupported::tcp),
     ("unsupported-foreign_thread", unsupported::foreign_thread),

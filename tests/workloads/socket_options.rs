@@ -1,7 +1,8 @@
 //! What few programs set of sockets and epolls, and what these keep.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 
@@ -117,6 +118,51 @@ fn set(socket: &impl AsRawFd, (level, name, value): Setting) {
     assert_eq!(done, 0, "option {name} of level {level}: {}", std::io::Error::last_os_error());
 }
 
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 83, 8, 1);
+
+/// The number of the loopback interface.
+fn loopback() -> u32 {
+    nix::net::if_::if_nametoindex("lo").expect("the loopback interface")
+}
+
+/// Whether what is sent to a group comes back by the loopback interface.
+fn sends(sender: &UdpSocket, receiver: &UdpSocket, group: std::net::IpAddr) -> bool {
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
+    let port = receiver.local_addr().expect("an address").port();
+    let mut bytes = [0; 8];
+    sender.send_to(b"all", (group, port)).is_ok()
+        && receiver.recv(&mut bytes).is_ok_and(|count| &bytes[..count] == b"all")
+}
+
+/// Interfaces that are given by their numbers alone: to send multicast by, and to send all by.
+fn by_number() -> [UdpSocket; 2] {
+    let four = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    // struct ip_mreqn
+    let mut request = [0_u8; 12];
+    request[8..].copy_from_slice(&loopback().to_ne_bytes());
+    set_bytes(&four, libc::SOL_IP, libc::IP_MULTICAST_IF, &request);
+    let six = UdpSocket::bind("[::]:0").expect("bind");
+    // struct in6_pktinfo
+    let mut source = [0_u8; 20];
+    source[16..].copy_from_slice(&loopback().to_ne_bytes());
+    set_bytes(&six, libc::SOL_IPV6, libc::IPV6_PKTINFO, &source);
+    [four, six]
+}
+
+/// By the loopback interface no multicast of IPv6 goes: what the other one has, is seen in the images.
+fn send_by_number(found: &mut Findings, [four, _]: &[UdpSocket; 2]) {
+    let receiver = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    receiver.join_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST).expect("join");
+    found.must("multicast goes by its interface", sends(four, &receiver, GROUP.into()));
+}
+
+fn set_bytes(socket: &impl AsRawFd, level: i32, name: i32, bytes: &[u8]) {
+    let (fd, length) = (socket.as_raw_fd(), bytes.len() as libc::socklen_t);
+    // SAFETY: the kernel reads as many bytes as it is told.
+    let done = unsafe { libc::setsockopt(fd, level, name, bytes.as_ptr().cast(), length) };
+    assert_eq!(done, 0, "option {name} of level {level}: {}", std::io::Error::last_os_error());
+}
+
 /// Options that no call reads back: how large the packets are that a socket sends, how many packets it polls
 /// for at once, and the address that it sends from.
 pub(crate) fn hidden(stage: &Stage) -> Outcome {
@@ -127,15 +173,11 @@ pub(crate) fn hidden(stage: &Stage) -> Outcome {
     // struct in6_pktinfo
     let mut source = [0_u8; 20];
     source[15] = 1;
-    let fd = sender.as_raw_fd();
-    // SAFETY: the kernel reads the 20 bytes.
-    let done = unsafe {
-        let bytes = source.as_ptr().cast();
-        libc::setsockopt(fd, libc::SOL_IPV6, libc::IPV6_PKTINFO, bytes, 20)
-    };
-    assert_eq!(done, 0, "IPV6_PKTINFO: {}", std::io::Error::last_os_error());
+    set_bytes(&sender, libc::SOL_IPV6, libc::IPV6_PKTINFO, &source);
+    let by_number = by_number();
     stage.ready_then_wait();
     let mut found = Findings::default();
+    send_by_number(&mut found, &by_number);
     let receiver = UdpSocket::bind("[::1]:0").expect("bind");
     let there = receiver.local_addr().expect("an address");
     found.same("whole", &Some(1000), &sender.send_to(&LARGE[..1000], there).ok());

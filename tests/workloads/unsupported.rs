@@ -72,17 +72,6 @@ pub(crate) fn dnotify(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// A socket that sends multicast by an interface that it knows by number alone.
-pub(crate) fn multicast_interface(stage: &Stage) -> Outcome {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
-    let any = libc::in_addr { s_addr: 0 };
-    let request = libc::ip_mreqn { imr_multiaddr: any, imr_address: any, imr_ifindex: 1 };
-    set(&socket, libc::SOL_IP, libc::IP_MULTICAST_IF, &request);
-    stage.ready_then_wait();
-    drop(socket);
-    Ok(())
-}
-
 /// A listener whose connections are signed.
 pub(crate) fn signed_tcp(stage: &Stage) -> Outcome {
     const KEY_BYTES: usize = 2;

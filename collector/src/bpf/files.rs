@@ -218,6 +218,7 @@ impl Decoding {
             owned: Some(record.beside & beside::OWNER != 0),
             locked: Some(record.beside & beside::LOCKS != 0),
             linkable: Some(record.beside & beside::LINKABLE != 0),
+            uncorked: record.beside & beside::UNCORKED != 0,
             terminal: None,
             mark: mark(record).filter(|_| self.watched || !has_settings(record)),
         };
@@ -245,6 +246,7 @@ fn is_like(one: &OpenFile, other: &OpenFile) -> bool {
         && one.owned == other.owned
         && one.locked == other.locked
         && one.linkable == other.linkable
+        && one.uncorked == other.uncorked
         && one.mark == other.mark
 }
 

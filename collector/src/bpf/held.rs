@@ -1,5 +1,7 @@
 //! Who holds what has no name, by the iterators.
 
+use std::net::Ipv6Addr;
+
 use ebpf_common::{HeldRecord, KIND_HELD};
 use ids::HostPid;
 use kernel::bpf::IterTarget;
@@ -81,7 +83,9 @@ fn decode(record: &HeldRecord) -> Option<Held> {
         peculiar: record.peculiar,
         hidden: Hidden {
             packet: record.packet,
-            source: Some(record.source).filter(|source| *source != [0; 16]).map(Into::into),
+            source: Some((record.source.into(), record.source_interface))
+                .filter(|source| *source != (Ipv6Addr::UNSPECIFIED, 0)),
+            multicast: record.multicast_interface,
             polled: record.polled,
             failure: (record.error != 0)
                 .then_some(Failure { error: record.error, ended: record.ended != 0 }),

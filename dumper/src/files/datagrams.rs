@@ -57,16 +57,17 @@ impl Kind {
     }
 
     /// Refuses a socket in which something waits that would be lost. `strict` says whether what waits only now counts, `frozen`
-    /// whether the target stands still.
+    /// whether the target stands still, `uncorked` whether it is known that no datagram waits for its end: what has been sent, and waits
+    /// for the address of a neighbour, looks the same from outside.
     pub(super) fn is_empty(
         self,
         socket: BorrowedFd<'_>,
         shutdown: u32,
-        (strict, frozen): (bool, bool),
+        (strict, frozen, uncorked): (bool, bool, bool),
     ) -> Result<(), Problem> {
         let corked = self == Self::Udp
             && option(socket, libc::SOL_UDP, libc::UDP_CORK).doing("get socket option of")? != 0;
-        if (corked || strict) && holds_back(socket)? {
+        if !uncorked && (corked || strict) && holds_back(socket)? {
             return Err(Problem::Refused(support::sockets::HELD_BACK));
         }
         // Copies of what passes are left behind; what waits in UDP sockets is read when they stand still.
@@ -265,11 +266,11 @@ mod tests {
     #[test]
     fn empty_datagrams_wait_as_others_do() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let is_empty = || Kind::Udp.is_empty(socket.as_fd(), SHUTDOWN_NONE, (true, false));
+        let is_empty = || Kind::Udp.is_empty(socket.as_fd(), SHUTDOWN_NONE, (true, false, false));
         assert!(is_empty().is_ok());
         socket.send_to(b"", socket.local_addr().unwrap()).unwrap();
         assert!(matches!(is_empty(), Err(Problem::Refused(_))));
-        assert!(Kind::Udp.is_empty(socket.as_fd(), SHUTDOWN_NONE, (false, false)).is_ok());
+        assert!(Kind::Udp.is_empty(socket.as_fd(), SHUTDOWN_NONE, (false, false, false)).is_ok());
         assert!(matches!(
             queue(socket.as_fd(), SHUTDOWN_NONE, &SkOptsEntry::default()),
             Err(Problem::Refused(_))

@@ -144,6 +144,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable: None,
+            uncorked: false,
             terminal: None,
             mark: None,
         }

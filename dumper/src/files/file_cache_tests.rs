@@ -25,6 +25,7 @@ fn file(fd: i32, print: u64) -> OpenFile {
         owned: Some(false),
         locked: Some(false),
         linkable: None,
+        uncorked: false,
         terminal: None,
         mark: mark(print, Some(3)),
     }

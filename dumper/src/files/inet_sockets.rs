@@ -67,7 +67,7 @@ impl FileKind for InetSocket {
         let came_later = frozen && listeners.was_quiet(file.inode);
         let waiting = strict && !skip_in_flight && !came_later;
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            let counts = Counts { now: strict, frozen, waiting };
+            let counts = Counts { now: strict, frozen, waiting, uncorked: file.uncorked };
             self::entry(socket, common.family, file.inode, counts, &mut others)
         })?;
         if socket.state == SK_LISTEN && !frozen {
@@ -175,6 +175,8 @@ struct Counts {
     now: bool,
     /// The target stands still, so that nothing passes any more.
     frozen: bool,
+    /// It is known that no datagram waits in it for its end.
+    uncorked: bool,
     /// It refuses connections that nobody has accepted yet.
     waiting: bool,
 }
@@ -235,7 +237,7 @@ fn entry(
         }
         (Some(kind), _) => {
             let shutdown = kind.shutdown(socket, &mut others.shutdown)?;
-            kind.is_empty(socket, shutdown, (counts.now, counts.frozen))?;
+            kind.is_empty(socket, shutdown, (counts.now, counts.frozen, counts.uncorked))?;
             let connected = peer.is_some();
             ((if connected { SK_ESTABLISHED } else { SK_CLOSE }, 0), shutdown)
         }
@@ -349,7 +351,7 @@ mod tests {
     fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
         let family = socket_options::family(socket.as_fd()).unwrap();
         let mut others = Others { shutdown: &mut || Ok(SHUTDOWN_NONE), peer: &mut || Ok(None) };
-        let counts = Counts { now: true, frozen: true, waiting: true };
+        let counts = Counts { now: true, frozen: true, waiting: true, uncorked: false };
         entry(socket.as_fd(), family, 9, counts, &mut others)
     }
 

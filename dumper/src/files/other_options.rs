@@ -105,6 +105,7 @@ impl Usual {
                     level: option.level.cast_unsigned(),
                     name: option.number.cast_unsigned(),
                     value,
+                    interface: None,
                 })
             })
             .collect())

@@ -400,6 +400,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable,
+            uncorked: false,
             terminal: None,
             mark: None,
         };

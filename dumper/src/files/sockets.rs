@@ -4,7 +4,9 @@ use collector::OpenFile;
 use collector::sharing::{Failure, Hidden};
 use ids::HostPid;
 use images::messages::SkOptEntry;
-use kernel::socket_names::{IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET};
+use kernel::socket_names::{
+    IP_MULTICAST_IF, IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET, interface_in,
+};
 use kernel::sockets::has_error;
 
 use super::held::with_socket;
@@ -56,8 +58,23 @@ impl Survey<'_> {
         if let Some(hidden) = hidden {
             common.others.extend(as_options(hidden));
         }
+        name_interfaces(&mut common.others)?;
         Ok(common)
     }
+}
+
+/// Gives options that have the number of a network interface its name: a restore may find it under another number. The thread is
+/// in the socket's network namespace.
+fn name_interfaces(options: &mut [SkOptEntry]) -> Result<(), Problem> {
+    for option in options {
+        let known = (option.level.cast_signed(), option.name.cast_signed());
+        if let Some(number) = interface_in(known, &option.value) {
+            let name = nix::net::if_::if_indextoname(number);
+            let name = name.doing("name the interface of an option of")?;
+            option.interface = Some(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(())
 }
 
 /// What no call reads back, as it is set.
@@ -65,14 +82,25 @@ fn as_options(hidden: &Hidden) -> impl Iterator<Item = SkOptEntry> + use<> {
     let number = |number: u32| number.to_ne_bytes().to_vec();
     let packet = Some(hidden.packet).filter(|bytes| *bytes != 0).map(number);
     let polled = Some(hidden.polled).filter(|count| *count != 0).map(|count| number(count.into()));
-    // struct in6_pktinfo: the address, and no interface.
-    let source = hidden.source.map(|source| [&source.octets()[..], &[0; 4]].concat());
-    let all = [(IPV6_MTU, packet), (IPV6_PKTINFO, source), (SO_BUSY_POLL_BUDGET, polled)];
+    // struct in6_pktinfo
+    let source = hidden
+        .source
+        .map(|(address, interface)| [&address.octets()[..], &interface.to_ne_bytes()].concat());
+    // struct ip_mreqn: a group, an address, and the interface.
+    let multicast = Some(hidden.multicast).filter(|interface| *interface != 0);
+    let multicast = multicast.map(|interface| [&[0; 8][..], &interface.to_ne_bytes()].concat());
+    let all = [
+        (IPV6_MTU, packet),
+        (IPV6_PKTINFO, source),
+        (SO_BUSY_POLL_BUDGET, polled),
+        (IP_MULTICAST_IF, multicast),
+    ];
     all.into_iter().filter_map(|(option, value)| {
         Some(SkOptEntry {
             level: option.level.cast_unsigned(),
             name: option.number.cast_unsigned(),
             value: value?,
+            interface: None,
         })
     })
 }

@@ -105,6 +105,7 @@ mod tests {
             owned: None,
             locked: None,
             linkable: None,
+            uncorked: false,
             terminal: None,
             mark: None,
         }

@@ -13,6 +13,8 @@ pub mod beside {
     pub const LOCKS: u16 = 1 << 1;
     /// It has never had a name, and may be given one: made by `O_TMPFILE` without `O_EXCL`.
     pub const LINKABLE: u16 = 1 << 2;
+    /// A UDP socket that holds nothing back (`UDP_CORK`, `MSG_MORE`). Of another there is no telling.
+    pub const UNCORKED: u16 = 1 << 3;
 }
 
 /// One descriptor, then `name_bytes` of name.
@@ -130,6 +132,11 @@ pub struct HeldRecord {
     pub packet: u32,
     /// Of an IPv6 socket the address that it sends from (`IPV6_PKTINFO`), all zeros if none was set.
     pub source: [u8; 16],
+    /// The number of the interface that it sends by (the same option), 0 if none was set.
+    pub source_interface: u32,
+    /// Of an internet socket the number of the interface that it sends multicast by (`IP_MULTICAST_IF`), 0 if none was set,
+    /// or by its address, which can be asked for.
+    pub multicast_interface: u32,
     /// Of an internet socket how many packets it polls for at once (`SO_BUSY_POLL_BUDGET`), 0 if that was
     /// not set.
     pub polled: u16,
@@ -147,16 +154,12 @@ pub mod peculiar {
     pub const REUSEPORT_PROGRAM: u32 = 1;
     /// IPsec policies of its own.
     pub const IPSEC_POLICY: u32 = 2;
-    /// An interface for multicast, given by its number alone.
-    pub const MULTICAST_INTERFACE: u32 = 4;
     /// It is a member of IPv6 anycast groups.
     pub const ANYCAST: u32 = 8;
     /// Keys by which TCP is signed.
     pub const SIGNED_TCP: u32 = 16;
     /// Leases of flow labels.
     pub const FLOW_LABELS: u32 = 32;
-    /// An interface to send by, given by its number alone.
-    pub const SENDING_INTERFACE: u32 = 64;
     /// Of a file: a write has failed, and who has it open was not told yet.
     pub const WRITE_ERROR: u32 = 128;
 }

@@ -343,6 +343,7 @@ offsets! {
     FILE_WRITE_ERROR = "file.f_wb_err" optional;
     MAPPING_WRITE_ERROR = "address_space.wb_err" optional;
     SOCK_POLL_BUDGET = "sock.sk_busy_poll_budget" optional;
+    UDP_PENDING = "udp_sock.pending" optional;
     TCP_MD5 = "tcp_sock.md5sig_info" optional;
     TCP_AO = "tcp_sock.ao_info" optional;
     NETLINK_GROUPS = "netlink_sock.groups" optional;

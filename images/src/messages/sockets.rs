@@ -118,6 +118,9 @@ pub struct SkOptEntry {
     /// Its value.
     #[prost(bytes = "vec", required, tag = "3")]
     pub value: Vec<u8>,
+    /// The name of the network interface whose number ends the value, where there is one.
+    #[prost(string, optional, tag = "4")]
+    pub interface: Option<String>,
 }
 
 /// Owner and mode of a socket, of its file, or of a pipe.

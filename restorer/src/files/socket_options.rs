@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use images::messages::{
     FilePermsEntry, IpOptsEntry, IpOptsRawEntry, SkOptEntry, SkOptsEntry, TcpOptsEntry,
 };
+use kernel::socket_names::set_interface;
 use kernel::sockets::{option, set_option, set_option_bytes};
 use kernel::{socket_filter, socket_names};
 use libc::{SOL_IP, SOL_IPV6, SOL_SOCKET, SOL_TCP};
@@ -192,8 +193,20 @@ pub(super) fn others(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Res
             let reason = format!("option {number} of level {level} is not known");
             return Err(Error::image(what, reason));
         };
-        set_option_bytes(socket, level, number, &option.value)
-            .map_err(setter.failed(known.name))?;
+        let mut value = option.value.clone();
+        if let Some(interface) = &option.interface {
+            let found = nix::net::if_::if_nametoindex(interface.as_str()).map_err(|errno| {
+                Error::kernel(
+                    format!("find interface {interface} of {} of {what}", known.name),
+                    errno,
+                )
+            })?;
+            if !set_interface((level, number), &mut value, found) {
+                let reason = format!("{} names an interface", known.name);
+                return Err(Error::image(what, reason));
+            }
+        }
+        set_option_bytes(socket, level, number, &value).map_err(setter.failed(known.name))?;
     }
     Ok(())
 }
