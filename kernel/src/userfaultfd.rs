@@ -18,16 +18,11 @@ use arch::memory::{END_OF_SPACE, PAGE_SIZE};
 /// kernel's own accesses are noted all the same.)
 pub const CREATE_FLAGS: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY) as u64;
 
-/// Flags with which a task may make one if it has CAP_SYS_PTRACE, or if `vm.unprivileged_userfaultfd` says so: faults of the
-/// kernel's own accesses could be handed to the holder, too. That it is of this kind is seen by what it lacks, `O_NONBLOCK`.
-pub const CREATE_FULL_FLAGS: u64 = libc::O_CLOEXEC as u64;
-
 const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
 const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
-const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
 
 /// `_IOWR(0xAA, 0x3f, struct uffdio_api)`.
@@ -89,41 +84,21 @@ impl WriteLog {
     /// When something in the range is not mapped, is of a kind that cannot be tracked or is
     /// tracked by another userfaultfd; or the address space is gone.
     pub fn register(&self, start: u64, bytes: u64) -> io::Result<()> {
-        self.register_as(UFFDIO_REGISTER_MODE_WP, Range { start, bytes })
-    }
-
-    fn register_as(&self, mode: u64, range: Range) -> io::Result<()> {
-        let mut register = Register { range, mode, ioctls: 0 };
+        let range = Range { start, bytes };
+        let mut register = Register { range, mode: UFFDIO_REGISTER_MODE_WP, ioctls: 0 };
         // SAFETY: the argument is the struct that this request reads and fills; the addresses in
         // it are of another address space and checked by the kernel.
         let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) };
         done(answer)
     }
 
-    /// Whether [`WriteLog::unregister`] takes no time once nothing is protected any more. Otherwise it takes as long whatever is
-    /// protected.
-    #[must_use]
-    pub fn lets_go_at_once(&self) -> bool {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        fcntl(&self.0, FcntlArg::F_GETFL)
-            .is_ok_and(|flags| !OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
-    }
-
-    /// Stops to track a range. If the descriptor [lets go at once](WriteLog::lets_go_at_once), nothing in it may be protected any
-    /// more ([`WriteLog::unprotect`]).
-    ///
-    /// Otherwise its pages are no longer protected afterwards. The kernel goes through all of the range's page tables for that
-    /// with the address space locked, some 25 µs for each MiB of pages of 4 KiB: who makes or changes mappings meanwhile waits.
+    /// Stops to track a range; its pages are no longer write-protected. The address space is
+    /// locked meanwhile, some 25 µs for each MiB of pages of 4 KiB, protected or not.
     ///
     /// # Errors
     /// When something in the range cannot be tracked at all, or the address space is gone.
     pub fn unregister(&self, start: u64, bytes: u64) -> io::Result<()> {
         let mut range = Range { start, bytes };
-        // The kernel goes through what is registered for write-protection. For a moment nothing is; who touches a new page in
-        // that moment, be it the kernel for him, waits until the range is let go.
-        if self.lets_go_at_once() {
-            self.register_as(UFFDIO_REGISTER_MODE_MISSING, range)?;
-        }
         // SAFETY: the argument is the struct that this request reads; the addresses in it are of
         // another address space and checked by the kernel.
         let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER, &raw mut range) };
@@ -187,7 +162,7 @@ pub fn create_as(flags: u32, user_mode_only: bool) -> io::Result<OwnedFd> {
 /// # Errors
 /// When the kernel has none, or refuses.
 pub fn create() -> io::Result<OwnedFd> {
-    create_with(CREATE_FULL_FLAGS).or_else(|_| create_with(CREATE_FLAGS))
+    create_with(CREATE_FLAGS)
 }
 
 fn create_with(flags: u64) -> io::Result<OwnedFd> {
@@ -265,15 +240,8 @@ mod tests {
 
     #[test]
     fn what_is_written_or_given_back_is_seen() {
-        for flags in [CREATE_FLAGS, CREATE_FULL_FLAGS] {
-            // A kernel without asynchronous write-protection has nothing to show here.
-            let Ok(write_log) = create_with(flags).and_then(WriteLog::begin) else { continue };
-            assert_eq!(write_log.lets_go_at_once(), flags == CREATE_FULL_FLAGS);
-            sees_what_is_written(&write_log);
-        }
-    }
-
-    fn sees_what_is_written(write_log: &WriteLog) {
+        // A kernel without asynchronous write-protection has nothing to show here.
+        let Ok(write_log) = create().and_then(WriteLog::begin) else { return };
         let region = Region::new();
         let span = region.span();
         let mut map = PageMap::open(HostPid::own()).unwrap();
@@ -304,10 +272,7 @@ mod tests {
         found.clear();
         map.anonymous_pages(span, &mut found).unwrap();
         assert_eq!(region.numbers(&found), [(0, 20), (22, PAGES)]);
-        write_log.unprotect(span.start, span.bytes()).unwrap();
         write_log.unregister(span.start, span.bytes()).unwrap();
-        // Pages that there were none of yet, too.
-        (0..PAGES).for_each(|page| region.write(page));
         found.clear();
         map.written(span, true, 0, &mut found).unwrap();
         assert_eq!(found, [], "what is not tracked is not protected");

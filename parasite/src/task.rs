@@ -93,14 +93,12 @@ pub struct Parasite {
     /// In: 1 to make a userfaultfd and close it again, instead of all reporting: a host that stops
     /// the task in between can take it over, and without one nothing stays.
     pub uffd_handover: u32,
-    /// In: the flags that the userfaultfd is made with, if that is allowed, or else the others.
-    pub donated_flags: [u32; 2],
+    /// In: the flags that the userfaultfd is made with.
+    pub donated_flags: u32,
     /// Out: 0, or the error number of the first system call that failed.
     pub error: i32,
     /// Out: which: the system call's number.
     pub failed_call: i32,
-    /// Nothing.
-    pub pad: u32,
     /// Out: signal actions, signal 1 first.
     pub actions: [SigAction; SIGNALS],
     /// Out: interval timers: real, virtual, profiling (microseconds).
@@ -149,10 +147,9 @@ impl Parasite {
         bell: 0,
         timer_count: 0,
         uffd_handover: 0,
-        donated_flags: [0; 2],
+        donated_flags: 0,
         error: 0,
         failed_call: 0,
-        pad: 0,
         actions: [SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 }; SIGNALS],
         interval_timers: [TimerValue {
             interval: Time { seconds: 0, fraction: 0 },

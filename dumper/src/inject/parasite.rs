@@ -16,7 +16,6 @@ use arch::{fpu, settings};
 use collector::Process;
 use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
-use kernel::userfaultfd::{CREATE_FLAGS, CREATE_FULL_FLAGS};
 
 use crate::filters::{Call, RETURN};
 
@@ -293,7 +292,7 @@ impl Infection {
             bell: *bell,
             timer_count: timers.len() as u32,
             uffd_handover: (*uffd_handover).into(),
-            donated_flags: [CREATE_FULL_FLAGS as u32, CREATE_FLAGS as u32],
+            donated_flags: kernel::userfaultfd::CREATE_FLAGS as u32,
             ..Parasite::EMPTY
         };
         let mut image = PARASITE.code.to_vec();

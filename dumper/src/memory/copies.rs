@@ -24,7 +24,7 @@ use crate::threads::share;
 
 /// Pages that are protected in one call: the kernel holds a lock of the process meanwhile, for some
 /// 140 ns a page.
-pub(super) const SLICE: u64 = 4096;
+const SLICE: u64 = 4096;
 
 /// Bytes that one thread takes at a time. Of the largest memory there are so many windows.
 const WINDOW: u64 = 16 << 20;

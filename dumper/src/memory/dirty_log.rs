@@ -23,18 +23,18 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use collector::{Mapping, OpenFile, Process, VmFlags};
 use ids::{HostPid, ImagePid};
 use images::Folder;
 use kernel::arena::Arena;
-use kernel::pagemap::{PAGE_SIZE, PageMap, PageRun, clip};
+use kernel::pagemap::{PageMap, PageRun, clip};
 use kernel::userfaultfd::WriteLog;
 use support::mappings::of_mapping;
 
-use super::copies::{Copies, SLICE, Target, windows};
-use super::copy::{cut, in_a_row, into_memory, that_pay};
+use super::copies::{Copies, Target, windows};
+use super::copy::{cut, in_a_row, into_memory};
 use super::look::{Look, look, parts, without_holes};
 use super::origin::ProcessMemory;
 use super::pages::Round;
@@ -471,42 +471,15 @@ impl DirtyLog {
         bytes(&self.covered)
     }
 
-    /// Stops logging. The kernel would do it by itself, in one step for which whoever makes or changes mappings waits. This
-    /// takes the protection off in small steps, and then the registration, if that takes no time when nothing is protected.
-    /// (The registration cannot be taken off in steps: a mapping would be two for a while, and the process may be about to move
-    /// it as one.)
+    /// Stops logging. The kernel goes through all page tables of what was logged for that, and whoever makes or changes mappings
+    /// waits: 25 ms per GiB of pages of 4 KiB, whether they are protected or not. So to take the protection off before, in small steps,
+    /// spares nobody anything. Nor can the registration be taken off in steps: a mapping would be two for a while, and the process
+    /// may be about to move it as one. To have it registered for missing pages in between, which the kernel does not go through
+    /// anything for, would leave pages protected that lie beside what the process has replaced, and have others' accesses fail.
     pub(super) fn end(self) {
-        if self.write_log.lets_go_at_once() {
-            let lent: Vec<()> = vec![(); that_pay(self.threads, bytes(&self.parts))];
-            // It does not fail.
-            share(lent, windows(&self.parts), |window, ()| {
-                self.unprotect(window);
-                Ok::<(), Error>(())
-            })
-            .ok();
-        }
         for span in &self.parts {
             if let Err(error) = self.write_log.unregister(span.start, span.bytes()) {
                 tracing::debug!(pid = %self.pid, %error, "left to the descriptor's end");
-            }
-        }
-    }
-
-    fn unprotect(&self, window: PageRun) {
-        /// A slice without pages is left in less: of the wide empty ranges of sanitizers there are many.
-        const EMPTY: Duration = Duration::from_micros(5);
-        let mut at = window.start;
-        while at < window.end {
-            let begun = Instant::now();
-            let end = window.end.min(at + SLICE * PAGE_SIZE);
-            // Where nothing is mapped any more, or something else, there is nothing to do.
-            if self.write_log.unprotect(at, end - at).is_err() && !self.write_log.is_alive() {
-                return;
-            }
-            at = end;
-            // Whoever waits for the lock goes first.
-            if begun.elapsed() > EMPTY {
-                std::thread::sleep(Duration::from_micros(20));
             }
         }
     }

@@ -95,9 +95,8 @@ unsafe fn report(state: *mut Parasite) {
     // the host touch it.
     unsafe {
         if (*state).uffd_handover != 0 {
-            let [first, other] = (*state).donated_flags.map(|flags| flags as usize);
-            let made = syscall(nr::USERFAULTFD, [first, 0, 0, 0, 0, 0]);
-            let fd = made.unwrap_or_else(|_| report.ask(nr::USERFAULTFD, [other, 0, 0, 0, 0, 0]));
+            let flags = (*state).donated_flags as usize;
+            let fd = report.ask(nr::USERFAULTFD, [flags, 0, 0, 0, 0, 0]);
             if (*state).error == 0 {
                 report.ask(nr::CLOSE, [fd, 0, 0, 0, 0, 0]);
             }
