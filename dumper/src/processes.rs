@@ -67,9 +67,9 @@ pub(crate) fn has_ended(pid: HostPid) -> bool {
     Dir::open(pid).and_then(|dir| Stat::read(&dir)).map_or(true, |stat| stat.is_dead())
 }
 
-/// Whether the system calls of the process are filtered, so that none may be made in it that is not its own.
+/// Whether the system calls of a process's leader are filtered, or nobody may say.
 pub(crate) fn is_filtered(pid: HostPid) -> bool {
-    Dir::open(pid).and_then(|dir| Status::read(&dir)).is_ok_and(|status| status.seccomp != 0)
+    Dir::open(pid).and_then(|dir| Status::read(&dir)).map_or(true, |status| status.seccomp != 0)
 }
 
 /// Whether no memory of the process can be both written and executed (`PR_SET_MDWE`), as a parasite

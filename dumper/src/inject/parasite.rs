@@ -15,7 +15,7 @@ use arch::syscall::nr;
 use arch::{fpu, settings};
 use collector::Process;
 use ids::HostPid;
-use kernel::ptrace::{Running, Stop, Stopped};
+use kernel::ptrace::{Options, Running, Stop, Stopped};
 
 use crate::filters::{Call, RETURN};
 
@@ -309,7 +309,7 @@ impl Infection {
     pub(crate) fn report(&mut self, running: Running) -> Result<(Stopped, ParasiteReport), Error> {
         let bell = self.request.bell;
         let stopped = if bell == 0 {
-            self.walk_to_leaving(running, |_| ())?
+            self.walk_to_leaving(running, |_, _| Ok(()))?
         } else {
             expect_stop(
                 running,
@@ -346,22 +346,30 @@ impl Infection {
         Ok(ParasiteReport { state, timers })
     }
 
-    /// Without a bell: takes over the descriptor that the parasite makes, while it has it.
+    /// Without a bell: takes over the descriptor that the parasite makes, while it has it. `meanwhile` are the options that the
+    /// task is traced with from the entry of the call that makes it to its exit, if they are others then.
     pub(crate) fn donation(
         &mut self,
         running: Running,
+        usual: Options,
+        meanwhile: Options,
         take: impl Fn(i32) -> io::Result<OwnedFd>,
     ) -> Result<(Stopped, Result<OwnedFd, Error>), Error> {
         let tid = self.request.pid;
-        let mut taken = None;
-        let stopped = self.walk_to_leaving(running, |registers| {
-            // At the call's entry there is an error where the answer will be.
-            let answer = i32::try_from(registers.return_value());
-            if registers.call() == Some(nr::USERFAULTFD)
-                && let Ok(fd @ 0..) = answer
-            {
+        let (mut taken, mut is_in_call) = (None, false);
+        let stopped = self.walk_to_leaving(running, |stopped, registers| {
+            // Of each call there are two stops.
+            is_in_call = !is_in_call;
+            if registers.call() != Some(nr::USERFAULTFD) {
+                return Ok(());
+            }
+            if meanwhile != usual {
+                stopped.set_options(if is_in_call { meanwhile } else { usual })?;
+            }
+            if !is_in_call && let Ok(fd @ 0..) = i32::try_from(registers.return_value()) {
                 taken.get_or_insert_with(|| take(fd));
             }
+            Ok(())
         })?;
         let taken = match taken {
             Some(taken) => taken.map_err(|source| Error::Memory {
@@ -376,11 +384,11 @@ impl Infection {
     }
 
     /// Without a bell: from system call to system call, up to the one that leaves.
-    /// `seen` is shown the registers at each stop.
+    /// `seen` is shown the task and its registers at each stop.
     fn walk_to_leaving(
         &mut self,
         running: Running,
-        mut seen: impl FnMut(&GeneralRegs),
+        mut seen: impl FnMut(&Stopped, &GeneralRegs) -> Result<(), Error>,
     ) -> Result<Stopped, Error> {
         // Entry and exit of every call that the parasite makes, and then some.
         let limit = 4 * (SIGNALS + 32 + 2 * self.request.timers.len());
@@ -388,7 +396,7 @@ impl Infection {
         for _ in 0..limit {
             let stopped = self.syscall_stop(running, "while the parasite ran")?;
             let registers = stopped.registers()?;
-            seen(&registers);
+            seen(&stopped, &registers)?;
             let leaves = registers.call() == Some(nr::MUNMAP);
             if leaves && registers.argument() == self.request.region {
                 return Ok(stopped);

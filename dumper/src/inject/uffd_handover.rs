@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
 use collector::Process;
+use ids::HostPid;
 use kernel::pidfd::PidFd;
+use kernel::procfs::Dir;
 use kernel::ptrace::{Options, Running, Stop, Stopped};
 use kernel::sched::Urgent;
 
@@ -66,9 +68,13 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     if let stop @ Stop::Group(_) = stopped.stop() {
         return Err(Error::Unexpected { tid: pid, during: "when interrupted", stop });
     }
-    if is_filtered(pid) && !is_let_through(&stopped)? {
-        stopped.detach(0)?;
-        return Ok(None);
+    let mut making = OPTIONS;
+    if is_filtered(pid) {
+        if !is_alone(process) || !is_let_through(&stopped)? {
+            stopped.detach(0)?;
+            return Ok(None);
+        }
+        making |= Options::SUSPEND_SECCOMP;
     }
     let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
     // Only the leader stands still.
@@ -87,7 +93,7 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     let (mut infection, running) = Infection::begin(stopped, request, original, &room)?;
     let running = infection.map(running)?;
     let running = infection.run(running)?;
-    let (leaving, taken) = infection.donation(running, |fd| pidfd.get(fd))?;
+    let (leaving, taken) = infection.donation(running, OPTIONS, making, |fd| pidfd.get(fd))?;
     let running = infection.leave(leaving)?;
     let running = infection.left(running)?;
     infection.cured(running)?.detach(0)?;
@@ -98,9 +104,20 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     taken.map(|fd| Some((fd, stood_still)))
 }
 
+/// Whether nobody runs who has the memory or the descriptors of a process whose leader stands still. Who has filters is not
+/// trusted: he could write into the parasite, or keep a descriptor that his filters do not let him make.
+fn is_alone(process: &Process) -> bool {
+    let own = |table: Option<HostPid>| table == Some(process.pid);
+    let threads = Dir::open(process.pid).and_then(|dir| dir.threads());
+    own(process.tables.memory)
+        && own(process.tables.files)
+        && process.tables.others[..2] == [None; 2]
+        && threads.is_ok_and(|threads| threads.len() == 1)
+}
+
 /// Whether a leader with filters may have the parasite: they let pass what that calls, and at worst have the making of a
-/// userfaultfd fail. (Those of container engines do that.) They have no effect from then on, as long as it is traced; left
-/// alone, the parasite finds that it has made nothing, and leaves.
+/// userfaultfd fail, as those of container engines do. For that one call they are to be suspended. Left alone, the parasite finds
+/// that it has made nothing, and leaves.
 fn is_let_through(stopped: &Stopped) -> Result<bool, Error> {
     let filters = match stopped.seccomp_filters() {
         Ok(filters) if !filters.is_empty() => filters,
@@ -112,7 +129,9 @@ fn is_let_through(stopped: &Stopped) -> Result<bool, Error> {
     if !passes || !at_worst_fails(&filters, &MAKE_USERFAULTFD) {
         return Ok(false);
     }
-    match stopped.set_options(OPTIONS | Options::SUSPEND_SECCOMP) {
+    // Whether they may be.
+    let may = stopped.set_options(OPTIONS | Options::SUSPEND_SECCOMP);
+    match may.and_then(|()| stopped.set_options(OPTIONS)) {
         Ok(()) => Ok(true),
         Err(kernel::ptrace::Error::Refused { .. }) => Ok(false),
         Err(error) => Err(error.into()),

@@ -185,7 +185,13 @@ impl DirtyLog {
             tracing::debug!(%pid, "its filters of system calls let no userfaultfd be made in it");
             return Ok(None);
         };
-        let write_log = WriteLog::begin(fd).map_err(failed("track the writes"))?;
+        let write_log = match WriteLog::begin(fd) {
+            Ok(write_log) => write_log,
+            Err(error) => {
+                tracing::info!(%pid, %error, "its writes cannot be tracked: its memory is copied frozen");
+                return Ok(None);
+            }
+        };
         // What cannot be registered, because it has gone or is somebody else's, is copied frozen.
         worth.retain(|span| write_log.register(span.start, span.bytes()).is_ok());
         Ok((!worth.is_empty())
