@@ -17,8 +17,6 @@ use kernel::procfs::{self, Dir, ProcFile, Stat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::geteuid;
 
-use crate::sharing::Hold;
-
 const NAME: &str = "stasis-looks";
 const LINK: &str = "/memfd:stasis-looks (deleted)";
 
@@ -32,25 +30,8 @@ pub fn mark() -> io::Result<OwnedFd> {
     Ok(memfd_create(NAME, MFdFlags::MFD_CLOEXEC)?)
 }
 
-/// Whether a process that held something held it only to look, or has gone since it was seen.
-pub(crate) fn is_passing(pid: HostPid, hold: Hold) -> bool {
-    // It gives up its mark after its copies: without the mark it may have looked when it was seen. If it has what it
-    // had after that, it has it for itself, or looks again.
-    only_looks(pid) || !has_still(pid, hold) || only_looks(pid)
-}
-
-/// Whether a process holds something where it did; also if nobody may say.
-fn has_still(pid: HostPid, hold: Hold) -> bool {
-    match hold {
-        Hold::Descriptor(fd) => fs::symlink_metadata(format!("/proc/{pid}/fd/{fd}"))
-            .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true),
-        // Nobody maps what he only looks at.
-        Hold::Mapping(_) => true,
-    }
-}
-
-/// Whether a process looks just now, or has gone.
-fn only_looks(pid: HostPid) -> bool {
+/// Whether a process only looks, or has gone since it was seen.
+pub(crate) fn is_passing(pid: HostPid) -> bool {
     match fs::read_dir(format!("/proc/{pid}/fd")) {
         // On its way out it lets go of its mark before its number goes.
         Ok(mut entries) => {
@@ -90,44 +71,25 @@ fn is_mark(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     #[test]
     fn a_process_looks_while_it_has_its_mark() {
-        let hold = Hold::Descriptor(0);
-        assert!(!is_passing(HostPid::own(), hold));
+        assert!(!is_passing(HostPid::own()));
         let mark = mark().unwrap();
-        assert!(is_passing(HostPid::own(), hold));
+        assert!(is_passing(HostPid::own()));
         drop(mark);
-        assert!(!is_passing(HostPid::own(), hold));
-    }
-
-    #[test]
-    fn who_has_let_go_holds_nothing() {
-        let (one, two) = io::pipe().unwrap();
-        let hold = Hold::Descriptor(one.as_raw_fd());
-        let mut child = std::process::Command::new("sleep").arg("100").stdin(one).spawn().unwrap();
-        drop(two);
-        let pid = HostPid::new(child.id().cast_signed()).unwrap();
-        // It has it as its standard input, and nowhere else.
-        assert!(is_passing(pid, hold));
-        assert!(!is_passing(pid, Hold::Descriptor(0)));
-        assert!(!is_passing(pid, Hold::Mapping(0x1000)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(!is_passing(HostPid::own()));
     }
 
     #[test]
     fn who_has_ended_holds_nothing() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = HostPid::new(child.id().cast_signed()).unwrap();
-        let hold = Hold::Mapping(0x1000);
-        while !is_passing(pid, hold) {
+        while !is_passing(pid) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         child.wait().unwrap();
-        assert!(is_passing(pid, hold));
+        assert!(is_passing(pid));
     }
 }

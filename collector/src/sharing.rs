@@ -146,8 +146,8 @@ struct Tree<'a> {
     sent: HashMap<i32, &'a OpenFile>,
     /// The process that looks, which is not somebody outside.
     own: HostPid,
-    /// Whether another process that held something there only looks, too.
-    is_passing: fn(HostPid, Hold) -> bool,
+    /// Whether another process only looks, too.
+    is_passing: fn(HostPid) -> bool,
 }
 
 impl<'a> Tree<'a> {
@@ -155,7 +155,7 @@ impl<'a> Tree<'a> {
         inventory: &'a Inventory,
         sent: &'a [OpenFile],
         own: HostPid,
-        is_passing: fn(HostPid, Hold) -> bool,
+        is_passing: fn(HostPid) -> bool,
     ) -> Self {
         Self { inventory, sent: sent.iter().map(|file| (file.fd, file)).collect(), own, is_passing }
     }
@@ -212,7 +212,7 @@ fn judge(tree: &Tree<'_>, holders: &[Held]) -> Judged {
     for (key, (kind, lowest)) in things {
         let all = by_key.get(&key).map_or(&[][..], Vec::as_slice);
         let is_outside = |held: &&&Held| {
-            !is_inside(held) && held.pid != tree.own && !(tree.is_passing)(held.pid, held.hold)
+            !is_inside(held) && held.pid != tree.own && !(tree.is_passing)(held.pid)
         };
         let outside = all.iter().filter(is_outside).map(|held| (held.pid, held.hold));
         let target = tree.target(lowest);

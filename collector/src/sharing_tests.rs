@@ -7,7 +7,7 @@ fn pid(number: i32) -> HostPid {
 }
 
 fn judge(inventory: &Inventory, holders: &[Held], own: HostPid) -> Judged {
-    super::judge(&Tree::of(inventory, &[], own, |pid, _| pid == PASSING), holders)
+    super::judge(&Tree::of(inventory, &[], own, |pid| pid == PASSING), holders)
 }
 
 fn file(fd: i32, mode: u32, target: &str) -> OpenFile {
@@ -179,7 +179,7 @@ fn what_is_on_its_way_is_the_trees() {
     let one = held(pid(10), 3, Class::Pipe, 1, twice);
     let peeked = held(OWN, 5, Class::Pipe, 1, twice);
     let with = |sent: &[OpenFile], holders: &[Held]| {
-        super::judge(&Tree::of(&tree, sent, OWN, |_, _| false), holders)
+        super::judge(&Tree::of(&tree, sent, OWN, |_| false), holders)
     };
     assert_eq!(with(&sent, &[one, peeked]), Judged::default());
     assert_eq!(with(&[], &[one, peeked]).unaccounted.len(), 1);

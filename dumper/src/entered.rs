@@ -22,9 +22,14 @@ use crate::error::Error;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 
-/// Those of the machine's processes that were looked at, so that they need not be again.
+/// Those of the machine's processes that were looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Known(BTreeSet<HostPid>);
+pub(crate) struct Known {
+    /// They need not be again.
+    seen: BTreeSet<HostPid>,
+    /// What is to be said of those that the checkpoint is without.
+    pub(crate) left_out: Vec<String>,
+}
 
 /// Looks for them at all processes but those that are `known`, and at none where no process of the tree is the first one of a
 /// pid namespace: then nobody ends with it.
@@ -60,12 +65,12 @@ pub(crate) fn look(
         return Ok((Known::default(), found));
     }
     let inside: BTreeSet<String> = inside.iter().map(|id| format!("{NAME}:[{id}]")).collect();
-    let mut others = BTreeSet::new();
+    let mut others = Known::default();
     for pid in processes()? {
         if inventory.processes.contains_key(&pid) {
             continue;
         }
-        if !known.0.contains(&pid) && is_in(pid, &inside) {
+        if !known.seen.contains(&pid) && is_in(pid, &inside) {
             // One that stands still has all that is below it.
             if tree == Tree::Runs && is_born_in(pid, inventory) {
                 continue;
@@ -76,18 +81,18 @@ pub(crate) fn look(
                 Ok(stat) if stat.is_dead() => found.push(of_entered_and_ended(pid, stat.ppid)),
                 Ok(stat) if options.after == AfterDump::Resume => {
                     let name = stat.comm.to_string_lossy();
-                    tracing::warn!(
-                        "process {pid} ({name}) has entered the pid namespace of the tree: the checkpoint is without it"
-                    );
-                    others.insert(pid);
+                    others.left_out.push(format!(
+                        "process {pid} ({name}) has entered the pid namespace of the tree from outside: the checkpoint is without it"
+                    ));
+                    others.seen.insert(pid);
                 }
                 _ => found.push(of_entered(pid)),
             }
         } else {
-            others.insert(pid);
+            others.seen.insert(pid);
         }
     }
-    Ok((Known(others), found))
+    Ok((others, found))
 }
 
 /// Whether a process is below one of the tree, and so was born since that was looked at.

@@ -43,13 +43,12 @@ pub(crate) fn begin(
         let may_be = !denies() && task.threads.iter().all(|thread| thread.seccomp == Seccomp::Off);
         task.report.is_none() || cross_check && may_be
     });
+    refuse_all(inventory, tasks)?;
     for (&pid, task) in asked {
         let (Some(process), Some(thread)) = (inventory.processes.get(&pid), task.threads.first())
         else {
             continue;
         };
-        let calls = calls_of_parasite(!task.timers.0.is_empty());
-        refuse_to_ask(process, thread.tid, &thread.seccomp, &calls)?;
         let memory = lender(inventory, &lenders, process);
         let given = given.entry(memory.pid).or_default();
         let request = request(plan, (process, memory), task, given)?;
@@ -67,6 +66,22 @@ pub(crate) fn begin(
     }
     let infected = step(infected, Infection::map)?;
     step(infected, Infection::run)
+}
+
+/// Refuses a tree in which somebody will have to be asked whose filters may not let pass what that takes, before anybody is.
+fn refuse_all(inventory: &Inventory, tasks: &BTreeMap<HostPid, TaskCapture>) -> Result<(), Error> {
+    for (pid, task) in tasks {
+        let Some(process) = inventory.processes.get(pid) else { continue };
+        let mut threads = task.threads.iter();
+        if let Some(leader) = threads.next().filter(|_| task.report.is_none()) {
+            let calls = calls_of_parasite(!task.timers.0.is_empty());
+            refuse_to_ask(process, leader.tid, &leader.seccomp, &calls)?;
+        }
+        for thread in threads.filter(|thread| thread.in_task.is_none()) {
+            refuse_to_ask(process, thread.tid, &thread.seccomp, &calls_of_threads())?;
+        }
+    }
+    Ok(())
 }
 
 /// What is in use of one memory, by those who are asked side by side.
@@ -263,7 +278,6 @@ pub(crate) fn ask_other_threads(
                 continue;
             }
             let Some(process) = inventory.processes.get(&pid) else { continue };
-            refuse_to_ask(process, thread.tid, &thread.seccomp, &calls_of_threads())?;
             let memory = lender(inventory, &lenders, process);
             let gadgets = gadgets(plan, process, memory)?;
             let room = ((process, memory), slots.entry(memory.pid).or_default().slot());

@@ -177,6 +177,7 @@ impl Plan {
             drop(seen.files);
             seen = looker.look(&mut collector, seen.inventory, clock)?;
         }
+        pre_copy.warnings.append(&mut seen.entered.left_out);
         let Seen {
             inventory,
             task_states,

@@ -170,7 +170,7 @@ features! {
     SeccompFilters = "seccomp_filters", Useful, ptrace::seccomp_filters,
         "read the seccomp filters of a task (PTRACE_SECCOMP_GET_FILTER)";
     SuspendSeccomp = "seccomp_suspend", Useful, ptrace::suspend_seccomp,
-        "ask a task what its seccomp filters forbid it to say (PTRACE_O_SUSPEND_SECCOMP)";
+        "suspend the seccomp filters of a task (PTRACE_O_SUSPEND_SECCOMP)";
     FdinfoLocks = "fdinfo_lock", Useful, files::fdinfo_lock, "tell whose a file lock is";
     FdinfoMount = "fdinfo_mnt_id", Useful, files::mnt_id, "tell the mount of an open file";
     TimerfdTicks = "timerfd_ticks", Useful, files::timerfd_ticks, "give a timerfd its ticks back";

@@ -555,7 +555,8 @@ fn who_has_entered_a_pid_namespace_below_the_root() {
     // Where the tree runs on nobody is lost.
     let outcome = Engine::Stasis.dump(workload.pid(), &scratch.path("images"), Dump::RUNNING_ON);
     let outcome = outcome.must_succeed("dump");
-    let said = format!("process {inside} (sleep) has entered the pid namespace of the tree");
+    let said =
+        format!("process {inside} (sleep) has entered the pid namespace of the tree from outside");
     assert!(outcome.stderr.contains(&said), "{}", outcome.stderr);
     machine.end_tree(program.pid());
     workload.check().expect("it runs on");

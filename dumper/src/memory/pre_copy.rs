@@ -285,7 +285,7 @@ impl PreCopy {
         Ok(())
     }
 
-    /// Copies what was written meanwhile, again and again, until it is told how much that is in a moment.
+    /// Copies what was written meanwhile, until each time about as much has been written as the time before.
     pub(crate) fn catch_up(&mut self, writer: &ImageWriter, clock: &Clock) -> Result<(), Error> {
         self.rounds(writer, 0, clock)
     }
