@@ -182,3 +182,16 @@ pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bo
     }
     true
 }
+
+/// Removes a control group with all below it, some of which a restore may have made for groups that it found described; whether it
+/// is gone.
+#[must_use]
+pub fn remove_group(group: &Path) -> bool {
+    let below = fs::read_dir(group).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        if !remove_group(&entry.path()) {
+            return false;
+        }
+    }
+    fs::remove_dir(group).is_ok() || !group.exists()
+}

@@ -36,7 +36,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         // Its tasks have been ended, and may take a moment.
         stasis_tests::wait_until(std::time::Duration::from_secs(10), || {
-            fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+            stasis_tests::remove_group(&self.0)
         });
     }
 }

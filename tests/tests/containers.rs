@@ -263,6 +263,17 @@ fn a_container_with_health_checks() {
         container.checkpoint(&images, &["--leave-running"]).must_succeed("checkpoint");
     }
     container.counts_on(container.count().expect("a count"));
+    // Whoever has not ended by then, or is not waited for, keeps the container's groups from being removed.
+    let checks = || {
+        container.machine.reap();
+        let line = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        let checks =
+            |line: &str| ["/tmp/checked", "sleep\x000.4"].iter().any(|it| line.contains(it));
+        let all = container.machine.descendants();
+        all.into_iter().any(|pid| line(pid).is_ok_and(|line| checks(&line)))
+    };
+    assert!(wait_until(PATIENCE, || !checks()), "a check does not end");
+    container.machine.reap();
 }
 
 /// `stasis` with where these containers are.
