@@ -1,22 +1,11 @@
 //! Open files.
 
-use ebpf_common::peculiar;
 use ids::HostPid;
 use inventory::OpenFile;
 
-use crate::unsupported::{Peculiarity, Refusal};
+use crate::unsupported::Refusal;
 
 const CLOSE: &str = "have the program close it before the dump";
-
-/// What files have that they do not tell themselves.
-pub(crate) static PECULIARITIES: [Peculiarity; 1] = [(
-    peculiar::WRITE_ERROR,
-    Refusal::fixed(
-        "a write to it has failed, which the program was not told yet: after a restore it would not be",
-        "have the program call fsync on this descriptor, which tells it",
-    ),
-    "write errors that were not told yet",
-)];
 
 /// Why an open file is of a kind that cannot be carried, if it is.
 #[must_use]

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use ebpf_common::peculiar;
-
-use crate::unsupported::{Peculiarity, Refusal, word};
+use crate::unsupported::{Refusal, word};
 
 /// A socket whose file could not be made anew.
 pub const ON_READ_ONLY: Refusal = Refusal::fixed(
@@ -12,50 +10,6 @@ pub const ON_READ_ONLY: Refusal = Refusal::fixed(
     "make that mount one that can be written to (nsenter --mount --target PID mount -o remount,bind,rw MOUNT_POINT), or \
      have the program close the socket before the dump",
 );
-
-/// What sockets have that they do not tell themselves.
-pub(crate) static PECULIARITIES: [Peculiarity; 5] = [
-    (
-        peculiar::REUSEPORT_PROGRAM,
-        Refusal::fixed(
-            "a program chooses among the sockets at its address (SO_ATTACH_REUSEPORT_CBPF or _EBPF)",
-            "detach it (SO_DETACH_REUSEPORT_BPF) before the dump",
-        ),
-        "programs that choose among sockets",
-    ),
-    (
-        peculiar::IPSEC_POLICY,
-        Refusal::fixed(
-            "it has IPsec policies of its own (IP_XFRM_POLICY)",
-            "have the program close it before the dump",
-        ),
-        "IPsec policies of sockets",
-    ),
-    (
-        peculiar::ANYCAST,
-        Refusal::fixed(
-            "it is a member of an anycast group (IPV6_JOIN_ANYCAST)",
-            "leave the group (IPV6_LEAVE_ANYCAST) before the dump",
-        ),
-        "anycast groups",
-    ),
-    (
-        peculiar::SIGNED_TCP,
-        Refusal::fixed(
-            "it has keys by which connections are signed (TCP_MD5SIG, TCP_AO)",
-            "remove the keys before the dump",
-        ),
-        "keys that sign TCP connections",
-    ),
-    (
-        peculiar::FLOW_LABELS,
-        Refusal::fixed(
-            "it has leases of IPv6 flow labels (IPV6_FLOWLABEL_MGR), which cannot be carried",
-            "give them back (IPV6_FL_A_PUT) before the dump",
-        ),
-        "leases of flow labels",
-    ),
-];
 
 /// An internet socket of a protocol that is not carried.
 #[must_use]
@@ -94,6 +48,12 @@ pub fn unknown_internet_socket(kind: i32, protocol: i32) -> Refusal {
 pub const FLOW_LABEL: Refusal = Refusal::fixed(
     "it sends to its peer with an IPv6 flow label, which the images have no place for",
     "connect it without one (sin6_flowinfo) before the dump",
+);
+
+/// The number of an interface means nothing to a restore.
+pub const OPTION_INTERFACE_GONE: Refusal = Refusal::fixed(
+    "an option of it names a network interface that is no more (IP_MULTICAST_IF, IP_UNICAST_IF, IPV6_PKTINFO or the like)",
+    "have the program name another one, or close the socket, before the dump",
 );
 
 /// The images tell the interface of an address by that of the socket only.

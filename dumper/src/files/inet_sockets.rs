@@ -26,6 +26,7 @@ use super::held::with_socket;
 use super::listeners::Listeners;
 use super::problem::{Doing, Problem};
 use super::socket_options;
+use super::sockets::name_interfaces;
 use super::survey::Survey;
 
 /// An internet socket.
@@ -95,6 +96,9 @@ impl FileKind for InetSocket {
         let mut isk = isk;
         if isk.is_connection() {
             isk.opts.others.retain(|option| !changes_by_itself(option));
+        }
+        name_interfaces(&mut isk.opts.others)?;
+        if isk.is_connection() {
             survey.meet(pid, file, &isk);
         }
         Ok(FileEntry { r#type: fd_type::INETSK, isk: Some(Box::new(isk)), ..entry })

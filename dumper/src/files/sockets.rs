@@ -58,19 +58,18 @@ impl Survey<'_> {
         if let Some(hidden) = hidden {
             common.others.extend(as_options(hidden));
         }
-        name_interfaces(&mut common.others)?;
         Ok(common)
     }
 }
 
 /// Gives options that have the number of a network interface its name: a restore may find it under another number. The thread is
 /// in the socket's network namespace.
-fn name_interfaces(options: &mut [SkOptEntry]) -> Result<(), Problem> {
+pub(super) fn name_interfaces(options: &mut [SkOptEntry]) -> Result<(), Problem> {
     for option in options {
         let known = (option.level.cast_signed(), option.name.cast_signed());
         if let Some(number) = interface_in(known, &option.value) {
-            let name = nix::net::if_::if_indextoname(number);
-            let name = name.doing("name the interface of an option of")?;
+            let name = nix::net::if_::if_indextoname(number)
+                .map_err(|_| Problem::Refused(support::sockets::OPTION_INTERFACE_GONE))?;
             option.interface = Some(name.to_string_lossy().into_owned());
         }
     }
