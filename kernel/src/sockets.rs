@@ -399,6 +399,16 @@ fn events(file: impl AsFd, wanted: i16) -> io::Result<i16> {
     Ok(asked.revents)
 }
 
+/// The name of a network interface of the calling thread's namespace, by its number (netdevice(7), `SIOCGIFNAME`).
+///
+/// # Errors
+/// `ENXIO` when there is none of this number.
+pub fn interface_name(number: u32) -> io::Result<std::ffi::CString> {
+    let name = nix::net::if_::if_indextoname(number)?;
+    // Where the C library finds none, what is called here says nothing of an error, and gives no name.
+    if name.is_empty() { Err(io::Error::from_raw_os_error(libc::ENXIO)) } else { Ok(name) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -157,3 +157,37 @@ fn datagrams_to_a_neighbour_that_is_not_there() {
     assert!(program.is_alive() && wait_until(Duration::from_secs(20), waits), "it goes on");
     machine.end_tree(program.pid());
 }
+
+/// Sends multicast, by the number of an interface that has been removed since.
+const BY_WHAT_IS_GONE: &str = "
+import socket, struct, time
+from subprocess import run
+run('ip link add gone0 type veth peer name gone1', shell=True, check=True)
+to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+number = socket.if_nametoindex('gone0')
+to.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack('=III', 0, 0, number))
+run('ip link del gone0', shell=True, check=True)
+print('removed', flush=True)
+time.sleep(1000)
+";
+
+/// A restore could find another under its number.
+#[test]
+fn an_option_names_an_interface_that_is_gone() {
+    let machine = Machine::prepare();
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace that stands for the host");
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let mut program = Command::new("python3");
+    let log = scratch.path("log");
+    let program = Program::start(program.args(["-c", BY_WHAT_IS_GONE]), &log);
+    let is_gone = || fs::read_to_string(&log).is_ok_and(|said| said.contains("removed"));
+    assert!(wait_until(Duration::from_secs(20), is_gone), "it is not removed");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    let outcome = Engine::Stasis.dump(program.pid(), &scratch.path("images"), how);
+    let said = "names a network interface that is no more";
+    assert!(!outcome.success && outcome.stderr.contains(said), "{}", outcome.stderr);
+    assert!(program.is_alive());
+    drop(collector);
+    machine.end_tree(program.pid());
+}

@@ -25,7 +25,7 @@ impl Groups {
             else {
                 continue;
             };
-            let interface = nix::net::if_::if_indextoname(group.interface);
+            let interface = kernel::sockets::interface_name(group.interface);
             let interface = interface.doing("name the interface of a multicast group of")?;
             entries.push(MulticastEntry {
                 interface: interface.to_string_lossy().into_owned(),

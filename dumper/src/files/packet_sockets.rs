@@ -185,7 +185,7 @@ fn interface(number: u32) -> Result<Option<String>, Problem> {
         0 => Ok(None),
         GONE => Err(Problem::Refused(support::sockets::INTERFACE_GONE)),
         number => {
-            let name = nix::net::if_::if_indextoname(number);
+            let name = kernel::sockets::interface_name(number);
             let name = name.doing("name the interface of")?;
             Ok(Some(name.to_string_lossy().into_owned()))
         }

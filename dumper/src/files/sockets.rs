@@ -68,7 +68,7 @@ pub(super) fn name_interfaces(options: &mut [SkOptEntry]) -> Result<(), Problem>
     for option in options {
         let known = (option.level.cast_signed(), option.name.cast_signed());
         if let Some(number) = interface_in(known, &option.value) {
-            let name = nix::net::if_::if_indextoname(number)
+            let name = kernel::sockets::interface_name(number)
                 .map_err(|_| Problem::Refused(support::sockets::OPTION_INTERFACE_GONE))?;
             option.interface = Some(name.to_string_lossy().into_owned());
         }

@@ -263,7 +263,7 @@ fn address(entry: &PacketSockEntry, interface: u32) -> io::Result<Option<Address
     if interface == 0 {
         return Ok(None);
     }
-    let mut name = nix::net::if_::if_indextoname(interface)?.into_bytes();
+    let mut name = sockets::interface_name(interface)?.into_bytes();
     name.resize(NAME, 0);
     Address::new(family, &name).map(Some)
 }
