@@ -202,7 +202,12 @@ impl ProcFile for Status {
             all.any(|(key, value)| key == name && value == b"0")
         };
         // A task that is being taken away has given up its numbers, and still has a folder that somebody holds.
-        if has_none(b"Tgid") || has_none(b"Pid") {
+        // It can do so between two lines: each line asks anew, and the later ones then have zeros.
+        let lost_one = || {
+            let mut all = lines(text).filter_map(key_value);
+            all.any(|(key, value)| key == b"NSpid" && words(value).any(|number| number == b"0"))
+        };
+        if has_none(b"Tgid") || has_none(b"Pid") || lost_one() {
             return Err(Malformed::ENDED);
         }
         let ids = id(b"Tgid").zip(id(b"Pid"));
@@ -247,6 +252,12 @@ mod tests {
         assert!(Status::parse(b"Pid:\tx\nTgid:\t1\n").is_err());
         // As it reads in the moment in which a task is taken away.
         assert_eq!(Status::parse(b"Tgid:\t0\nPid:\t0\n").unwrap_err(), Malformed::ENDED);
+        let between_lines = b"Tgid:\t12\nPid:\t12\nNSpid:\t0\t0\n";
+        assert_eq!(Status::parse(between_lines).unwrap_err(), Malformed::ENDED);
+        assert_eq!(
+            Status::parse(b"Tgid:\t12\nPid:\t12\nNSpid:\t12\t0\n").unwrap_err(),
+            Malformed::ENDED
+        );
         assert!(Status::parse(b"Uid:\t1\t2\t3\n").is_err());
         assert!(Status::parse(b"").is_err());
         assert!(Status::parse(b"\xff\n").is_err());
