@@ -245,8 +245,9 @@ pub struct FrozenAccount {
     pub hooks: Duration,
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     pub release: Duration,
-    /// Not of the frozen time, and none of the steps: for how long one thread of a process stood
-    /// still before, to hand over what its memory is logged by; the longest of them.
+    /// Not of the frozen time, and none of the steps: for how long one thread of a process, or all of
+    /// one with seccomp filters, stood still before, to hand over what its memory is logged by; the
+    /// longest of them.
     pub handover: Duration,
 }
 

@@ -30,5 +30,5 @@ pub use freeze::{Freeze, Method, Target, freeze};
 pub use frozen::{Frozen, FrozenThread, Processes, Release};
 pub use group::FreezeGroup;
 pub use link_remaps::LinkRemap;
-pub use stop::{Error as StopError, stop, stop_thread};
+pub use stop::{Error as StopError, stop, stop_process, stop_thread};
 pub use undo::{Deed, UNDO, Undo, undo_left};

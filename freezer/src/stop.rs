@@ -145,6 +145,12 @@ impl Attempt<'_> {
     fn run(mut self) -> Result<Frozen, (Error, Vec<Running>)> {
         let others = |error| (error, Vec::new());
         while self.seize_new().map_err(others)? {}
+        self.freeze()
+    }
+
+    /// Stops what is seized, the root with it.
+    fn freeze(mut self) -> Result<Frozen, (Error, Vec<Running>)> {
+        let others = |error| (error, Vec::new());
         let (root, since) = (self.root, Instant::now());
         self.since = since;
         self.hurried = since;
@@ -183,12 +189,19 @@ impl Attempt<'_> {
     fn seize_new(&mut self) -> Result<bool, Error> {
         let mut any = false;
         for pid in procfs::tree(self.root)? {
-            let Ok(dir) = Dir::open(pid) else { continue };
-            let Ok(threads) = dir.threads() else { continue };
-            for tid in threads {
-                any |= self.seize(&dir, pid, tid)?;
-                self.process_of.insert(tid, pid);
-            }
+            any |= self.seize_threads(pid)?;
+        }
+        Ok(any)
+    }
+
+    /// The same of one process.
+    fn seize_threads(&mut self, pid: HostPid) -> Result<bool, Error> {
+        let mut any = false;
+        let Ok(dir) = Dir::open(pid) else { return Ok(false) };
+        let Ok(threads) = dir.threads() else { return Ok(false) };
+        for tid in threads {
+            any |= self.seize(&dir, pid, tid)?;
+            self.process_of.insert(tid, pid);
         }
         Ok(any)
     }
@@ -412,6 +425,17 @@ impl Frozen {
         }
         Ok(())
     }
+}
+
+/// Stops all threads of one process, and no other process. What it makes before it stops stops with it; of the kernel's own threads
+/// none does.
+///
+/// # Errors
+/// If it does not stop in time, has ended or cannot be traced: then it runs on.
+pub fn stop_process(pid: HostPid, patience: Duration) -> Result<Frozen, Error> {
+    let mut attempt = Attempt::new(pid, patience);
+    while attempt.seize_threads(pid)? {}
+    attempt.freeze().map_err(|(error, _)| error)
 }
 
 /// Stops one thread that is seized, and no other of its process.

@@ -16,7 +16,9 @@ use common::{Group, Tree, eventually, frozen};
 use ids::HostPid;
 use kernel::cgroup::Version;
 use kernel::ptrace::{Options, Running};
-use stasis_freezer::{Error, Method, Release, Target, freeze, stop, stop_thread, undo_left};
+use stasis_freezer::{
+    Error, Method, Release, Target, freeze, stop, stop_process, stop_thread, undo_left,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -158,4 +160,17 @@ fn one_thread_is_stopped_and_its_children_run() {
     assert!(states[0] == b't' && states[1] != b't', "{states:?}");
     thread.stopped.unwrap().detach(0).unwrap();
     assert!(!tree.states().contains(&b't'));
+}
+
+#[test]
+fn one_process_is_stopped_and_its_children_run() {
+    let tree = Tree::start();
+    let frozen = stop_process(tree.pid(), SECOND).unwrap();
+    let states = tree.states();
+    assert!(states[0] == b't' && states[1] != b't', "{states:?}");
+    assert_eq!(frozen.processes.len(), 1);
+    drop(frozen);
+    assert!(!tree.states().contains(&b't'));
+    let nobody = HostPid::new(i32::MAX).unwrap();
+    assert!(stop_process(nobody, SECOND).is_err_and(|error| error.is_gone()));
 }

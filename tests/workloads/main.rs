@@ -276,6 +276,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("seccomp_supervised", seccomp::supervised),
     ("seccomp_memory", seccomp::memory),
     ("seccomp_memory_deadly", seccomp::memory_deadly),
+    ("seccomp_memory_threads", seccomp::memory_threads),
     ("seccomp_timers", seccomp::timers),
     ("seccomp_timers_denied", seccomp::timers_denied),
     ("settings", settings::run),

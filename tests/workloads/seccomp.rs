@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use crate::stage::{Findings, Outcome, Stage, check, checksum, pattern};
@@ -244,21 +245,52 @@ fn restrained() {
 
 /// Memory that is worth to be copied ahead, under a filter as those of container engines: a userfaultfd cannot be made.
 pub(crate) fn memory(stage: &Stage) -> Outcome {
-    filled(stage, fails(libc::EPERM))
+    filled(stage, 0, fails(libc::EPERM))
 }
 
 /// The same, where whoever tries has his end.
 pub(crate) fn memory_deadly(stage: &Stage) -> Outcome {
-    filled(stage, libc::SECCOMP_RET_KILL_PROCESS)
+    filled(stage, 0, libc::SECCOMP_RET_KILL_PROCESS)
 }
 
-fn filled(stage: &Stage, answer: u32) -> Outcome {
+/// The same with threads, which look whether there is a userfaultfd that their filters did not let them make, and are born and end.
+pub(crate) fn memory_threads(stage: &Stage) -> Outcome {
+    let (seen, looks, over) = (AtomicBool::new(false), AtomicU64::new(0), AtomicBool::new(false));
+    let look = || {
+        while !over.load(Ordering::Relaxed) {
+            let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+            let mut links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+            if links.any(|link| link.to_string_lossy().contains("userfaultfd")) {
+                seen.store(true, Ordering::Relaxed);
+            }
+            looks.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let born = || {
+        while !over.load(Ordering::Relaxed) {
+            std::thread::spawn(|| {}).join().expect("a thread");
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(look);
+        scope.spawn(born);
+        let outcome = filled(stage, libc::SECCOMP_FILTER_FLAG_TSYNC, fails(libc::EPERM));
+        over.store(true, Ordering::Relaxed);
+        outcome
+    })?;
+    let mut found = Findings::default();
+    found.same("whether a userfaultfd was seen", &false, &seen.into_inner());
+    found.must("it was looked for", looks.into_inner() > 0);
+    found.outcome()
+}
+
+fn filled(stage: &Stage, flags: libc::c_ulong, answer: u32) -> Outcome {
     const BYTES: usize = 24 << 20;
     let mut bytes = pattern(5, BYTES);
     let before = checksum(&bytes);
     // SAFETY: takes integers only.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).expect("no new rights");
-    install(0, filter(&[(libc::SYS_userfaultfd, answer)]));
+    install(flags, filter(&[(libc::SYS_userfaultfd, answer)]));
     let mut at = 0;
     // What it writes meanwhile changes nothing in the end.
     stage.ready_then_wait_and(|| {

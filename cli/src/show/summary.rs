@@ -140,7 +140,7 @@ pub(crate) struct FrozenAccount {
     pub(crate) cure_us: u32,
     pub(crate) memory_us: u32,
     pub(crate) release_us: u32,
-    /// Of one thread, before that time.
+    /// Of one thread, or of all of a process with seccomp filters, before that time.
     pub(crate) handover_us: u32,
 }
 

@@ -166,7 +166,10 @@ impl Times {
             )?;
             if account.handover_us > 0 {
                 let time = milliseconds(account.handover_us);
-                writeln!(f, "  before that: {time} of one thread, for its memory to be tracked")?;
+                writeln!(
+                    f,
+                    "  before that: {time} of one thread, or all of a process with seccomp filters, for its memory to be tracked"
+                )?;
             }
         }
         writeln!(

@@ -3,7 +3,8 @@
 //!
 //! Only its leader is stopped, and has the parasite for a moment, which makes the descriptor, closes
 //! it again and leaves. While it is there it is taken over. Abandoned at any instant, the parasite
-//! does the same alone: the process keeps nothing.
+//! does the same alone: the process keeps nothing. Where its system calls are filtered all its threads
+//! stand still for that moment.
 //!
 //! Everything happens in a thread of its own, so that on any error, by its end, the kernel lets
 //! go of the leader.
@@ -15,7 +16,6 @@ use arch::fpu::Layout;
 use collector::Process;
 use ids::HostPid;
 use kernel::pidfd::PidFd;
-use kernel::procfs::Dir;
 use kernel::ptrace::{Options, Running, Stop, Stopped};
 use kernel::sched::Urgent;
 
@@ -24,10 +24,13 @@ use super::{Error, Gadgets, Infection, Original, Request, Room};
 use crate::filters::{at_worst_fails, first_denied};
 use crate::mappings;
 use crate::processes::is_filtered;
+use crate::rings::has_rings;
 use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How long all threads of a process may: the first ones wait for the last.
+const PATIENCE_WITH_ALL: Duration = Duration::from_millis(20);
 
 /// What is handed over, and for how long the leader stood still for that.
 type Handed = (OwnedFd, Duration);
@@ -57,11 +60,21 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     let failed = |operation| move |source| Error::Memory { operation, tid: pid, source };
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
     let layout = Layout::of_this_processor();
-    let running = Running::seize(pid, OPTIONS)?;
+    let filtered = is_filtered(pid);
+    if filtered && (shares_tables(process) || has_rings(process)) {
+        return Ok(None);
+    }
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
     let since = Instant::now();
-    let thread = freezer::stop_thread(running, PATIENCE)?;
+    let (thread, _others) = match filtered {
+        false => (freezer::stop_thread(Running::seize(pid, OPTIONS)?, PATIENCE)?, None),
+        true => {
+            let mut all = freezer::stop_process(pid, PATIENCE_WITH_ALL)?;
+            let leader = all.processes.get_mut(&pid).and_then(|threads| threads.remove(&pid));
+            (leader.ok_or(Error::NoRoom { tid: pid })?, Some(all))
+        }
+    };
     let gone = kernel::ptrace::Error::Gone { operation: "stop", tid: pid };
     let stopped = thread.stopped.ok_or(gone)?;
     // What job control has stopped is left alone.
@@ -69,15 +82,19 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
         return Err(Error::Unexpected { tid: pid, during: "when interrupted", stop });
     }
     let mut making = OPTIONS;
-    if is_filtered(pid) {
-        if !is_alone(process) || !is_let_through(&stopped)? {
+    if filtered {
+        if !is_let_through(&stopped)? {
             stopped.detach(0)?;
             return Ok(None);
         }
         making |= Options::SUSPEND_SECCOMP;
+    } else if is_filtered(pid) {
+        // Since just now, while its other threads run.
+        stopped.detach(0)?;
+        return Ok(None);
     }
     let original = Original::of(&stopped, &stopped.rseq()?, &mut Vec::new())?;
-    // Only the leader stands still.
+    // Only the leader stands still, or so it may be.
     let room = Room { others_run: true, ..Room::of(&layout, (process, process), pid, 0) };
     let bytes = Request::region_bytes(0);
     let region =
@@ -104,15 +121,14 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     taken.map(|fd| Some((fd, stood_still)))
 }
 
-/// Whether nobody runs who has the memory or the descriptors of a process whose leader stands still. Who has filters is not
-/// trusted: he could write into the parasite, or keep a descriptor that his filters do not let him make.
-fn is_alone(process: &Process) -> bool {
+/// Whether another process has the memory or the descriptors of one, which would run on while that stands still. Who has filters is not
+/// trusted: he could write into the parasite, or keep a descriptor that his filters do not let him make. (The kernel does what
+/// an io_uring was asked for whether the process stands still or not.)
+fn shares_tables(process: &Process) -> bool {
     let own = |table: Option<HostPid>| table == Some(process.pid);
-    let threads = Dir::open(process.pid).and_then(|dir| dir.threads());
-    own(process.tables.memory)
-        && own(process.tables.files)
-        && process.tables.others[..2] == [None; 2]
-        && threads.is_ok_and(|threads| threads.len() == 1)
+    !own(process.tables.memory)
+        || !own(process.tables.files)
+        || process.tables.others[..2] != [None; 2]
 }
 
 /// Whether a leader with filters may have the parasite: they let pass what that calls, and at worst have the making of a

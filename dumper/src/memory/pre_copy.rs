@@ -321,8 +321,8 @@ impl PreCopy {
         Ok(())
     }
 
-    /// For how long one thread of a process stood still so that its memory can be logged; the
-    /// longest of them.
+    /// For how long one thread of a process, or all of one with seccomp filters, stood still so that
+    /// its memory can be logged; the longest of them.
     pub(crate) fn handover(&self) -> Duration {
         self.logs.values().map(|log| log.handover).max().unwrap_or_default()
     }

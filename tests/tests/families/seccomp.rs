@@ -32,6 +32,12 @@ fn memory_is_copied_ahead() {
     copies_ahead("seccomp_memory", true);
 }
 
+/// All threads stand still for it: none sees what its filters do not let it make.
+#[test]
+fn memory_of_threads_is_copied_ahead() {
+    copies_ahead("seccomp_memory_threads", true);
+}
+
 /// Nobody is ended for that.
 #[test]
 fn memory_is_copied_frozen_where_a_userfaultfd_is_deadly() {
