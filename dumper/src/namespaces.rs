@@ -81,6 +81,11 @@ trait Described: Debug + Send {
     /// Writes its images, which have this number in their names.
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error>;
 
+    /// Looks at what takes too long for the frozen time; what has changed since it was looked at before it.
+    fn look_again(&mut self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     /// What is above the control groups of who is in it, of a cgroup namespace.
     fn cgroup_roots(&self) -> Option<&CgroupRoots> {
         None
@@ -218,6 +223,16 @@ impl Namespaces {
             cgroup_ns_id: cgroup,
             ..TaskKobjIdsEntry::default()
         }
+    }
+
+    /// Looks at what takes too long for the frozen time, once that is over or does not matter: before [`encode`](Self::encode). What
+    /// has changed since it was looked at before it.
+    pub(crate) fn look_again(&mut self) -> Result<Vec<String>, Error> {
+        let mut changes = Vec::new();
+        for namespace in self.described.values_mut() {
+            changes.extend(namespace.look_again()?);
+        }
+        Ok(changes)
     }
 
     /// Writes the images of those that are not the dumper's; `number` is what a process is called there.

@@ -88,6 +88,7 @@ impl<'d> Written<'d> {
             true => 0,
             false => dump.pre_copy.pages_of(&state.pages[..state.process_pages]),
         };
+        state.files.warnings.extend(state.namespaces.look_again()?);
         encode(&state, &writer, dump.options, (frozen, early), &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;

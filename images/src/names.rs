@@ -279,6 +279,11 @@ pub enum NetworkImage {
     Rules,
     /// Rules of IPv6, in the same form. Only stasis writes it.
     Rules6,
+    /// Neighbours that somebody has told of, proxies among them, and addresses that bridges know so, as messages of netlink. Only
+    /// stasis writes it.
+    Neighbours,
+    /// Labels of addresses of IPv6, in the same form, where they are not the usual ones. Only stasis writes it.
+    Labels,
     /// As `nft list ruleset` writes it.
     Nftables,
     /// As `iptables-legacy-save` writes it.
@@ -291,12 +296,14 @@ pub enum NetworkImage {
 
 impl NetworkImage {
     /// All of them, in the order in which they are restored.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Addresses,
         Self::Routes,
         Self::Routes6,
         Self::Rules,
         Self::Rules6,
+        Self::Neighbours,
+        Self::Labels,
         Self::Iptables,
         Self::Ip6tables,
         Self::Nftables,
@@ -311,6 +318,8 @@ impl NetworkImage {
             Self::Routes6 => "route6",
             Self::Rules => "rule",
             Self::Rules6 => "rule6",
+            Self::Neighbours => "neighbour",
+            Self::Labels => "addrlabel",
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
             Self::Ip6tables => "ip6tables",
@@ -324,8 +333,13 @@ impl NetworkImage {
             Self::Addresses => Some(0x4736_1222),
             Self::Routes | Self::Routes6 => Some(0x4531_1224),
             Self::Rules | Self::Rules6 => Some(0x7170_6986),
-            Self::Nftables | Self::Iptables | Self::Ip6tables | Self::Tracked => None,
+            _ => None,
         }
+    }
+
+    /// Whether it holds the text of a program.
+    pub const fn is_text(self) -> bool {
+        matches!(self, Self::Nftables | Self::Iptables | Self::Ip6tables)
     }
 }
 
@@ -441,6 +455,7 @@ const SINGLE: &[&str] = &[
 
 /// Images of which there may be many: the name goes on with `-` and a number, decimal or hexadecimal.
 const NUMBERED: &[&str] = &[
+    "addrlabel",
     "autofs",
     "binfmt-misc",
     "core",
@@ -460,6 +475,7 @@ const NUMBERED: &[&str] = &[
     "itimers",
     "mm",
     "mountpoints",
+    "neighbour",
     "netdev",
     "netns",
     "netns-ct",

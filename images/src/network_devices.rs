@@ -36,6 +36,15 @@ const KINDS: &[Kind] = &[
     Kind { name: "ifb", r#type: device::EXTERNAL, data: &[] },
 ];
 
+/// What else can be set of a device of any kind (include/uapi/linux/if_link.h): its alias, its group, how long packets that it is handed
+/// at once may be.
+pub const MORE: &[u16] = &[20, 27, 40, 41, 58, 63, 64];
+
+/// What can be set of a port of a bridge (`IFLA_BRPORT_*`): priority, cost, who is answered for, what is learnt, where what is sent,
+/// who is kept apart.
+pub const OF_PORTS: &[u16] =
+    &[2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 25, 27, 28, 29, 30, 31, 32, 33, 34, 37, 39, 40, 42, 43];
+
 /// The kind with this name, if it is carried.
 pub fn kind(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)

@@ -89,52 +89,63 @@ pub const UNIX: [&str; 1] = ["max_dgram_qlen"];
 /// Of IPv4 as a whole: below `/proc/sys/net/ipv4`. A text.
 pub const OF_IPV4: [&str; 1] = ["ping_group_range"];
 
-/// Those that CRIU does not carry, which programs and engines set (`--sysctl`): below `/proc/sys/net`. Texts.
-pub const OTHERS: [&str; 46] = [
-    "core/somaxconn",
-    "ipv4/fwmark_reflect",
-    "ipv4/icmp_echo_ignore_all",
-    "ipv4/icmp_echo_ignore_broadcasts",
-    "ipv4/igmp_max_memberships",
-    "ipv4/ip_default_ttl",
-    "ipv4/ip_dynaddr",
-    "ipv4/ip_early_demux",
-    "ipv4/ip_local_port_range",
-    "ipv4/ip_local_reserved_ports",
-    "ipv4/ip_no_pmtu_disc",
-    "ipv4/ip_nonlocal_bind",
-    "ipv4/ip_unprivileged_port_start",
-    "ipv4/tcp_abort_on_overflow",
-    "ipv4/tcp_congestion_control",
-    "ipv4/tcp_ecn",
-    "ipv4/tcp_fastopen",
-    "ipv4/tcp_fin_timeout",
-    "ipv4/tcp_keepalive_intvl",
-    "ipv4/tcp_keepalive_probes",
-    "ipv4/tcp_keepalive_time",
-    "ipv4/tcp_max_syn_backlog",
-    "ipv4/tcp_max_tw_buckets",
-    "ipv4/tcp_moderate_rcvbuf",
-    "ipv4/tcp_mtu_probing",
-    "ipv4/tcp_no_metrics_save",
-    "ipv4/tcp_notsent_lowat",
-    "ipv4/tcp_orphan_retries",
-    "ipv4/tcp_retries1",
-    "ipv4/tcp_retries2",
-    "ipv4/tcp_rmem",
-    "ipv4/tcp_sack",
-    "ipv4/tcp_slow_start_after_idle",
-    "ipv4/tcp_syn_retries",
-    "ipv4/tcp_synack_retries",
-    "ipv4/tcp_syncookies",
-    "ipv4/tcp_timestamps",
-    "ipv4/tcp_tw_reuse",
-    "ipv4/tcp_window_scaling",
-    "ipv4/tcp_wmem",
-    "ipv4/udp_rmem_min",
-    "ipv4/udp_wmem_min",
-    "ipv6/auto_flowlabels",
-    "ipv6/bindv6only",
-    "ipv6/flowlabel_consistency",
-    "ipv6/ip_nonlocal_bind",
-];
+/// Whether images hold a setting by its place in one of these lists; `path` is below `/proc/sys/net`.
+pub fn has_place(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts[..] {
+        ["ipv4", "conf", _, name] => IPV4.contains(&name),
+        ["ipv6", "conf", of, ADDRESS_MODE] => !matches!(of, "all" | "default"),
+        ["ipv6", "conf", _, name] => IPV6.contains(&name),
+        ["ipv4", name] => OF_IPV4.contains(&name),
+        ["unix", name] => UNIX.contains(&name),
+        _ => false,
+    }
+}
+
+/// The device that a setting is of; `path` is below `/proc/sys/net`.
+pub fn device_of(path: &str) -> Option<&str> {
+    let owner = owner_of(path)?;
+    (!matches!(owner, "all" | "default")).then_some(owner)
+}
+
+/// Of a setting that each device has: the device, or `all` or `default`.
+pub fn owner_of(path: &str) -> Option<&str> {
+    match path.split('/').collect::<Vec<_>>()[..] {
+        [_, "conf" | "neigh", owner, _] => Some(owner),
+        _ => None,
+    }
+}
+
+/// What images say of a device itself.
+const ADDRESS_MODE: &str = "addr_gen_mode";
+
+/// Whether this can be the path of a setting below `/proc/sys/net`, and leads nowhere else.
+pub fn is_below(path: &str) -> bool {
+    let is_plain =
+        |part: &str| !part.is_empty() && !matches!(part, "." | "..") && !part.contains('\0');
+    path.split('/').all(is_plain) && path.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_apart() {
+        assert_eq!(device_of("ipv4/neigh/eth0/locktime"), Some("eth0"));
+        assert_eq!(device_of("ipv4/neigh/default/locktime"), None);
+        assert_eq!(owner_of("ipv6/conf/all/mtu"), Some("all"));
+        assert_eq!(owner_of("core/somaxconn"), None);
+        for path in ["ipv4/conf/eth0/rp_filter", "ipv6/conf/all/mtu", "unix/max_dgram_qlen"] {
+            assert!(has_place(path) && is_below(path), "{path}");
+        }
+        for path in ["ipv4/conf/eth0.5/arp_evict_nocarrier", "core/somaxconn", "ipv4/ip_forward"] {
+            assert!(!has_place(path) && is_below(path), "{path}");
+        }
+        for path in
+            ["../kernel/core_pattern", "ipv4/../../kernel/x", "/etc/passwd", "ipv4", "", "a//b"]
+        {
+            assert!(!is_below(path), "{path}");
+        }
+    }
+}

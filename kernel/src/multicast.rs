@@ -3,9 +3,12 @@
 //! A socket does not list its groups, but tells of one that it is asked for. A group that any socket of
 //! the network namespace is a member of is in `/proc/net/igmp` or `igmp6`: so each of these is asked for.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::sockets::{option_bytes, set_option_bytes};
 
@@ -123,6 +126,55 @@ fn of_ipv6(text: &str) -> Option<Vec<Group>> {
     text.lines().map(line).collect()
 }
 
+/// The addresses on the link that somebody has the devices of this network namespace listen to (`ip maddress add`), by the devices'
+/// numbers.
+///
+/// # Errors
+/// If they cannot be read or understood.
+pub fn link_groups() -> io::Result<BTreeMap<u32, Vec<Vec<u8>>>> {
+    let strange = || io::Error::other("understand the list of addresses that devices listen to");
+    of_links(&std::fs::read_to_string("/proc/thread-self/net/dev_mcast")?).ok_or_else(strange)
+}
+
+/// A line for each: the device's number and name, how many use it, whether somebody has it so, the address.
+fn of_links(text: &str) -> Option<BTreeMap<u32, Vec<Vec<u8>>>> {
+    let mut found = BTreeMap::<u32, Vec<Vec<u8>>>::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [device, _, _, by_somebody, address] = words[..] else { return None };
+        let digits = address.as_bytes().chunks(2).map(|two| std::str::from_utf8(two).ok());
+        let address: Option<Vec<u8>> =
+            digits.map(|two| u8::from_str_radix(two?, 16).ok()).collect();
+        if by_somebody.parse::<u32>().ok()? > 0 {
+            found.entry(device.parse().ok()?).or_default().push(address?);
+        }
+    }
+    Some(found)
+}
+
+/// Has a device of this network namespace listen to an address on the link, as `ip maddress add` has it.
+///
+/// # Errors
+/// As netdevice(7) of `SIOCADDMULTI`.
+pub fn join_on_link(device: &str, address: &[u8]) -> io::Result<()> {
+    const SIOCADDMULTI: libc::Ioctl = 0x8931;
+    /// Where `struct ifreq` has the address, behind the name and a family of none.
+    const NAME: usize = 16;
+    const AT: usize = NAME + 2;
+    let mut request = [0_u8; 40];
+    if device.len() >= NAME || address.len() > request.len() - AT {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    request[..device.len()].copy_from_slice(device.as_bytes());
+    request[AT..AT + address.len()].copy_from_slice(address);
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: this request reads a `struct ifreq`, which the array is as large as.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCADDMULTI, request.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// What a socket listens to of a group; `None` if it is no member.
 ///
 /// # Errors
@@ -191,6 +243,10 @@ mod tests {
         let text = "4    eth0            ff020000000000000000000000000001     1 0000000C 0\n";
         let group = Group { interface: 4, address: "ff02::1".parse().unwrap() };
         assert_eq!(of_ipv6(text), Some(vec![group]));
+        let text = "3    eth0            1     0     333300000001\n3    eth0            2     1     01005e000023\n";
+        let mine = [(3, vec![vec![1, 0, 0x5e, 0, 0, 0x23]])];
+        assert_eq!(of_links(text), Some(mine.into()));
+        assert!(of_links("3 eth0 1 1 0\u{e9}\n").is_none() && of_links("3 eth0 1 1\n").is_none());
         assert_eq!(of_ipv4("Idx\nx\n"), None);
         assert_eq!(of_ipv6("x\n"), None);
     }

@@ -6,7 +6,8 @@
 use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
+use netlink_sys::{Socket, SocketAddr};
 
 use crate::sock_diag::{half, word};
 
@@ -163,6 +164,14 @@ impl Rtnetlink {
     /// As [`open`](Self::open).
     pub fn open_netfilter() -> io::Result<Self> {
         Self::of(NETLINK_NETFILTER)
+    }
+
+    /// One to the kernel's IPsec.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_ipsec() -> io::Result<Self> {
+        Self::of(NETLINK_XFRM)
     }
 
     fn of(protocol: isize) -> io::Result<Self> {

@@ -1,7 +1,9 @@
 //! Settings of the kernel: files in `/proc/sys`, those of a namespace as the calling thread's.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// What all settings fit into but the bitmaps of ports. The kernel clears as much room as it is asked for.
@@ -28,9 +30,53 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
+/// The texts of all settings below a directory that can be written, by their paths below it. Left out are those that cannot be
+/// read: that only do something as they are written, or have no value.
+///
+/// # Errors
+/// If a directory cannot be read.
+pub fn all_below(directory: &Path) -> io::Result<BTreeMap<String, String>> {
+    const OF_OWNER: u32 = 0o600;
+    let mut found = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(at) = left.pop() {
+        let entries = match std::fs::read_dir(&at) {
+            // A device has gone.
+            Err(error) if at != directory && error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                left.push(path);
+                continue;
+            }
+            let can_be_set = entry.metadata().is_ok_and(|it| it.mode() & OF_OWNER == OF_OWNER);
+            let name = path.strip_prefix(directory).ok().and_then(Path::to_str);
+            if let Some(name) = name.filter(|_| can_be_set)
+                && let Ok(text) = read(&path)
+            {
+                found.insert(name.to_owned(), text.trim().to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_set_is_found_below() {
+        let all = all_below(Path::new("/proc/sys/net")).unwrap();
+        assert_eq!(all["ipv4/udp_mem"].split_ascii_whitespace().count(), 3);
+        // Nobody writes the first one, and nobody reads the other.
+        assert!(!all.contains_key("ipv4/tcp_available_congestion_control"));
+        assert!(!all.contains_key("ipv4/route/flush"));
+        assert!(all_below(Path::new("/proc/sys/nothing")).is_err());
+    }
 
     #[test]
     fn a_setting_of_many_numbers_is_read_whole() {

@@ -48,6 +48,54 @@ pub fn next_hops(place: Place) -> Refusal {
     )
 }
 
+/// A way of queueing packets that somebody has chosen.
+#[must_use]
+pub fn queue(place: Place, device: &str, kind: &str) -> Refusal {
+    let parent = if matches!(kind, "ingress" | "clsact") { kind } else { "root" };
+    let remove = place.run(&format!("tc qdisc del dev {} {parent}", word(device)));
+    Refusal::new(
+        format!(
+            "the packets of network device {device} are queued by {kind} (tc), which cannot be carried yet"
+        ),
+        format!("remove it before the dump, and set it again after the restore: {remove}"),
+    )
+}
+
+/// Who a bridge was told to be in a group.
+#[must_use]
+pub fn bridge_groups(place: Place) -> Refusal {
+    let list = place.run("bridge mdb show");
+    Refusal::new(
+        "a bridge was told who is in a group (bridge mdb add … permanent), which cannot be carried yet",
+        format!(
+            "find these entries ({list}), delete them before the dump (bridge mdb del), and add them again after the restore"
+        ),
+    )
+}
+
+/// A bridge that knows VLANs.
+#[must_use]
+pub fn vlan_filter(place: Place, device: &str) -> Refusal {
+    let off = place.run(&format!("ip link set dev {} type bridge vlan_filtering 0", word(device)));
+    Refusal::new(
+        "it filters by VLANs, and of which ones its ports are cannot be carried yet",
+        format!("have it filter none before the dump: {off}"),
+    )
+}
+
+/// Policies or associations of IPsec.
+#[must_use]
+pub fn ipsec(place: Place) -> Refusal {
+    let flush = place.run("ip xfrm policy flush");
+    let states = place.run("ip xfrm state flush");
+    Refusal::new(
+        "it has policies or associations of IPsec (ip xfrm), whose keys and counts cannot be carried",
+        format!(
+            "end them before the dump ({flush}; {states}), and have them agreed on again after the restore"
+        ),
+    )
+}
+
 /// A program that sees packets before the network does.
 #[must_use]
 pub fn program(place: Place, device: &str) -> Refusal {

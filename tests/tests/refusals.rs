@@ -425,6 +425,13 @@ fn messages_in_a_netlink_socket() {
 }
 
 #[test]
+fn what_networks_do_with_packets_is_refused() {
+    refused_as("unsupported-networks_groups", &["permanent", "bridge mdb del"]);
+    refused_as("unsupported-networks_ipsec", &["IPsec", "ip xfrm policy flush"]);
+    refused_as("unsupported-networks_queue", &["device v0", "pfifo", "tc qdisc del dev v0 root"]);
+}
+
+#[test]
 fn a_filter_that_nobody_can_read() {
     refused("unsupported-ebpf_filter", &["ebpf filter", "so_detach_filter"]);
 }

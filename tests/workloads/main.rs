@@ -92,6 +92,7 @@ mod tun;
 mod unix_sockets;
 mod unsupported;
 mod unsupported_files;
+mod untold;
 mod uprobes;
 mod userfaults;
 mod users;
@@ -357,6 +358,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-held_back", datagrams::held_back),
     ("unsupported-other_sockets", datagrams::of_others),
     ("unsupported-netlink", netlink::waiting),
+    ("unsupported-networks_groups", untold::groups),
+    ("unsupported-networks_ipsec", untold::ipsec),
+    ("unsupported-networks_queue", untold::queue),
+    ("networks_untold", untold::run_all),
     ("unsupported-packet_copied", packet::copied),
     ("unsupported-packet_ring", packet::used_ring),
     ("unsupported-segments", unsupported::segments),

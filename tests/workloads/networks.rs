@@ -85,7 +85,7 @@ pub(crate) fn enter_new(addresses: &[&str]) {
 }
 
 /// Waits until the kernel has given a device its last address, and has found that nobody else has it.
-fn await_address(device: &str) {
+pub(crate) fn await_address(device: &str) {
     loop {
         let told = run(&format!("ip -o address show dev {device}"));
         if told.contains("fe80:") && !told.contains("tentative") {

@@ -1,11 +1,13 @@
 //! Network namespaces: their settings, devices, addresses, routes, rules and firewalls.
 //!
 //! All of it but the settings is read while the target runs ([`Plans`]), by this thread from inside of the namespace.
-//! The kernel tells of every change since ([`Watch`]): if it tells of none, that is how it was at the freeze.
+//! The kernel tells of every change since ([`Watch`]): if it tells of none, that is how it was at the freeze. What it tells no changes
+//! of is in [`untold`].
 
 mod devices;
 mod settings;
 mod strange;
+mod untold;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use collector::Process;
 use ids::HostPid;
-use images::messages::{NetDeviceEntry, NetnsEntry, NetnsId};
+use images::messages::{NamedSysctl, NetDeviceEntry, NetnsEntry, NetnsId};
 use images::names::NetworkImage;
 use images::{ImageWriter, names};
 use kernel::firewall::{self, Family};
@@ -28,6 +30,7 @@ use crate::error::Error;
 use crate::files::Attached;
 use crate::options::DumpOptions;
 use strange::strange;
+use untold::{Fresh, Untold};
 
 /// Bytes of `struct rtmsg`, and of `struct fib_rule_hdr`.
 const ROUTE: usize = 12;
@@ -45,6 +48,8 @@ pub(crate) struct Plans {
     empty: bool,
     /// The files of the tree that are attached to devices of programs.
     attached: Attached,
+    /// What a new namespace is like, once that was looked at.
+    fresh: Arc<Fresh>,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,8 @@ struct Planned {
     namespace: Arc<OwnedFd>,
     /// What is told of changes, and what was found; nothing of one that is not part of the checkpoint.
     found: Option<(Watch, State)>,
+    /// What it tells no changes of, once that was looked at.
+    untold: Option<Untold>,
 }
 
 /// What a namespace says of itself, but for its settings.
@@ -75,6 +82,7 @@ impl Plans {
             external: options.external_networks.clone(),
             empty: options.empty_networks,
             attached: attached.clone(),
+            fresh: Arc::default(),
         };
         for (&id, namespace) in namespaces {
             let found = match plans.is_inside(id) {
@@ -88,9 +96,26 @@ impl Plans {
                 }
                 false => None,
             };
-            plans.planned.insert(id, Planned { namespace: Arc::clone(namespace), found });
+            let namespace = Arc::clone(namespace);
+            plans.planned.insert(id, Planned { namespace, found, untold: None });
         }
         Ok(plans)
+    }
+
+    /// Also looks at what nobody tells changes of.
+    pub(crate) fn with_untold(mut self, root: HostPid) -> Result<Self, Error> {
+        let mut inside =
+            self.planned.values_mut().filter(|planned| planned.found.is_some()).peekable();
+        if inside.peek().is_some() {
+            self.fresh = Arc::new(Fresh::read());
+        }
+        for planned in inside {
+            let Some((_, state)) = &planned.found else { continue };
+            let look = || Untold::read(&state.devices, &self.fresh);
+            let untold = within_network(&*planned.namespace, look).flatten();
+            planned.untold = Some(untold.map_err(failed(root))?);
+        }
+        Ok(self)
     }
 
     /// Whether what a namespace holds is part of the checkpoint.
@@ -120,7 +145,11 @@ impl Plans {
             let is_inside = |process: &&Process| process.namespaces.get("net") == Some(&id);
             let member = processes.values().find(is_inside).map(|process| process.pid);
             let place = Place { task: member.unwrap_or(root), is_inside: member.is_some(), id };
-            let more = || state.unsupported(place, &self.attached(id));
+            let more = || {
+                let mut more = state.unsupported(place, &self.attached(id))?;
+                more.extend(untold::unsupported(&state.devices, place)?);
+                Ok(more)
+            };
             let more = within_network(&*planned.namespace, more).flatten();
             found.extend(more.map_err(failed(root))?);
         }
@@ -186,23 +215,8 @@ impl State {
         {
             found.push(support::networks::FOREIGN_RULES.of(place.task, "nftables"));
         }
-        if has_next_hops() {
-            let refusal = support::networks::next_hops(place);
-            found.push(refusal.of(place.task, "network namespace"));
-        }
         Ok(found)
     }
-}
-
-/// Whether the namespace that this thread is in has next hops as objects of their own.
-fn has_next_hops() -> bool {
-    const GET_NEXT_HOP: u16 = 106;
-    /// `struct nhmsg`.
-    const NEXT_HOP: usize = 8;
-    let door = Rtnetlink::open();
-    let listed = door.and_then(|door| door.list(GET_NEXT_HOP, &[0; NEXT_HOP]));
-    // A kernel without such objects has none.
-    listed.is_ok_and(|list| !list.is_empty())
 }
 
 /// The devices of the namespace that this thread is in.
@@ -235,6 +249,17 @@ struct Network {
     entry: NetnsEntry,
     devices: Vec<NetDeviceEntry>,
     raw: BTreeMap<NetworkImage, Vec<u8>>,
+    /// Where what nobody tells changes of is looked at once more.
+    again: Option<Again>,
+}
+
+#[derive(Debug)]
+struct Again {
+    namespace: Arc<OwnedFd>,
+    links: Vec<Message>,
+    place: Place,
+    before: Option<Untold>,
+    fresh: Arc<Fresh>,
 }
 
 /// Reads a namespace of a target that stands still.
@@ -260,17 +285,13 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
 /// Reads what a namespace holds, and what of that cannot be carried: not all of it is told by a watch.
 fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupported>)> {
     let planned = namespace.networks.planned.get(&namespace.id);
-    let opened;
     let descriptor = match planned {
-        Some(planned) => &*planned.namespace,
+        Some(planned) => Arc::clone(&planned.namespace),
         // It was made after the plan.
-        None => {
-            opened = kernel::namespaces::of_process(namespace.member, "net")?;
-            &opened
-        }
+        None => Arc::new(kernel::namespaces::of_process(namespace.member, "net")?),
     };
     let found = planned.and_then(|planned| planned.found.as_ref());
-    within_network(descriptor, || {
+    within_network(&*descriptor, || {
         let quiet = found.filter(|(watch, state)| watch.is_quiet() && !state.has_silent_parts());
         let state = match quiet {
             Some((_, state)) => State { devices: links(&Rtnetlink::open()?)?, ..state.clone() },
@@ -278,7 +299,8 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
         };
         let Namespace { member: task, has_member: is_inside, id, .. } = *namespace;
         let attached = namespace.networks.attached(id);
-        let unsupported = state.unsupported(Place { task, is_inside, id }, &attached)?;
+        let place = Place { task, is_inside, id };
+        let unsupported = state.unsupported(place, &attached)?;
         let numbers = known_namespaces(namespace)?;
         let State { devices, settings, mut raw } = state;
         // They change with every packet.
@@ -302,6 +324,13 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
                 ..settings::of_namespace()?
             },
             raw,
+            again: Some(Again {
+                namespace: Arc::clone(&descriptor),
+                links: devices,
+                place,
+                before: planned.and_then(|planned| planned.untold.clone()),
+                fresh: Arc::clone(&namespace.networks.fresh),
+            }),
         };
         Ok((network, unsupported))
     })
@@ -337,6 +366,33 @@ fn known_namespaces(namespace: &Namespace<'_>) -> io::Result<BTreeMap<i32, u32>>
 }
 
 impl Described for Network {
+    fn look_again(&mut self) -> Result<Vec<String>, Error> {
+        let Some(Again { namespace, links, place, before, fresh }) = self.again.take() else {
+            return Ok(Vec::new());
+        };
+        let look = || Ok((Untold::read(&links, &fresh)?, untold::unsupported(&links, place)?));
+        let looked = within_network(&*namespace, look).flatten();
+        let (untold, found) = looked.map_err(failed(place.task))?;
+        if !found.is_empty() {
+            return Err(Error::Refused { root: place.task, found });
+        }
+        let changes = before.map_or_else(Vec::new, |before| untold.changes(&before));
+        let Untold { settings, raw, mut groups } = untold;
+        let named = |(name, value)| NamedSysctl { name, value };
+        self.entry.others = settings.into_iter().map(named).collect();
+        self.raw.extend(raw);
+        for device in &mut self.devices {
+            device.groups = groups.remove(&device.ifindex).unwrap_or_default();
+        }
+        let said = |what| {
+            format!(
+                "network namespace {}: {what} changed during the dump; the later state is in the images",
+                place.id
+            )
+        };
+        Ok(changes.into_iter().map(said).collect())
+    }
+
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error> {
         writer.write_one(&names::netns(number), &self.entry)?;
         writer.write_all(&names::netdev(number), &self.devices)?;

@@ -68,7 +68,7 @@ pub struct NetnsEntry {
     /// Settings of IPv4 as a whole.
     #[prost(message, repeated, tag = "10")]
     pub ipv4_sysctl: Vec<SysctlEntry>,
-    /// Of stasis: other settings ([`OTHERS`](crate::network_settings::OTHERS)), by their paths below `/proc/sys/net`.
+    /// Of stasis: all other settings that are not as in a new namespace, by their paths below `/proc/sys/net`.
     #[prost(message, repeated, tag = "1000")]
     pub others: Vec<NamedSysctl>,
 }
@@ -164,6 +164,18 @@ pub struct NetDeviceEntry {
     /// Of stasis: how it gets addresses of IPv6 by itself (`IN6_ADDR_GEN_MODE_*`).
     #[prost(uint32, optional, tag = "1003")]
     pub address_mode: Option<u32>,
+    /// Of stasis: what else can be set of a device of any kind, as the kernel says it (`IFLA_*`).
+    #[prost(bytes = "vec", optional, tag = "1004")]
+    pub more: Option<Vec<u8>>,
+    /// Of stasis: what it is like as a port of a bridge (`IFLA_INFO_SLAVE_DATA`).
+    #[prost(bytes = "vec", optional, tag = "1005")]
+    pub port: Option<Vec<u8>>,
+    /// Of stasis: its other names.
+    #[prost(string, repeated, tag = "1006")]
+    pub names: Vec<String>,
+    /// Of stasis: the addresses of groups that somebody has it listen to, on the link (`ip maddress add`).
+    #[prost(bytes = "vec", repeated, tag = "1007")]
+    pub groups: Vec<Vec<u8>>,
 }
 
 /// What a macvlan has.

@@ -81,11 +81,11 @@ fn load(checkpoint: &Checkpoint, number: u32) -> Result<Box<dyn Making>, Error> 
                 let read = tracked::read(bytes);
                 messages.insert(kind, read.map_err(|reason| Error::image(name, reason))?);
             }
-            Some(_) => {
+            None if kind.is_text() => drop(texts.insert(kind, bytes.clone())),
+            _ => {
                 let read = messages::read(kind, bytes);
                 messages.insert(kind, read.map_err(|reason| Error::image(name, reason))?);
             }
-            None => drop(texts.insert(kind, bytes.clone())),
         }
     }
     for device in &network.devices {
@@ -171,6 +171,7 @@ impl Making for Network {
             if is_late {
                 self.firewalls()?;
             }
+            devices::set_again(&self.devices, given.weak_settings)?;
             // The firewall is what has them tracked.
             tracked::restore(self.of(NetworkImage::Tracked))?;
             match is_late && self.can_receive {
@@ -241,7 +242,25 @@ impl Network {
         devices::make(&door, &self.devices, place)?;
         self.addresses(&door)?;
         self.routes(&door)?;
-        self.rules(&door)
+        self.rules(&door)?;
+        self.neighbours(&door)?;
+        if let Some(labels) = self.messages.get(&NetworkImage::Labels) {
+            messages::set_labels(&door, labels).map_err(failed("label addresses"))?;
+        }
+        devices::set_again(&self.devices, place.given.weak_settings)?;
+        settings::others(&self.entry, place.given.weak_settings)
+    }
+
+    /// What is there already, because a device has that address, stays.
+    fn neighbours(&self, door: &Rtnetlink) -> Result<(), Error> {
+        const CREATE_NEW: u16 = 0x600;
+        for neighbour in self.of(NetworkImage::Neighbours) {
+            match door.request(&Message { flags: CREATE_NEW, ..neighbour.clone() }) {
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                done => done.map_err(failed("tell of a neighbour"))?,
+            }
+        }
+        Ok(())
     }
 
     /// Gives other namespaces the numbers by which this one knows them.

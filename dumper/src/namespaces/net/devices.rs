@@ -26,8 +26,13 @@ const QUEUE: u16 = 13;
 const INFORMATION: u16 = 18;
 const LOWER_NAMESPACE: u16 = 37;
 const PROGRAM: u16 = 43;
+const BY_FAMILY: u16 = 26;
+const PROPERTIES: u16 = 52;
+const OTHER_NAME: u16 = 53;
 const KIND: u16 = 1;
 const DATA: u16 = 2;
+const PORT_KIND: u16 = 4;
+const PORT: u16 = 5;
 
 const LOOPBACK: u16 = 772;
 
@@ -44,6 +49,8 @@ struct Device<'m> {
     /// The kernel's name for its kind; empty for the loopback device and for hardware.
     kind: String,
     data: Vec<Attribute>,
+    /// What is said of it as a port of a bridge.
+    port: Vec<Attribute>,
 }
 
 impl<'m> Device<'m> {
@@ -58,6 +65,8 @@ impl<'m> Device<'m> {
         let is_loopback = u16::from_ne_bytes([fixed[2], fixed[3]]) == LOOPBACK;
         let kind =
             if is_loopback { "loopback" } else { find(KIND).map_or(Some(""), Attribute::text)? };
+        let is_port = find(PORT_KIND).and_then(Attribute::text) == Some("bridge");
+        let port = find(PORT).filter(|_| is_port);
         Some(Self {
             message,
             number: number(4)?,
@@ -65,6 +74,7 @@ impl<'m> Device<'m> {
             name: message.attribute(NAME)?.text()?,
             kind: kind.to_owned(),
             data: find(DATA).map_or(Some(Vec::new()), Attribute::inner)?,
+            port: port.map_or(Some(Vec::new()), Attribute::inner)?,
         })
     }
 
@@ -72,9 +82,58 @@ impl<'m> Device<'m> {
         FALLBACKS.contains(&self.name)
     }
 
+    /// Whether it is a bridge that passes on those VLANs only that its ports are of.
+    fn filters_vlans(&self) -> bool {
+        const FILTERS: u16 = 7;
+        let filters = self.data.iter().find(|attribute| attribute.kind == FILTERS);
+        filters.is_some_and(|filters| filters.value.first() != Some(&0))
+    }
+
+    /// What else can be set of it, as attributes, if there is any.
+    fn more(&self) -> Option<Vec<u8>> {
+        let settable = |it: &&Attribute| images::network_devices::MORE.contains(&it.kind);
+        let more = self.message.attributes.iter().filter(settable).cloned();
+        together(&more.chain(self.token()).collect::<Vec<_>>())
+    }
+
+    /// The lower half of the addresses of IPv6 that it gets by itself, if somebody has chosen it (`ip token`).
+    fn token(&self) -> Option<Attribute> {
+        const TOKEN: u16 = 7;
+        let v6 = of_ipv6(self.message)?;
+        let token =
+            v6.into_iter().find(|it| it.kind == TOKEN && it.value.iter().any(|it| *it != 0))?;
+        Some(Attribute::of(BY_FAMILY, &[Attribute::of(libc::AF_INET6 as u16, &[token])]))
+    }
+
+    /// What can be set of it as a port, as attributes.
+    fn port(&self) -> Option<Vec<u8>> {
+        let settable = |it: &&Attribute| images::network_devices::OF_PORTS.contains(&it.kind);
+        together(&self.port.iter().filter(settable).cloned().collect::<Vec<_>>())
+    }
+
+    /// Its other names.
+    fn names(&self) -> Vec<String> {
+        let inner =
+            self.message.attribute(PROPERTIES).and_then(Attribute::inner).unwrap_or_default();
+        let names = inner.iter().filter(|it| it.kind == OTHER_NAME).filter_map(Attribute::text);
+        names.map(str::to_owned).collect()
+    }
+
     fn attribute(&self, kind: u16) -> Option<u32> {
         self.message.attribute(kind).and_then(Attribute::number)
     }
+}
+
+/// The addresses of devices on their links.
+pub(super) fn addresses(messages: &[Message]) -> Vec<Vec<u8>> {
+    let addresses = messages.iter().filter_map(|message| message.attribute(ADDRESS));
+    addresses.map(|address| address.value.clone()).collect()
+}
+
+/// The name of a device.
+pub(super) fn name(messages: &[Message], number: u32) -> Option<String> {
+    let mut devices = messages.iter().filter_map(Device::of);
+    devices.find(|device| device.number == number).map(|device| device.name.to_owned())
 }
 
 /// What of devices is not carried; `attached` says how many files of the tree are attached to a program's device.
@@ -93,6 +152,8 @@ pub(super) fn unsupported(
             && has_program(&programs)
         {
             found.push(support::networks::program(place, device.name).of(place.task, object));
+        } else if device.kind == "bridge" && device.filters_vlans() {
+            found.push(support::networks::vlan_filter(place, device.name).of(place.task, object));
         } else if device.kind == "tun"
             && let Some(refusal) = of_program(&device, place, attached(device.name))
         {
@@ -180,18 +241,26 @@ pub(super) fn settings(messages: &[Message]) -> io::Result<BTreeMap<u32, Setting
     devices.map(read).collect()
 }
 
+/// The bytes of attributes, if there are any.
+fn together(attributes: &[Attribute]) -> Option<Vec<u8>> {
+    (!attributes.is_empty()).then(|| Attribute::of(0, attributes).value)
+}
+
+/// What the kernel says of a device's IPv6.
+fn of_ipv6(message: &Message) -> Option<Vec<Attribute>> {
+    let families = message.attribute(BY_FAMILY)?.inner()?;
+    families.iter().find(|it| it.kind == libc::AF_INET6 as u16)?.inner()
+}
+
 /// How a device gets addresses of IPv6 by itself.
 fn address_mode(message: &Message) -> Option<u32> {
-    const BY_FAMILY: u16 = 26;
     const MODE: u16 = 8;
-    let families = message.attribute(BY_FAMILY)?.inner()?;
-    let v6 = families.iter().find(|it| it.kind == libc::AF_INET6 as u16)?.inner()?;
+    let v6 = of_ipv6(message)?;
     v6.iter().find(|it| it.kind == MODE)?.value.first().map(|mode| u32::from(*mode))
 }
 
 /// The arrays in which the kernel has the settings of a device, but for texts.
 fn mark(message: &Message) -> Option<[Vec<u8>; 2]> {
-    const BY_FAMILY: u16 = 26;
     const V4: (u16, u16) = (libc::AF_INET as u16, 1);
     const V6: (u16, u16) = (libc::AF_INET6 as u16, 2);
     let families = message.attribute(BY_FAMILY)?.inner()?;
@@ -278,7 +347,10 @@ fn entry(
         conf4,
         conf6,
         kind: (!is_loopback).then(|| device.kind.clone()),
-        data: (!data.is_empty()).then(|| Attribute::of(0, &data).value),
+        data: together(&data),
+        more: device.more(),
+        port: device.port(),
+        names: device.names(),
         queue: device.attribute(QUEUE),
         address_mode: address_mode(device.message),
         ..NetDeviceEntry::default()

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use images::messages::{NamedSysctl, NetnsEntry, SYSCTL_NUMBER, SYSCTL_TEXT, SysctlEntry};
-use images::network_settings::{IPV4, IPV6, OF_IPV4, OTHERS, STABLE_SECRET, UNIX};
+use images::messages::{NetnsEntry, SYSCTL_NUMBER, SYSCTL_TEXT, SysctlEntry};
+use images::network_settings::{IPV4, IPV6, OF_IPV4, STABLE_SECRET, UNIX};
 
 /// The settings of a device, or of `default` or `all`, in the order of the images.
 pub(super) fn of_device(protocol: &str, name: &str) -> io::Result<Vec<SysctlEntry>> {
@@ -25,7 +25,7 @@ pub(super) fn read_texts(device: &str, entries: &mut [SysctlEntry]) -> io::Resul
     Ok(())
 }
 
-/// Those of the namespace that this thread is in; the rest of the entry is empty.
+/// Those of the namespace that this thread is in that have places of their own; the rest of the entry is empty.
 pub(super) fn of_namespace() -> io::Result<NetnsEntry> {
     let below = |directory: &str, names: &[&str], is_text| -> io::Result<Vec<SysctlEntry>> {
         names
@@ -45,19 +45,8 @@ pub(super) fn of_namespace() -> io::Result<NetnsEntry> {
         all_conf6: of_device("ipv6", "all")?,
         unix_conf: below("unix", &UNIX, false)?,
         ipv4_sysctl,
-        others: others()?,
         ..NetnsEntry::default()
     })
-}
-
-/// Those that CRIU does not carry.
-fn others() -> io::Result<Vec<NamedSysctl>> {
-    let named = |name: &&str| -> io::Result<Option<NamedSysctl>> {
-        let value = read(&format!("/proc/sys/net/{name}"), true)?.sarg;
-        Ok(value
-            .map(|value| NamedSysctl { name: (*name).to_owned(), value: value.trim().to_owned() }))
-    };
-    OTHERS.iter().filter_map(|name| named(name).transpose()).collect()
 }
 
 /// The value of a setting; none where the kernel does not have it, or it has none.

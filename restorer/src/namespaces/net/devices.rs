@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use images::messages::{NetDeviceEntry, device};
 use images::network_devices;
+use kernel::multicast::join_on_link;
 use kernel::namespaces::within_network;
 use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
 
@@ -31,6 +32,9 @@ const NAMESPACE: u16 = 28;
 const NEW_NUMBER: u16 = 49;
 const KIND: u16 = 1;
 const DATA: u16 = 2;
+const PORT_KIND: u16 = 4;
+const PORT: u16 = 5;
+const BY_FAMILY: u16 = 26;
 
 /// Bytes that any kind of device has to say of itself, and many more.
 const MOST_DATA: usize = 4096;
@@ -61,12 +65,12 @@ pub(super) fn check(entry: &NetDeviceEntry) -> Result<(), &'static str> {
     if entry.address.as_ref().is_some_and(|address| address.len() > 32) {
         return Err("its address is too long");
     }
-    if let Some(data) = &entry.data {
+    for data in [&entry.data, &entry.more, &entry.port].into_iter().flatten() {
         let all = Attribute::read_all(data).filter(|_| data.len() <= MOST_DATA);
-        let all = all.ok_or("what is said of its kind is too long, or broken")?;
+        let all = all.ok_or("what is said of it or its kind is too long, or broken")?;
         let kinds: BTreeSet<u16> = all.iter().map(|attribute| attribute.kind).collect();
         if kinds.len() != all.len() {
-            return Err("something is said of its kind twice");
+            return Err("something is said of it or its kind twice");
         }
     }
     let is_loopback = entry.r#type == device::LOOPBACK;
@@ -131,7 +135,20 @@ pub(super) fn make(
         }
         left = rest;
     }
+    // A port may refer to another one.
+    for entry in entries.iter().filter(|entry| entry.port.is_some()) {
+        let port = kept(entry.port.as_deref(), network_devices::OF_PORTS);
+        let done = set_differences(door, entry, (PORT_KIND, "bridge"), (PORT, &port));
+        done.map_err(failed(format!("set the port of network device {}", entry.name)))?;
+    }
     Ok(())
+}
+
+/// Those attributes of an image that are known.
+fn kept(bytes: Option<&[u8]>, known: &[u16]) -> Vec<Attribute> {
+    let mut all = bytes.and_then(Attribute::read_all).unwrap_or_default();
+    all.retain(|attribute| known.contains(&attribute.kind));
+    all
 }
 
 /// The device of the same namespace that one is made on top of.
@@ -172,7 +189,7 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
                 None => make(door, Vec::new()).map_err(doing("make"))?,
             }
             if entry.r#type == device::BRIDGE {
-                set_differences(door, entry, kind, &data).map_err(doing("set"))?;
+                set_differences(door, entry, (KIND, kind), (DATA, &data)).map_err(doing("set"))?;
             }
         }
     }
@@ -188,6 +205,7 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
     let is_new = |it: &Attribute| now.first().is_none_or(|now| !now.attributes.contains(it));
     let mut attributes = basics(entry);
     attributes.extend(entry.queue.map(|queue| Attribute::new(QUEUE, queue.to_ne_bytes())));
+    attributes.extend(kept(entry.more.as_deref(), network_devices::MORE));
     attributes.retain(is_new);
     if !attributes.is_empty() {
         door.request(&change(entry, 0, attributes)).map_err(doing("set"))?;
@@ -197,24 +215,70 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
         door.request(&change(entry, 0, attributes)).map_err(doing("attach"))?;
     }
     door.request(&change(entry, SETTABLE, Vec::new())).map_err(doing("bring up"))?;
-    // The kernel sets some anew as it comes up: the length of packets of IPv6.
-    settings::of_device("ipv6", &entry.name, (&entry.conf6, &[]), weak)
+    if !entry.names.is_empty() {
+        door.request(&named(entry)).map_err(doing("give other names to"))?;
+    }
+    for group in &entry.groups {
+        join_on_link(&entry.name, group).map_err(doing("listen to an address by"))?;
+    }
+    token(door, entry)
 }
 
-/// Sets what is not as it should be of a device that has been made.
+/// Settings that the kernel sets anew as a device or the other end of it comes up, and somewhat later: the length of packets of IPv6.
+pub(super) fn set_again(entries: &[NetDeviceEntry], weak: bool) -> Result<(), Error> {
+    entries
+        .iter()
+        .try_for_each(|entry| settings::of_device("ipv6", &entry.name, (&entry.conf6, &[]), weak))
+}
+
+/// Gives a device its other names.
+fn named(entry: &NetDeviceEntry) -> Message {
+    const NEW_PROPERTIES: u16 = 108;
+    const PROPERTIES: u16 = 52;
+    const OTHER_NAME: u16 = 53;
+    let names: Vec<Attribute> =
+        entry.names.iter().map(|name| Attribute::new(OTHER_NAME, text(name))).collect();
+    Message {
+        kind: NEW_PROPERTIES,
+        flags: CREATE | EXCLUSIVE,
+        fixed: fixed(entry.ifindex, 0, 0),
+        attributes: vec![Attribute::of(PROPERTIES, &names)],
+    }
+}
+
+/// Chooses the lower half of the addresses of IPv6 that a device gets by itself. The kernel takes it only while the device asks and
+/// listens to routers, and keeps it when that ends: what it has been set to do comes last ([`set_again`]).
+fn token(door: &Rtnetlink, entry: &NetDeviceEntry) -> Result<(), Error> {
+    let doing = |what: &str| failed(format!("{what} network device {}", entry.name));
+    for token in kept(entry.more.as_deref(), &[BY_FAMILY]) {
+        for (setting, value) in [("accept_ra", "2"), ("router_solicitations", "1")] {
+            let path = format!("/proc/sys/net/ipv6/conf/{}/{setting}", entry.name);
+            std::fs::write(path, value).map_err(doing("have routers listened to by"))?;
+        }
+        let attributes = vec![Attribute::of(BY_FAMILY, &token.inner().unwrap_or_default())];
+        door.request(&change(entry, 0, attributes)).map_err(doing("choose the token of"))?;
+    }
+    Ok(())
+}
+
+/// Sets what is not as it should be of a device that has been made: of its kind, or of the kind of what it is a port of.
 fn set_differences(
     door: &Rtnetlink,
     entry: &NetDeviceEntry,
-    kind: &str,
-    data: &[Attribute],
+    (of_kind, kind): (u16, &str),
+    (of_data, data): (u16, &[Attribute]),
 ) -> io::Result<()> {
     let found = Message::read_all(&get(door, entry)?, LINK);
     let found = found.as_deref().and_then(|found| found.first()?.attribute(INFORMATION)?.inner());
-    let now = found.and_then(|found| found.into_iter().find(|it| it.kind == DATA)?.inner());
+    let now = found.and_then(|found| found.into_iter().find(|it| it.kind == of_data)?.inner());
     let now = now.unwrap_or_default();
     for attribute in data.iter().filter(|attribute| !now.contains(attribute)) {
         let fixed = fixed(entry.ifindex, 0, 0);
-        let attributes = vec![information(kind, std::slice::from_ref(attribute))];
+        let said = [
+            Attribute::new(of_kind, kind),
+            Attribute::of(of_data, std::slice::from_ref(attribute)),
+        ];
+        let attributes = vec![Attribute::of(INFORMATION, &said)];
         door.request(&Message { kind: NEW_LINK, flags: 0, fixed, attributes })?;
     }
     Ok(())

@@ -12,11 +12,18 @@ const NEW_ROUTE: u16 = 24;
 const NEW_RULE: u16 = 32;
 const DELETE_RULE: u16 = 33;
 const GET_RULE: u16 = 34;
+const NEW_NEIGHBOUR: u16 = 28;
+const NEW_LABEL: u16 = 72;
+const DELETE_LABEL: u16 = 73;
+const GET_LABEL: u16 = 74;
 
 /// Bytes of `struct ifaddrmsg`.
 const ADDRESS: usize = 8;
 /// Bytes of `struct rtmsg`, and of `struct fib_rule_hdr`.
 const ROUTE: usize = 12;
+/// Bytes of `struct ndmsg`, and of `struct ifaddrlblmsg`.
+const NEIGHBOUR: usize = 12;
+const LABEL: usize = 12;
 
 // include/uapi/linux/if_addr.h, rtnetlink.h and fib_rules.h. What refers to other namespaces is not among them, nor
 // what refers to objects that are not carried.
@@ -26,15 +33,22 @@ const OF_ROUTES: &[u16] =
 const OF_RULES: &[u16] =
     &[1, 2, 3, 4, 6, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
 
+// include/uapi/linux/neighbour.h and if_addrlabel.h.
+const OF_NEIGHBOURS: &[u16] = &[1, 2, 5, 6, 7, 12, 14, 15];
+const OF_LABELS: &[u16] = &[1, 2];
+
 /// Reads the messages of an image, behind its number.
 pub(super) fn read(kind: NetworkImage, bytes: &[u8]) -> Result<Vec<Message>, String> {
     let (number, fixed, allowed) = match kind {
         NetworkImage::Addresses => (NEW_ADDRESS, ADDRESS, OF_ADDRESSES),
         NetworkImage::Rules | NetworkImage::Rules6 => (NEW_RULE, ROUTE, OF_RULES),
+        NetworkImage::Neighbours => (NEW_NEIGHBOUR, NEIGHBOUR, OF_NEIGHBOURS),
+        NetworkImage::Labels => (NEW_LABEL, LABEL, OF_LABELS),
         _ => (NEW_ROUTE, ROUTE, OF_ROUTES),
     };
-    let magic = kind.magic().unwrap_or_default().to_ne_bytes();
-    let Some(rest) = bytes.strip_prefix(&magic[..]) else {
+    let magic = kind.magic().map(u32::to_ne_bytes);
+    let magic = magic.as_ref().map_or(&[][..], |magic| magic);
+    let Some(rest) = bytes.strip_prefix(magic) else {
         return Err("it does not begin as such images do".to_owned());
     };
     let messages = Message::read_all(rest, fixed).ok_or("its messages are none")?;
@@ -137,6 +151,20 @@ pub(super) fn has_gateway(route: &Message) -> bool {
     const MULTIPATH: u16 = 9;
     const VIA: u16 = 18;
     [GATEWAY, MULTIPATH, VIA].iter().any(|kind| route.attribute(*kind).is_some())
+}
+
+/// Has this namespace these labels of addresses and no others. (Those that it is born with can be removed.)
+pub(super) fn set_labels(door: &Rtnetlink, wanted: &[Message]) -> io::Result<()> {
+    let label = |it: &Message| (it.fixed[..8].to_vec(), it.attributes.clone());
+    let found = list(door, GET_LABEL, libc::AF_INET6, LABEL)?;
+    let is_among = |one: &Message, all: &[Message]| all.iter().any(|it| label(it) == label(one));
+    for other in found.iter().filter(|it| !is_among(it, wanted)) {
+        door.request(&Message { kind: DELETE_LABEL, flags: 0, ..other.clone() })?;
+    }
+    for missing in wanted.iter().filter(|it| !is_among(it, &found)) {
+        super::add(door, missing)?;
+    }
+    Ok(())
 }
 
 /// Removes all rules of a family.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use images::messages::{NamedSysctl, NetnsEntry, SYSCTL_TEXT, SysctlEntry};
-use images::network_settings::{IPV4, IPV6, OF_IPV4, OTHERS, UNIX};
+use images::network_settings::{IPV4, IPV6, OF_IPV4, UNIX, device_of, is_below, owner_of};
 
 use crate::error::Error;
 
@@ -25,25 +25,62 @@ pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> 
             set(&format!("/proc/sys/net/{directory}/{name}"), value, weak)?;
         }
     }
-    // Some have bounds that are settings themselves. So all are written twice: in the second turn the bounds are in place.
-    for entry in &entry.others {
-        set_other(entry, weak).ok();
-    }
-    entry.others.iter().try_for_each(|entry| set_other(entry, weak))
+    // Devices are born with these.
+    let (of_all, _) = in_order(&entry.others)?;
+    of_all.into_iter().for_each(|entry| drop(set_other(entry, weak)));
+    Ok(())
 }
 
-/// Sets one that CRIU does not carry.
-fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
-    if !OTHERS.contains(&&*entry.name) {
+/// Sets those that have no place of their own, when all devices are there.
+///
+/// Some have bounds that are settings themselves, some are two views of one value, and what is set for all devices is set of each. So
+/// all are written again until none changes.
+pub(super) fn others(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
+    const TURNS: usize = 4;
+    let (of_all, of_devices) = in_order(&entry.others)?;
+    let all = || of_all.iter().chain(&of_devices).copied();
+    for _ in 0..TURNS {
+        if all().all(is_set) {
+            return Ok(());
+        }
+        all().for_each(|entry| drop(set_other(entry, weak)));
+    }
+    for entry in all().filter(|entry| !is_set(entry)) {
+        set_other(entry, weak)?;
+        if !is_set(entry) {
+            tracing::warn!("{} does not become {}", path(entry), entry.value);
+        }
+    }
+    Ok(())
+}
+
+/// Settings by whether they are of a device; of the others those for all devices come first, then those for new ones.
+fn in_order(entries: &[NamedSysctl]) -> Result<(Vec<&NamedSysctl>, Vec<&NamedSysctl>), Error> {
+    if let Some(entry) = entries.iter().find(|entry| !is_below(&entry.name)) {
         return Err(Error::image(format!("setting {}", entry.name), "it is not one of a network"));
     }
-    let path = format!("/proc/sys/net/{}", entry.name);
-    if !Path::new(&path).exists() {
-        tracing::warn!("{path} was {}, and this kernel has no such setting", entry.value);
-        return Ok(());
+    let (of_devices, mut of_all): (Vec<_>, Vec<_>) =
+        entries.iter().partition(|entry| device_of(&entry.name).is_some());
+    of_all.sort_by_key(|entry| (owner_of(&entry.name), &entry.name));
+    Ok((of_all, of_devices))
+}
+
+fn path(entry: &NamedSysctl) -> String {
+    format!("/proc/sys/net/{}", entry.name)
+}
+
+/// Whether one is as it should be, or not there: not every kernel has each.
+fn is_set(entry: &NamedSysctl) -> bool {
+    match kernel::sysctl::read(path(entry)) {
+        Ok(now) => now.split_whitespace().eq(entry.value.split_whitespace()),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
+}
+
+/// Sets one that has no place of its own.
+fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
     let value = SysctlEntry { r#type: SYSCTL_TEXT, iarg: None, sarg: Some(entry.value.clone()) };
-    set(&path, &value, weak)
+    if is_set(entry) { Ok(()) } else { set(&path(entry), &value, weak) }
 }
 
 /// Sets the settings of a device, or of `default` or `all`, from the first list; old images have the second one instead.
@@ -109,9 +146,25 @@ mod tests {
     #[test]
     fn nothing_but_settings_of_networks_is_written() {
         for name in ["../kernel/core_pattern", "ipv4/../../kernel/core_pattern", "/etc/passwd"] {
-            let entry = NamedSysctl { name: name.to_owned(), value: "x".to_owned() };
-            let error = set_other(&entry, true).unwrap_err().to_string();
+            let others = vec![NamedSysctl { name: name.to_owned(), value: "x".to_owned() }];
+            let entry = NetnsEntry { others, ..NetnsEntry::default() };
+            let error = others_of(&entry).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    fn others_of(entry: &NetnsEntry) -> Result<(), Error> {
+        others(entry, true)
+    }
+
+    #[test]
+    fn what_is_for_all_devices_comes_first() {
+        let names = ["ipv4/neigh/br0/locktime", "ipv4/conf/default/x", "ipv4/conf/all/x", "core/x"];
+        let entry = |name: &&str| NamedSysctl { name: (*name).to_owned(), value: "1".to_owned() };
+        let entries: Vec<NamedSysctl> = names.iter().map(entry).collect();
+        let (of_all, of_devices) = in_order(&entries).unwrap();
+        let name = |entry: &&NamedSysctl| entry.name.clone();
+        assert_eq!(of_all.iter().map(name).collect::<Vec<_>>(), [names[3], names[2], names[1]]);
+        assert_eq!(of_devices.iter().map(name).collect::<Vec<_>>(), [names[0]]);
     }
 }
