@@ -9,6 +9,7 @@ const SETTINGS: &[&str] = &[
     "notify_on_release",
     "cpuset.cpus",
     "cpuset.mems",
+    "cpuset.cpus.exclusive",
     "cpuset.memory_migrate",
     "cpuset.cpu_exclusive",
     "cpuset.mem_exclusive",
@@ -43,10 +44,20 @@ const SETTINGS: &[&str] = &[
     "memory.swap.high",
     "memory.swap.max",
     "memory.zswap.max",
+    "memory.zswap.writeback",
+    "memory.kmem.tcp.limit_in_bytes",
     "blkio.weight",
+    "blkio.weight_device",
     "blkio.bfq.weight",
+    "blkio.bfq.weight_device",
+    "blkio.prio.class",
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.write_iops_device",
     "io.weight",
     "io.bfq.weight",
+    "io.prio.class",
     "io.max",
     "io.latency",
     "pids.max",
@@ -55,6 +66,7 @@ const SETTINGS: &[&str] = &[
     "devices.list",
     "cgroup.max.depth",
     "cgroup.max.descendants",
+    "cgroup.pressure",
     "cgroup.subtree_control",
     LISTS[0],
     LISTS[1],
@@ -126,6 +138,9 @@ fn order(hierarchy: &str, name: &str) -> Option<usize> {
 /// The text to be written again; `None` where there is nothing to write.
 pub(super) fn value_of(name: &str, text: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(text).ok()?.trim_end();
+    if USUAL.contains(&(name, text)) {
+        return None;
+    }
     match name {
         "cgroup.type" => (text == "threaded").then(|| text.into()),
         // The file says more than it takes.
@@ -133,25 +148,24 @@ pub(super) fn value_of(name: &str, text: &[u8]) -> Option<Vec<u8>> {
             let disabled = text.lines().find_map(|line| line.strip_prefix("oom_kill_disable "))?;
             Some(disabled.into())
         }
-        // One that is idle has a weight that cannot be set.
-        "cpu.idle" => (text != "0").then(|| text.into()),
-        "blkio.weight"
-        | "cpuset.cpus"
-        | "cpuset.mems"
-        | "io.max"
-        | "io.latency"
-        | "misc.max"
-        | "rdma.max"
-        | "net_prio.ifpriomap"
-        | "cgroup.subtree_control"
-            if text.is_empty() =>
-        {
-            None
-        }
-        "cpuset.cpus.partition" => (text != "member").then(|| text.into()),
-        _ => Some(text.into()),
+        // Of these nothing is written but who may write to them.
+        _ if LISTS.contains(&name) => Some(Vec::new()),
+        _ => (!text.is_empty()).then(|| text.into()),
     }
 }
+
+/// What some settings are by themselves, which need not be a value that can be set.
+const USUAL: &[(&str, &str)] = &[
+    // One that is idle has a weight that cannot be set.
+    ("cpu.idle", "0"),
+    ("cpuset.cpus.partition", "member"),
+    ("memory.zswap.writeback", "1"),
+    // No limit; to set one has the group's sockets be accounted for.
+    ("memory.kmem.tcp.limit_in_bytes", "9223372036854771712"),
+    ("blkio.prio.class", "no-change"),
+    ("io.prio.class", "no-change"),
+    ("cgroup.pressure", "1"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -164,6 +178,9 @@ mod tests {
             Some(b"1".to_vec())
         );
         assert_eq!(value_of("cgroup.type", b"domain\n"), None);
+        assert_eq!(value_of("cgroup.pressure", b"1\n"), None);
+        assert_eq!(value_of("cgroup.pressure", b"0\n"), Some(b"0".to_vec()));
+        assert_eq!(value_of("blkio.throttle.read_bps_device", b""), None);
         assert!(order("cpu", "cpu.cfs_period_us") < order("cpu", "cpu.cfs_quota_us"));
         assert_eq!(order("memory", "memory.usage_in_bytes"), None);
         assert!(order("hugetlb", "hugetlb.2MB.limit_in_bytes").is_some());

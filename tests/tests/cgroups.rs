@@ -75,6 +75,56 @@ fn hierarchies() -> Vec<Hierarchy> {
     found
 }
 
+/// Settings of one line for each device, and those that are hardly ever other than usual.
+#[test]
+fn rare_settings_come_back() {
+    let disk = format!("{}:0", nix::sys::stat::major(fs::metadata("/").expect("stat").dev()));
+    let (read, write) = (format!("{disk} 1000000"), format!("{disk} 500"));
+    type Settings<'s> = &'s [(&'s str, &'s str)];
+    let settings: [(&str, &str, Settings<'_>); 3] = [
+        (
+            "cgroup",
+            "blkio",
+            &[
+                ("blkio.throttle.read_bps_device", &read),
+                ("blkio.throttle.write_iops_device", &write),
+            ],
+        ),
+        ("cgroup", "memory", &[("memory.kmem.tcp.limit_in_bytes", "922337203683328")]),
+        ("cgroup2", "", &[("cgroup.pressure", "0")]),
+    ];
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("still", scratch.path("work"));
+    let images = scratch.path("images");
+    let mut set = Vec::new();
+    for (kind, controller, settings) in settings {
+        let Some(mount) = mount_of(kind, controller) else { continue };
+        let group = Group::new(&mount, "rare");
+        group.take_in(workload.pid(), "cgroup.procs");
+        // Not every machine has such a setting, or a disk that can be told.
+        let is_set = |(file, value): &&(&str, &str)| {
+            let file = group.0.join(file);
+            let written = fs::write(&file, value);
+            written.is_ok() && fs::read_to_string(file).is_ok_and(|now| now.trim() == *value)
+        };
+        let settings: Vec<_> = settings.iter().filter(is_set).collect();
+        set.push((group, settings));
+    }
+    assert!(set.iter().any(|(_, settings)| !settings.is_empty()), "none of them is there");
+    Engine::Stasis.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    set.iter().for_each(|(group, _)| fs::remove_dir(&group.0).expect("remove the control group"));
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    for (group, (file, value)) in
+        set.iter().flat_map(|(group, settings)| settings.iter().map(move |it| (group, it)))
+    {
+        assert_eq!(fs::read_to_string(group.0.join(file)).expect(file).trim(), *value, "{file}");
+    }
+    workload.check().expect("the program's own check");
+    machine.end_all();
+}
+
 fn goes_back(by: Engine, to: Engine, how: Dump<'_>) {
     for Hierarchy { mount, setting, value } in hierarchies() {
         for remove in [false, true] {

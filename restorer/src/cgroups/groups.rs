@@ -190,8 +190,10 @@ const NOT_SET: &[&str] = &[
     "memory.use_hierarchy",
     "memory.move_charge_at_immigrate",
     "memory.kmem.limit_in_bytes",
-    "memory.kmem.tcp.limit_in_bytes",
 ];
+
+/// The kernel will take this one back: where it is not there, nothing is to be limited by it.
+const PASSING: &str = "memory.kmem.tcp.limit_in_bytes";
 
 fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Error> {
     let name = property.name.as_str();
@@ -203,6 +205,10 @@ fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Erro
     let value = property.value.trim_ascii();
     match name {
         _ if NOT_SET.contains(&name) => return Ok(()),
+        PASSING if !path.exists() => {
+            tracing::warn!("{} was {}", path.display(), property.value.escape_ascii());
+            return Ok(());
+        }
         // Who is in it is not set; who may put others there is.
         "cgroup.procs" | "tasks" => {}
         "cgroup.type" if value != b"threaded" => return Ok(()),
@@ -220,7 +226,7 @@ fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Erro
                 }
             }
         }
-        "io.max" | "io.latency" | "misc.max" | "rdma.max" => {
+        _ if PER_LINE.contains(&name) => {
             for line in value.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 write_setting(&path, line)?;
             }
@@ -235,6 +241,22 @@ fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Erro
     }
     set_permissions(&path, property.perms.as_ref())
 }
+
+/// Settings that take one line of what they show at a time: of a device, a region or a resource.
+const PER_LINE: &[&str] = &[
+    "io.max",
+    "io.latency",
+    "io.weight",
+    "io.bfq.weight",
+    "blkio.weight_device",
+    "blkio.bfq.weight_device",
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.write_iops_device",
+    "misc.max",
+    "rdma.max",
+];
 
 /// Devices are allowed by a list that is read from one file and written to two.
 fn set_devices(directory: &Path, value: &[u8]) -> Result<(), Error> {
