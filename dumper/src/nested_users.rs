@@ -258,6 +258,11 @@ impl NestedUsers {
         Some(entry).filter(|entry| !entry.uid_map.is_empty() && !entry.gid_map.is_empty())
     }
 
+    /// One in which nobody of the tree is.
+    pub(crate) fn empty(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        self.asked.get(&id).cloned()
+    }
+
     /// Whether a user namespace is another one, or below it.
     fn is_within(&self, user: u64, other: u64) -> bool {
         let up = std::iter::successors(Some(user), |it| self.around.get(it).copied());
@@ -489,5 +494,6 @@ pub(crate) fn entry(maps: &Maps, owner: u32) -> UsernsEntry {
         nested: None,
         owned: Vec::new(),
         around: None,
+        limits: Vec::new(),
     }
 }

@@ -389,7 +389,8 @@ impl<'s> Made<'s> {
                 namespace.complete(made, given)?;
             }
         }
-        Ok(())
+        self.sets.nested_users.limit()?;
+        self.sets.users().map_or(Ok(()), Users::limit)
     }
 
     /// Makes one, in the user namespace if it belongs to that.

@@ -14,7 +14,7 @@ use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
 
 use crate::error::Error;
 use crate::levels::{Levels, PidSpace};
-use crate::users::maps;
+use crate::users::{Limits, maps};
 
 fn entry(checkpoint: &Checkpoint, number: u32) -> Result<UsernsEntry, Error> {
     let image = names::userns(number);
@@ -37,6 +37,7 @@ pub(crate) struct NestedUsers {
     of: BTreeMap<ImagePid, u32>,
     /// By the numbers of namespaces that belong to them.
     owned: BTreeMap<u32, u32>,
+    limits: BTreeMap<u32, Limits>,
     made: BTreeMap<u32, OwnedFd>,
 }
 
@@ -53,7 +54,7 @@ impl NestedUsers {
             return Ok(false);
         }
         self.of.insert(pid, number);
-        self.describe(number, &entry);
+        self.describe(number, &entry)?;
         let mut next = self::entry(checkpoint, number)?.around;
         let mut below = number;
         // Those around it, in which nobody may be. No number is met twice on the way.
@@ -67,7 +68,7 @@ impl NestedUsers {
                 return Err(Error::image(format!("user namespace {below}"), what));
             }
             self.around.insert(below, number);
-            self.describe(number, &entry);
+            self.describe(number, &entry)?;
             (below, next) = (number, entry.around);
         }
         if !self.up(number).all(|it| self.described.contains_key(&it)) {
@@ -76,9 +77,22 @@ impl NestedUsers {
         Ok(true)
     }
 
-    fn describe(&mut self, number: u32, entry: &UsernsEntry) {
+    fn describe(&mut self, number: u32, entry: &UsernsEntry) -> Result<(), Error> {
         self.described.insert(number, (maps(entry), entry.owner.unwrap_or(0)));
         self.owned.extend(entry.owned.iter().map(|owned| (*owned, number)));
+        self.limits.insert(number, Limits::of(entry)?);
+        Ok(())
+    }
+
+    /// Sets their limits.
+    pub(crate) fn limit(&self) -> Result<(), Error> {
+        for (number, limits) in &self.limits {
+            let described = self.described.get(number).zip(self.made.get(number));
+            if let Some(((maps, _), made)) = described {
+                limits.set(&Self::place(maps, made))?;
+            }
+        }
+        Ok(())
     }
 
     /// One, and those around it. One that is in itself, which only images can say, ends with what is none.

@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use images::id_map::{Id, IdMap};
-use images::messages::{UidGidExtent, UsernsEntry};
+use images::messages::{NamedSysctl, UidGidExtent, UsernsEntry};
 use images::{Checkpoint, names};
-use kernel::user_namespaces::{Inside, Maps, Range, new_user};
+use kernel::user_namespaces::{Inside, LIMITS, Maps, Range, new_user};
 
 use crate::error::Error;
 
@@ -27,6 +27,40 @@ pub(crate) fn maps(entry: &UsernsEntry) -> Maps {
     }
 }
 
+/// How many of something each user of a user namespace may have, by the names of the kernel's files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits(Vec<(&'static str, String)>);
+
+impl Limits {
+    /// Takes what the images say.
+    pub(crate) fn of(entry: &UsernsEntry) -> Result<Self, Error> {
+        let limit = |it: &NamedSysctl| {
+            let name = LIMITS.into_iter().find(|name| *name == it.name);
+            let is_number = it.value.parse::<i64>().is_ok();
+            name.filter(|_| is_number).map(|name| (name, it.value.clone()))
+        };
+        let all: Option<Vec<_>> = entry.limits.iter().map(limit).collect();
+        let strange = || Error::image("a limit of a user namespace", "it is none that there is");
+        all.map(Self).ok_or_else(strange)
+    }
+
+    /// Sets them, when all that they are about is there.
+    pub(crate) fn set(&self, inside: &Inside<'_>) -> Result<(), Error> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let set = || {
+            self.0.iter().try_for_each(|(name, limit)| {
+                std::fs::write(format!("/proc/sys/user/{name}"), limit)
+            })
+        };
+        let all: Vec<String> =
+            self.0.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
+        let what = format!("set limits of a user namespace ({})", all.join(", "));
+        inside.during(set).map_err(Error::kernel(what))
+    }
+}
+
 /// The user namespace of a tree.
 #[derive(Debug)]
 pub(crate) struct Users {
@@ -36,6 +70,7 @@ pub(crate) struct Users {
     /// Namespaces of the tree that belong to the one around.
     not_owned: BTreeSet<u32>,
     owner: u32,
+    limits: Limits,
     made: Option<OwnedFd>,
 }
 
@@ -48,7 +83,13 @@ impl Users {
         let ids = IdMap::of(&entry).map_err(|wrong| Error::image(image.name(), wrong))?;
         let maps = maps(&entry);
         let not_owned = entry.not_owned.iter().copied().collect();
-        Ok(Self { number, ids, maps, not_owned, owner: entry.owner.unwrap_or(0), made: None })
+        let (owner, limits) = (entry.owner.unwrap_or(0), Limits::of(&entry)?);
+        Ok(Self { number, ids, maps, not_owned, owner, limits, made: None })
+    }
+
+    /// Sets its limits.
+    pub(crate) fn limit(&self) -> Result<(), Error> {
+        self.limits.set(&Inside { is_exposed: true, ..self.inside(&[])? })
     }
 
     /// Makes it.

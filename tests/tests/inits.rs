@@ -275,7 +275,11 @@ fn carried_below_a_shell(command: &str) {
     let shown = || {
         let pid = innermost().expect("somebody")[0];
         let path = format!("/proc/{pid}/root/proc/1/comm");
-        std::fs::read_to_string(path).map_err(|error| error.kind())
+        let first = std::fs::read_to_string(path).map_err(|error| error.kind());
+        // Whether somebody in there can make user namespaces.
+        let mut makes = Command::new("nsenter");
+        makes.args(["--user", "--target", &pid.to_string(), "unshare", "--user", "true"]);
+        (first, Outcome::of(&mut makes).success)
     };
     let before = (all(), shown());
     let images = scratch.path("images");
@@ -303,6 +307,14 @@ fn namespaces_in_a_namespace_come_back_below_a_shell() {
 #[test]
 fn a_sandbox_of_bubblewrap_comes_back_below_a_shell() {
     carried_below_a_shell("bwrap --bind / / --unshare-pid --proc /proc --dev /dev");
+}
+
+/// Nobody can make user namespaces in there: how many there may be is a setting of the namespace around it, in which there is nobody.
+#[test]
+fn a_sandbox_without_user_namespaces_stays_one() {
+    carried_below_a_shell(
+        "bwrap --bind / / --unshare-user --unshare-pid --disable-userns --proc /proc --dev /dev",
+    );
 }
 
 /// Everything happens in a pid namespace in which stasis itself is.

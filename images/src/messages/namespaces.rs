@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use super::networks::NamedSysctl;
 use super::owned::owned;
 
 use super::timers::Timespec;
@@ -115,6 +116,10 @@ pub struct UsernsEntry {
     /// Extension: the number of the one around it, of one that is nested in another that is.
     #[prost(uint32, optional, tag = "1006")]
     pub around: Option<u32>,
+    /// Extension: how many of something each of its users may have, where somebody has said so, by the names of files below
+    /// `/proc/sys/user`.
+    #[prost(message, repeated, tag = "1007")]
+    pub limits: Vec<NamedSysctl>,
 }
 
 /// A range of ids.
