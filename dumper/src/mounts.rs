@@ -8,6 +8,7 @@ mod automounts;
 mod contents;
 mod judge;
 mod lost;
+mod overlays;
 mod shown;
 
 use std::collections::btree_map::Entry;

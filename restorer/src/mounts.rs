@@ -4,6 +4,7 @@
 //! plan      pure: which mount is made of what, and in which order they are placed
 //! yard      a namespace of the thread's own: every file system is made, or copied from outside, and filled; nothing
 //!           is mounted upon anything yet
+//! overlays  in the yard as well, when all that their layers can be in is there
 //! trees     a namespace each: the root first, then every mount on its parent, found from that one's root
 //! late      what only the first task of a pid namespace can make, when it is there
 //! groups    who is whose peer and whose slave
@@ -21,6 +22,7 @@ mod joining;
 mod last_change;
 mod late;
 mod lateness;
+mod overlays;
 mod plan;
 mod seats;
 mod trees;

@@ -28,6 +28,12 @@ pub fn unknown_kind(kind: &str, mount_point: &Path) -> Refusal {
     )
 }
 
+/// An overlay that cannot be made again, for this reason.
+#[must_use]
+pub fn overlay(what: &str, mount_point: &Path) -> Refusal {
+    Refusal::new(format!("the overlay cannot be made again: {what}"), external(mount_point))
+}
+
 /// A file system of a kind that the caller says a restore can just mount.
 #[must_use]
 pub fn is_served(mount_point: &Path) -> Refusal {

@@ -42,6 +42,26 @@ fn carried(family: &str, by: Engine, to: Engine) {
     }
 }
 
+#[test]
+fn overlays_are_made_of_their_layers_again() {
+    carried("overlays", Engine::Stasis, Engine::Stasis);
+}
+
+#[test]
+fn overlays_of_unknown_layers_are_refused() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("overlays_relative", scratch.path("work"));
+    let outcome = dump(Engine::Stasis, workload.pid(), &scratch.path("images"), Dump::RUNNING_ON);
+    let said = |what: &str| outcome.stderr.contains(what);
+    assert!(!outcome.success && said("mount /lay/over (overlay)"), "{}", outcome.stderr);
+    assert!(
+        said("relative paths") && said("--external 'mnt[/lay/over]:NAME'"),
+        "{}",
+        outcome.stderr
+    );
+}
+
 /// The queues of an IPC namespace of the tree's own, with their messages, are files in a mount namespace of its own.
 #[test]
 fn queues_are_mounted() {

@@ -2,6 +2,7 @@
 //! of mounts that share what is mounted below them, with mounts that hide files.
 
 pub(crate) mod hidden;
+pub(crate) mod overlays;
 pub(crate) mod read_only;
 
 use std::fs::{self, File};

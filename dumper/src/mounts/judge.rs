@@ -9,7 +9,7 @@ use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
 
 use super::shown::shown;
-use super::{MountOptions, View, lost};
+use super::{MountOptions, View, lost, overlays};
 
 /// Where a mount comes from at a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn judge(
     for view in views.values() {
         let is_root = Some(&view.id) == root;
         for mount in &view.mounts.0 {
-            origins.insert(mount.id, first(mount, is_root, own, options));
+            origins.insert(mount.id, first(mount, (view, is_root), own, options));
         }
     }
     follow(views, &mut origins);
@@ -84,7 +84,12 @@ fn follow(views: &BTreeMap<u64, View>, origins: &mut BTreeMap<i32, Option<Origin
 }
 
 /// Where a mount comes from by itself; `None` if it is left out.
-fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> Option<Origin> {
+fn first(
+    mount: &Mount,
+    (view, is_root): (&View, bool),
+    own: &Mounts,
+    options: &MountOptions,
+) -> Option<Origin> {
     let place = Path::new(&mount.mount_point);
     if options.skipped.iter().any(|skipped| skipped == place) {
         return None;
@@ -107,7 +112,7 @@ fn first(mount: &Mount, is_root: bool, own: &Mounts, options: &MountOptions) -> 
     if outside.is_some() {
         return outside;
     }
-    let known = is_made(&mount.kind(), options);
+    let known = is_made(&mount.kind(), options) || overlays::has_layers(view, mount);
     Some(if known && (mount.root == "/" || is_control_group(mount)) {
         Origin::Made
     } else {
@@ -127,7 +132,7 @@ fn is_of_disk(kind: &str) -> bool {
 
 /// Whether a restore can make file systems of a kind.
 fn is_made(kind: &str, options: &MountOptions) -> bool {
-    // Where the layers of an overlay are is not known here.
+    // Where the layers of an overlay are is not known by its kind.
     let known =
         !matches!(kind, "fuse" | "overlay") && file_systems::number(kind) != file_systems::UNKNOWN;
     known || options.other_kinds.iter().any(|other| other == kind || other == "all")
@@ -192,6 +197,7 @@ fn problem(
                 return Some(match kind.as_str() {
                     "fuse" | "fuseblk" => support::mounts::is_served(place),
                     kind if is_made(kind, options) => support::mounts::unreachable(place),
+                    "overlay" if mount.root == "/" => overlays::why_not(mount),
                     kind => support::mounts::unknown_kind(kind, place),
                 });
             }

@@ -207,6 +207,9 @@ pub struct MntEntry {
     /// What is mounted, if it has been deleted since. An extension.
     #[prost(message, optional, tag = "1001")]
     pub lost: Option<LostMountEntry>,
+    /// The layers of this overlay are not what its options say where this mount is: another mount of it is made. An extension.
+    #[prost(bool, optional, tag = "1002")]
+    pub layers_elsewhere: Option<bool>,
 }
 
 /// A file or directory that is mounted and has been deleted since. An extension.

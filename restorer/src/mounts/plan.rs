@@ -270,7 +270,8 @@ impl Plan {
             file_systems::NAMED => entry.fsname.as_deref(),
             number => file_systems::kind(number),
         };
-        let kind = kind.filter(|kind| !matches!(*kind, "fuse" | "overlay"))?;
+        let is_elsewhere = entry.layers_elsewhere == Some(true);
+        let kind = kind.filter(|kind| *kind != "fuse" && !(*kind == "overlay" && is_elsewhere))?;
         let is_whole =
             entry.root == b"/" || kind.starts_with("cgroup") && entry.root.starts_with(b"/..");
         let is_there = others.iter().map(|other| &self.mounts[*other]).any(|other| {

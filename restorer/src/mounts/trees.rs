@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::mounts;
-use kernel::namespaces::{copy_mounts, enter};
+use kernel::namespaces::copy_mounts;
 use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
@@ -17,6 +17,7 @@ use super::failed::failed;
 use super::last_change::last_change;
 use super::late::Late;
 use super::lateness;
+use super::overlays::{self, Here};
 use super::plan::{Index, Plan, Source};
 use super::yard::{Outside, Yard};
 use super::{Built, Request, groups};
@@ -36,6 +37,8 @@ pub(super) fn build(
     let automounts = Automounts::read(plan, request.images)?;
     let mut yard = Yard::make(plan, request, outside, (&late, &automounts))?;
     let here = own(thread)?;
+    let place_here = Here { namespace: &here, root: &root_here };
+    overlays::make(plan, &late, &mut yard, &place_here)?;
     let seats = groups::seats(plan, &mut yard, &late)?;
     // All copies are made here: what is in another namespace is not copied.
     let mut built = Built::default();
@@ -58,11 +61,7 @@ pub(super) fn build(
             .map_err(|errno| Error::kernel("open the root of a namespace")(errno.into()))?;
         built.namespaces.insert(number, own(thread)?);
         built.roots.namespaces.push(root);
-        // To enter is to be on top of all that is mounted on the root.
-        enter("mnt", &here)
-            .and_then(|()| Ok(nix::unistd::fchdir(&root_here)?))
-            .and_then(|()| Ok(nix::unistd::chroot(".")?))
-            .map_err(Error::kernel("go back to the place for mounts"))?;
+        place_here.go_back()?;
         let namespace = built.roots.namespaces.len() - 1;
         for index in order {
             let mount = &plan.mounts[*index];
@@ -139,14 +138,14 @@ fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::kernel("open a mount namespace")(errno.into()))
 }
 
-/// Places the mounts of a namespace.
-fn place(
+/// Attaches mounts in the calling thread's namespace, whose root becomes the first of them, and says of each that it is there before
+/// others are on it; the one that could not be, with its error.
+pub(super) fn attach_all(
     plan: &Plan,
     order: &[Index],
     copies: &BTreeMap<Index, OwnedFd>,
-    request: &Request<'_>,
-    roots: &mut Roots,
-) -> Result<(), Error> {
+    is_there: &mut dyn FnMut(Index, &OwnedFd),
+) -> Result<(), (Index, io::Error)> {
     for index in order {
         let mount = &plan.mounts[*index];
         let placed = || {
@@ -158,16 +157,33 @@ fn place(
             let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
             mounts::attach(copy, find(parent, below, Links::Refused)?)
         };
-        placed().map_err(failed(mount, "place"))?;
-        let Some(copy) = copies.get(index) else { continue };
-        for Sought { mount: number, path, .. } in plan.hidden(*index, request) {
-            let below = path.strip_prefix(&mount.place).unwrap_or(path);
+        placed().map_err(|error| (*index, error))?;
+        if let Some(copy) = copies.get(index) {
+            is_there(*index, copy);
+        }
+    }
+    Ok(())
+}
+
+/// Places the mounts of a namespace.
+fn place(
+    plan: &Plan,
+    order: &[Index],
+    copies: &BTreeMap<Index, OwnedFd>,
+    request: &Request<'_>,
+    roots: &mut Roots,
+) -> Result<(), Error> {
+    attach_all(plan, order, copies, &mut |index, copy| {
+        let place = &plan.mounts[index].place;
+        for Sought { mount: number, path, .. } in plan.hidden(index, request) {
+            let below = path.strip_prefix(place).unwrap_or(path);
             // What is not there is told by whoever opens it.
             if let Ok(found) = find(copy, below, Links::Refused) {
                 roots.hidden.insert((*number, path.clone()), found);
             }
         }
-    }
+    })
+    .map_err(|(index, error)| failed(&plan.mounts[index], "place")(error))?;
     // What is read-only need not be written to any more.
     for index in order {
         let (mount, copy) = (&plan.mounts[*index], copies.get(index));

@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::automounts::Automounts;
 use super::failed::failed;
+use super::overlays::is_overlay;
 use super::plan::{Index, Mount, Plan, Source};
 use super::{Request, contents, flags, late, lateness};
 use crate::error::Error;
@@ -170,7 +171,8 @@ impl Yard {
                 yard.lost.insert(index, below.clone());
             }
             let Source::New(kind) = &mount.source else { continue };
-            if !lateness::is_made_early(plan, late, index) {
+            // Of overlays the layers are to be there first.
+            if !lateness::is_made_early(plan, late, index) || is_overlay(mount) {
                 continue;
             }
             let made = match kind.as_str() {
@@ -182,7 +184,12 @@ impl Yard {
         Ok(yard)
     }
 
-    fn give(&mut self, mount: &Mount, index: Index, giver: OwnedFd) -> Result<(), Error> {
+    pub(super) fn give(
+        &mut self,
+        mount: &Mount,
+        index: Index,
+        giver: OwnedFd,
+    ) -> Result<(), Error> {
         self.ground.park(&giver).map_err(failed(mount, "hold"))?;
         self.givers.insert(index, giver);
         Ok(())
@@ -200,16 +207,18 @@ impl Yard {
 
     /// A mount, to be placed.
     pub(super) fn copy(&self, index: Index, mount: &Mount) -> Result<OwnedFd, Error> {
-        let copied = || {
-            let (giver, below) = self.giver(index, mount)?;
-            let copy = late::part(giver, below)?;
-            // The giver may receive mounts from outside.
-            if matches!(mount.source, Source::Part(..)) && !mount.shares_outside {
-                mounts::change(&copy, &private())?;
-            }
-            Ok(copy)
-        };
-        copied().map_err(failed(mount, "make"))
+        self.part_of(index, mount).map_err(failed(mount, "make"))
+    }
+
+    /// The same.
+    pub(super) fn part_of(&self, index: Index, mount: &Mount) -> io::Result<OwnedFd> {
+        let (giver, below) = self.giver(index, mount)?;
+        let copy = late::part(giver, below)?;
+        // The giver may receive mounts from outside.
+        if matches!(mount.source, Source::Part(..)) && !mount.shares_outside {
+            mounts::change(&copy, &private())?;
+        }
+        Ok(copy)
     }
 
     /// Takes its name from what had none: all mounts of it have been placed, which nothing without a name can be.

@@ -1,0 +1,118 @@
+//! Overlays: file systems made of directories of others, their layers, which are named by paths.
+//!
+//! The paths are those by which they were mounted, and the kernel shows them as they were said; so they are said again, where they
+//! lead to the same. For each overlay a namespace is built of all that can be placed before it, as the tree will see it, and it is
+//! mounted there, and goes to the yard with all else that mounts are made of. An overlay among the layers of another comes before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use kernel::mounts;
+use kernel::namespaces::{copy_mounts, enter};
+use nix::fcntl::{OFlag, open};
+use nix::mount::MsFlags;
+use nix::sys::stat::Mode;
+
+use super::failed::failed;
+use super::plan::{Index, Mount, Plan, Source, path};
+use super::trees::attach_all;
+use super::yard::Yard;
+use super::{flags, lateness};
+use crate::error::Error;
+
+/// Where the calling thread is, and comes back to: its mount namespace and the root there.
+pub(super) struct Here<'h> {
+    pub(super) namespace: &'h OwnedFd,
+    pub(super) root: &'h OwnedFd,
+}
+
+impl Here<'_> {
+    /// Goes back. To enter is to be on top of all that is mounted on the root.
+    pub(super) fn go_back(&self) -> Result<(), Error> {
+        enter("mnt", self.namespace)
+            .and_then(|()| Ok(nix::unistd::fchdir(self.root)?))
+            .and_then(|()| Ok(nix::unistd::chroot(".")?))
+            .map_err(Error::kernel("go back to the place for mounts"))
+    }
+}
+
+/// Whether a mount is one of an overlay that is made anew.
+pub(super) fn is_overlay(mount: &Mount) -> bool {
+    matches!(&mount.source, Source::New(kind) if kind == "overlay")
+}
+
+/// Makes all of them.
+pub(super) fn make(
+    plan: &Plan,
+    late: &BTreeSet<Index>,
+    yard: &mut Yard,
+    here: &Here<'_>,
+) -> Result<(), Error> {
+    let mut left: BTreeSet<Index> = plan.orders.values().flatten().copied().collect();
+    left.retain(|index| is_overlay(&plan.mounts[*index]));
+    for order in plan.orders.values() {
+        for &index in order.iter().filter(|index| is_overlay(&plan.mounts[**index])) {
+            let ready = ready(plan, order, late, &left);
+            let made = one(plan, index, &ready, yard)
+                .map_err(failed(&plan.mounts[index], "make the overlay of"));
+            here.go_back()?;
+            yard.give(&plan.mounts[index], index, made?)?;
+            left.remove(&index);
+        }
+    }
+    Ok(())
+}
+
+/// What can be placed while some overlays are not there yet: all that is neither of nor on one of them.
+fn ready(
+    plan: &Plan,
+    order: &[Index],
+    late: &BTreeSet<Index>,
+    missing: &BTreeSet<Index>,
+) -> Vec<Index> {
+    let mut ready = BTreeSet::new();
+    let is_there = |index: &&Index| {
+        let mount = &plan.mounts[**index];
+        let giver = match &mount.source {
+            Source::Part(giver, _) => giver,
+            _ => *index,
+        };
+        let is_placed = mount.on.as_ref().is_none_or(|(on, _)| ready.contains(on));
+        let is_there = is_placed
+            && !missing.contains(giver)
+            && !late.contains(*index)
+            && lateness::is_made_early(plan, late, **index);
+        if is_there {
+            ready.insert(**index);
+        }
+        is_there
+    };
+    order.iter().filter(is_there).copied().collect()
+}
+
+/// Makes one, in a new namespace with what is ready; the thread stays there.
+fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> std::io::Result<OwnedFd> {
+    let mount = &plan.mounts[index];
+    let mut copies = BTreeMap::new();
+    for index in ready {
+        copies.insert(*index, yard.part_of(*index, &plan.mounts[*index])?);
+    }
+    copy_mounts()?;
+    attach_all(plan, ready, &copies, &mut |_, _| {}).map_err(|(_, error)| error)?;
+    let entry = &mount.entry;
+    let mut of_file_system = MsFlags::from_bits_truncate(flags::of_file_system(entry));
+    of_file_system.remove(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_MOVE);
+    // The longest text of options that the newer calls take is shorter than most lists of layers.
+    let options = path(&entry.options);
+    let place = Path::new(&mount.place);
+    nix::mount::mount(
+        Some(path(&entry.source)),
+        place,
+        Some("overlay"),
+        of_file_system,
+        Some(options),
+    )?;
+    let made = open(place, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    mounts::copy(made, Path::new(""), false)
+}
