@@ -212,6 +212,9 @@ impl<'a> Looker<'a> {
         found.extend(refused.into_iter().filter(|_| self.judges_mounts));
         found.extend(numbers.foreign(root, looked_at, self.around.shell_job));
         found.extend(numbers.unsupported(root, looked_at));
+        let own_pids = self.around.namespaces.get("pid").copied();
+        let external = &self.options.external_pids;
+        found.extend(Numbers::unsupported_settings(looked_at, own_pids, external));
         let mut files = files::Plan::begin(looked_at)?;
         let sent: Vec<_> = files.in_flight().cloned().collect();
         let asked = self.options.asks_for_segments(&self.around);

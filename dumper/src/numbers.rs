@@ -13,8 +13,9 @@
 //! When the tree stands still, what has come since is added. Encoders ask [`Numbers::image`] and know no other
 //! way from the one kind of number to the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use collector::settings::has_pid_settings;
 use collector::{Inventory, Process};
 use ids::{Clash, HostPid, ImagePid, ImagePids, PidMap};
 use images::messages::NestedPidsEntry;
@@ -213,6 +214,27 @@ impl Numbers {
             threads: process.threads.len(),
         };
         support::pids::unsupported(&inventory.processes.values().map(of).collect::<Vec<_>>())
+    }
+
+    /// Refuses pid namespaces with settings of their own, but for the dumper's `own` and those that a restore is given.
+    pub(crate) fn unsupported_settings(
+        inventory: &Inventory,
+        own: Option<u64>,
+        external: &BTreeMap<u64, String>,
+    ) -> Vec<Unsupported> {
+        let mut told = BTreeSet::new();
+        let has_some = |process: &&Process| {
+            let leader = process.threads.get(&process.pid).and_then(|leader| leader.in_task);
+            leader.is_some_and(|it| has_pid_settings(&it.settings))
+        };
+        let all = inventory.processes.values().filter(has_some);
+        let is_carried = |id: &u64| Some(*id) != own && !external.contains_key(id);
+        let of = |process: &Process| {
+            let namespace = process.namespaces.get("pid").filter(|id| is_carried(id))?;
+            let refusal = support::pids::settings(process.pid);
+            told.insert(*namespace).then(|| refusal.of(process.pid, "pid namespace"))
+        };
+        all.filter_map(of).collect()
     }
 
     /// Refuses processes whose session or group has no number in the images. The members of a shell's job (`shell_job`) are spared: they

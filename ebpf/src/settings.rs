@@ -7,6 +7,7 @@ use stasis_ebpf_common::{MemoryPolicy, SECURITY_WORDS, TaskSettings, unusual};
 
 use crate::emit;
 use crate::read::{at, field, fill, load, many_at, offset};
+use crate::task::pid_namespace;
 
 /// Writes the last part of a thread's record.
 #[inline(never)]
@@ -28,6 +29,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
     }
     memory_policy(&mut settings.policy, field(task, o::TASK_MEMORY_POLICY));
     fill_security(&mut settings.security, field(task, o::TASK_REAL_CRED));
+    settings.unusual |= of_pids(pid_namespace(task));
     let memory: u64 = field(task, o::TASK_MM);
     if leads && memory != 0 {
         settings.default_memory_flags = field(memory, o::MM_DEFAULT_FLAGS);
@@ -97,6 +99,25 @@ fn of_task(task: u64) -> u32 {
         found |= unusual::RINGS;
     }
     found
+}
+
+/// Whether somebody has set something of a pid namespace: a new one gives out all numbers that there are, and is as strict with
+/// memfds as the one around it.
+#[inline(always)]
+fn of_pids(namespace: u64) -> u32 {
+    /// `PID_MAX_LIMIT` of a kernel of 64 bits.
+    const ALL: u32 = 4 << 20;
+    let around: u64 = field(namespace, o::PID_NS_PARENT);
+    if namespace == 0 || around == 0 {
+        return 0;
+    }
+    let highest = |of| field::<u32>(of, o::PID_NS_MAX);
+    let scope = |of| field::<u32>(of, o::PID_NS_MEMFD_SCOPE);
+    let is_limited = highest(namespace) != ALL && highest(namespace) != highest(around);
+    match is_limited || scope(namespace) != scope(around) {
+        true => unusual::PID_SETTINGS,
+        false => 0,
+    }
 }
 
 /// Whether the list in a structure has a member.

@@ -138,7 +138,7 @@ fn namespaces(ids: &mut [u32; NAMESPACES], task: u64) {
 
 /// The innermost pid namespace in which the task has a number.
 #[inline(always)]
-fn pid_namespace(task: u64) -> u64 {
+pub(crate) fn pid_namespace(task: u64) -> u64 {
     let pid: u64 = field(task, o::TASK_THREAD_PID);
     if pid == 0 {
         return 0;

@@ -124,6 +124,12 @@ pub const fn in_empty_session(settings: &ThreadSettings) -> bool {
     settings.unusual & unusual::EMPTY_SESSION != 0
 }
 
+/// Whether its pid namespace has settings that none has by itself.
+#[must_use]
+pub const fn has_pid_settings(settings: &ThreadSettings) -> bool {
+    settings.unusual & unusual::PID_SETTINGS != 0
+}
+
 /// Whether operations on System V semaphores may have to be undone at its end.
 #[must_use]
 pub const fn undoes_semaphores(settings: &ThreadSettings) -> bool {

@@ -72,6 +72,18 @@ pub fn external(name: &str) -> Refusal {
     )
 }
 
+/// What somebody has set of one, of which a process is in it.
+#[must_use]
+pub fn settings(pid: HostPid) -> Refusal {
+    Refusal::new(
+        "it has settings of its own (kernel.pid_max, vm.memfd_noexec), which cannot be carried yet",
+        format!(
+            "have it be as a new one before the dump, and set it again after the restore: nsenter --target {pid} --pid --mount \
+             sysctl -w kernel.pid_max=4194304 vm.memfd_noexec=0 (or as strict as the namespace around it)"
+        ),
+    )
+}
+
 /// What is given for one is none.
 pub const NO_NAMESPACE: Refusal = Refusal::fixed(
     "what is given for it is no pid namespace",

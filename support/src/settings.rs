@@ -301,7 +301,8 @@ pub fn of_registers(pid: HostPid, tid: HostPid, names: &[&str]) -> Unsupported {
 }
 
 /// What only eBPF sees beside what is refused.
-const UNSEEN: [&str; 10] = [
+const UNSEEN: [&str; 11] = [
+    "settings of pid namespaces (kernel.pid_max, vm.memfd_noexec)",
     "that a parent has been told of a stop (WUNTRACED), which it is once more",
     "what is to be undone in System V semaphores (SEM_UNDO)",
     "memory merging before Linux 6.15",

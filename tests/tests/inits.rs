@@ -9,8 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Rig, Scratch, Workload, built_program, children_of,
-    stasis_program, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Program, Rig, Scratch, Workload, built_program,
+    children_of, stasis_program, wait_until,
 };
 
 fn start(family: &str) -> Rig {
@@ -315,6 +315,36 @@ fn a_sandbox_without_user_namespaces_stays_one() {
     carried_below_a_shell(
         "bwrap --bind / / --unshare-user --unshare-pid --disable-userns --proc /proc --dev /dev",
     );
+}
+
+/// What somebody has set of it is told, and the remedy is one. (Nobody sets `kernel.pid_max` here: of older kernels there is one for all.)
+#[test]
+fn a_pid_namespace_with_settings_of_its_own_is_refused() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let script = "echo 1 > /proc/sys/vm/memfd_noexec; : > there; exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["-mpf", "--mount-proc", "setsid", "sh", "-c", script]);
+    let program = Program::start(command.current_dir(scratch.path("")), &scratch.path("log"));
+    assert!(wait_until(Duration::from_secs(20), || scratch.path("there").exists()), "it starts");
+    let first = children_of(program.pid())[0];
+    let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+    let dump = |images: &str| {
+        let mut dump = Engine::Stasis.dump_command(first, &scratch.path(images), how);
+        Outcome::of(dump.args(["--external", "mnt[]:m"]))
+    };
+    let refused = dump("refused");
+    let says = |what: &str| refused.stderr.contains(what);
+    assert!(!refused.success && says("pid namespace") && says("vm.memfd_noexec"), "{refused:?}");
+    let target = first.to_string();
+    let around = std::fs::read_to_string("/proc/sys/vm/memfd_noexec").expect("the setting");
+    let back = format!("vm.memfd_noexec={}", around.trim());
+    let mut remedy = Command::new("nsenter");
+    remedy.args(["--target", &target, "--pid", "--mount", "sysctl", "-w", &back]);
+    Outcome::of(&mut remedy).must_succeed("the remedy");
+    dump("carried").must_succeed("dump");
+    machine.end_all();
 }
 
 /// Everything happens in a pid namespace in which stasis itself is.

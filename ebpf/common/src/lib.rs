@@ -376,6 +376,8 @@ pub mod unusual {
     pub const RINGS: u32 = 1 << 10;
     /// An empty session keyring of its own. (This one is carried.)
     pub const EMPTY_SESSION: u32 = 1 << 11;
+    /// Its pid namespace has settings that none has by itself (`kernel.pid_max`, `vm.memfd_noexec`).
+    pub const PID_SETTINGS: u32 = 1 << 12;
 }
 
 /// One signal's action, as `struct sigaction` is in the kernel of every processor with a restorer.

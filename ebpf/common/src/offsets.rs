@@ -244,6 +244,9 @@ offsets! {
     MNT_NS_INUM = "mnt_namespace.ns.inum";
     NET_NS_INUM = "net.ns.inum";
     PID_NS_INUM = "pid_namespace.ns.inum";
+    PID_NS_PARENT = "pid_namespace.parent";
+    PID_NS_MAX = "pid_namespace.pid_max" optional;
+    PID_NS_MEMFD_SCOPE = "pid_namespace.memfd_noexec_scope" optional;
     TIME_NS_INUM = "time_namespace.ns.inum" optional;
     USER_NS_INUM = "user_namespace.ns.inum";
     UTS_NS_INUM = "uts_namespace.ns.inum";
