@@ -150,7 +150,9 @@ pub(super) fn value_of(name: &str, text: &[u8]) -> Option<Vec<u8>> {
         }
         // Of these nothing is written but who may write to them.
         _ if LISTS.contains(&name) => Some(Vec::new()),
-        _ => (!text.is_empty()).then(|| text.into()),
+        // Nothing is allowed then.
+        "devices.list" => Some(text.into()),
+        _ => (!text.is_empty() || !SETTINGS.contains(&name)).then(|| text.into()),
     }
 }
 
@@ -181,6 +183,8 @@ mod tests {
         assert_eq!(value_of("cgroup.pressure", b"1\n"), None);
         assert_eq!(value_of("cgroup.pressure", b"0\n"), Some(b"0".to_vec()));
         assert_eq!(value_of("blkio.throttle.read_bps_device", b""), None);
+        assert_eq!(value_of("devices.list", b""), Some(Vec::new()));
+        assert_eq!(value_of("listed.by_somebody", b""), Some(Vec::new()));
         assert!(order("cpu", "cpu.cfs_period_us") < order("cpu", "cpu.cfs_quota_us"));
         assert_eq!(order("memory", "memory.usage_in_bytes"), None);
         assert!(order("hugetlb", "hugetlb.2MB.limit_in_bytes").is_some());

@@ -81,8 +81,8 @@ trait Described: Debug + Send {
     /// Writes its images, which have this number in their names.
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error>;
 
-    /// Looks at what takes too long for the frozen time; what has changed since it was looked at before it.
-    fn look_again(&mut self) -> Result<Vec<String>, Error> {
+    /// Reads what takes too long for the frozen time; what could not be.
+    fn read_later(&mut self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
     }
 
@@ -225,14 +225,13 @@ impl Namespaces {
         }
     }
 
-    /// Looks at what takes too long for the frozen time, once that is over or does not matter: before [`encode`](Self::encode). What
-    /// has changed since it was looked at before it.
-    pub(crate) fn look_again(&mut self) -> Result<Vec<String>, Error> {
-        let mut changes = Vec::new();
+    /// Reads what takes too long for the frozen time, as soon as that is over: before [`encode`](Self::encode). What could not be read.
+    pub(crate) fn read_later(&mut self) -> Result<Vec<String>, Error> {
+        let mut lacking = Vec::new();
         for namespace in self.described.values_mut() {
-            changes.extend(namespace.look_again()?);
+            lacking.extend(namespace.read_later()?);
         }
-        Ok(changes)
+        Ok(lacking)
     }
 
     /// Writes the images of those that are not the dumper's; `number` is what a process is called there.

@@ -202,7 +202,6 @@ impl Plan {
         let inventory = look::inventory(&mut collector, options.pid, &mut earlier, Look::Ahead)?;
         let around = looker.around;
         let networks = Networks::begin(files.networks(), files.attached(), options)?;
-        let networks = networks.with_untold(options.pid)?;
         let layout = Layout::of_this_processor();
         Ok(Self {
             collector,

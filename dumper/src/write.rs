@@ -60,6 +60,8 @@ impl<'d> Written<'d> {
         // What is declared last is dropped first: if this fails, the target is let go before images are
         // removed and memory is given back.
         let tree = tree;
+        let lacking = state.namespaces.read_later()?;
+        state.files.warnings.extend(lacking);
         // What this holds of the target's files must not outlive their use by the target.
         let sockets = match dump.options.is_away() {
             true => files.into_sockets(&state.files),
@@ -88,7 +90,6 @@ impl<'d> Written<'d> {
             true => 0,
             false => dump.pre_copy.pages_of(&state.pages[..state.process_pages]),
         };
-        state.files.warnings.extend(state.namespaces.look_again()?);
         encode(&state, &writer, dump.options, (frozen, early), &dump.clock)?;
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;

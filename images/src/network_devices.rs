@@ -36,9 +36,13 @@ const KINDS: &[Kind] = &[
     Kind { name: "ifb", r#type: device::EXTERNAL, data: &[] },
 ];
 
-/// What else can be set of a device of any kind (include/uapi/linux/if_link.h): its alias, its group, how long packets that it is handed
-/// at once may be.
-pub const MORE: &[u16] = &[20, 27, 40, 41, 58, 63, 64];
+/// What else can be set of a device of any kind (include/uapi/linux/if_link.h): its alias, its group.
+pub const MORE: &[u16] = &[20, 27];
+
+/// How long packets that it is handed or hands on at once may be, and of how many segments: each with what it is by itself, in the
+/// order in which they are set, as some set others.
+pub const LENGTHS: &[(u16, u32)] =
+    &[(40, 65535), (41, 65536), (58, 65536), (63, 65536), (64, 65536)];
 
 /// What can be set of a port of a bridge (`IFLA_BRPORT_*`): priority, cost, who is answered for, what is learnt, where what is sent,
 /// who is kept apart.

@@ -119,11 +119,26 @@ pub fn owner_of(path: &str) -> Option<&str> {
 /// What images say of a device itself.
 const ADDRESS_MODE: &str = "addr_gen_mode";
 
-/// Whether this can be the path of a setting below `/proc/sys/net`, and leads nowhere else.
+/// What a network namespace has of its own, and each other one of its own as well. (`netfilter/nf_hooks_lwtunnel`, which a new one shows as
+/// if it were, is a switch of the whole machine.)
+const OF_NAMESPACES: [&str; 9] = [
+    "bridge/",
+    "core/",
+    "ipv4/",
+    "ipv6/",
+    "mpls/",
+    "mptcp/",
+    "netfilter/nf_conntrack_",
+    "sctp/",
+    "unix/",
+];
+
+/// Whether this can be the path of a setting of a network namespace below `/proc/sys/net`, and leads nowhere else.
 pub fn is_below(path: &str) -> bool {
     let is_plain =
         |part: &str| !part.is_empty() && !matches!(part, "." | "..") && !part.contains('\0');
-    path.split('/').all(is_plain) && path.contains('/')
+    let is_known = OF_NAMESPACES.iter().any(|prefix| path.starts_with(prefix));
+    is_known && path.split('/').all(is_plain)
 }
 
 #[cfg(test)]
@@ -142,9 +157,15 @@ mod tests {
         for path in ["ipv4/conf/eth0.5/arp_evict_nocarrier", "core/somaxconn", "ipv4/ip_forward"] {
             assert!(!has_place(path) && is_below(path), "{path}");
         }
-        for path in
-            ["../kernel/core_pattern", "ipv4/../../kernel/x", "/etc/passwd", "ipv4", "", "a//b"]
-        {
+        for path in [
+            "../kernel/core_pattern",
+            "ipv4/../../kernel/x",
+            "/etc/passwd",
+            "ipv4",
+            "",
+            "ipv4//b",
+            "netfilter/nf_hooks_lwtunnel",
+        ] {
             assert!(!is_below(path), "{path}");
         }
     }

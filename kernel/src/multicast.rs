@@ -140,8 +140,10 @@ pub fn link_groups() -> io::Result<BTreeMap<u32, Vec<Vec<u8>>>> {
 fn of_links(text: &str) -> Option<BTreeMap<u32, Vec<Vec<u8>>>> {
     let mut found = BTreeMap::<u32, Vec<Vec<u8>>>::new();
     for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [device, _, _, by_somebody, address] = words[..] else { return None };
+        // Names may have blanks of other alphabets, and some devices have addresses of no length.
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [device, _, _, by_somebody, ref address @ ..] = words[..] else { return None };
+        let address = address.first().copied().unwrap_or_default();
         let digits = address.as_bytes().chunks(2).map(|two| std::str::from_utf8(two).ok());
         let address: Option<Vec<u8>> =
             digits.map(|two| u8::from_str_radix(two?, 16).ok()).collect();
@@ -246,7 +248,8 @@ mod tests {
         let text = "3    eth0            1     0     333300000001\n3    eth0            2     1     01005e000023\n";
         let mine = [(3, vec![vec![1, 0, 0x5e, 0, 0, 0x23]])];
         assert_eq!(of_links(text), Some(mine.into()));
-        assert!(of_links("3 eth0 1 1 0\u{e9}\n").is_none() && of_links("3 eth0 1 1\n").is_none());
+        assert!(of_links("3 eth0 1 1 0\u{e9}\n").is_none() && of_links("3 eth0 1\n").is_none());
+        assert_eq!(of_links("3 a\u{2003}b 1 1 \n"), Some([(3, vec![Vec::new()])].into()));
         assert_eq!(of_ipv4("Idx\nx\n"), None);
         assert_eq!(of_ipv6("x\n"), None);
     }

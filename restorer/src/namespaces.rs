@@ -36,7 +36,7 @@ use crate::levels::Levels;
 use crate::mounts::{self, Late, MountOptions};
 use crate::nested_users::NestedUsers;
 use crate::places::{Roots, Sought};
-use crate::users::Users;
+use crate::users::{LimitsOfMade, Users};
 
 /// Kinds of namespaces that are made, in the order in which they are made and entered.
 const TABLE: [Kind; 6] = [uts::KIND, time::KIND, net::KIND, cgroup::KIND, ipc::KIND, mnt::KIND];
@@ -389,8 +389,15 @@ impl<'s> Made<'s> {
                 namespace.complete(made, given)?;
             }
         }
-        self.sets.nested_users.limit()?;
-        self.sets.users().map_or(Ok(()), Users::limit)
+        Ok(())
+    }
+
+    /// The limits of its user namespaces, with descriptors from `base` on.
+    pub(crate) fn limits(&self, base: RawFd) -> Result<Vec<LimitsOfMade>, Error> {
+        let mut limits = self.sets.nested_users.limits(base)?;
+        let own = self.sets.users().map(|users| users.limits(base));
+        limits.extend(own.transpose()?.flatten());
+        Ok(limits)
     }
 
     /// Makes one, in the user namespace if it belongs to that.

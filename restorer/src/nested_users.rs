@@ -14,7 +14,7 @@ use kernel::user_namespaces::{Inside, Maps, Range, new_user_of};
 
 use crate::error::Error;
 use crate::levels::{Levels, PidSpace};
-use crate::users::{Limits, maps};
+use crate::users::{Limits, LimitsOfMade, maps};
 
 fn entry(checkpoint: &Checkpoint, number: u32) -> Result<UsernsEntry, Error> {
     let image = names::userns(number);
@@ -84,15 +84,16 @@ impl NestedUsers {
         Ok(())
     }
 
-    /// Sets their limits.
-    pub(crate) fn limit(&self) -> Result<(), Error> {
+    /// The limits of those that have some.
+    pub(crate) fn limits(&self, base: RawFd) -> Result<Vec<LimitsOfMade>, Error> {
+        let mut found = Vec::new();
         for (number, limits) in &self.limits {
             let described = self.described.get(number).zip(self.made.get(number));
             if let Some(((maps, _), made)) = described {
-                limits.set(&Self::place(maps, made))?;
+                found.extend(limits.of_made(&Self::place(maps, made), base)?);
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// One, and those around it. One that is in itself, which only images can say, ends with what is none.

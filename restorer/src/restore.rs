@@ -123,6 +123,7 @@ pub fn restore(
     let network = Network::of(&checkpoint, locks, options.networks.joined.clone(), &files);
     let base = files.base();
     namespaces.keep(base)?;
+    let limits = namespaces.limits(base)?;
     groups.keep(base)?;
     loaded::session_keyring(&checkpoint)?;
 
@@ -225,6 +226,7 @@ pub fn restore(
         groups,
         keepers: Some(keepers),
         records: options.records.as_deref(),
+        limits,
         begun_at,
         born_at,
     };

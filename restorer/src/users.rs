@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use images::id_map::{Id, IdMap};
 use images::messages::{NamedSysctl, UidGidExtent, UsernsEntry};
 use images::{Checkpoint, names};
+use kernel::descriptors::duplicate_from;
 use kernel::user_namespaces::{Inside, LIMITS, Maps, Range, new_user};
 
 use crate::error::Error;
@@ -44,18 +45,48 @@ impl Limits {
         all.map(Self).ok_or_else(strange)
     }
 
-    /// Sets them, when all that they are about is there.
-    pub(crate) fn set(&self, inside: &Inside<'_>) -> Result<(), Error> {
+    /// For one that has been made, and that a process is in with these ids, with a descriptor from `base` on; `None` if there are none.
+    pub(crate) fn of_made(
+        &self,
+        inside: &Inside<'_>,
+        base: RawFd,
+    ) -> Result<Option<LimitsOfMade>, Error> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
+        let user = duplicate_from(inside.user, base);
+        let user = user.map_err(Error::kernel("duplicate a descriptor"))?;
+        Ok(Some(LimitsOfMade { user, ids: inside.ids, limits: self.0.clone() }))
+    }
+}
+
+/// The limits of a namespace that has been made, to be set when all that they are about is there, which may be more.
+#[derive(Debug)]
+pub(crate) struct LimitsOfMade {
+    user: OwnedFd,
+    ids: (u32, u32),
+    limits: Vec<(&'static str, String)>,
+}
+
+impl LimitsOfMade {
+    /// Sets them. What this kernel does not limit is told.
+    pub(crate) fn set(&self) -> Result<(), Error> {
+        let user = self.user.as_fd();
+        let inside = Inside { user, ids: self.ids, before: &[], is_exposed: true };
         let set = || {
-            self.0.iter().try_for_each(|(name, limit)| {
-                std::fs::write(format!("/proc/sys/user/{name}"), limit)
+            self.limits.iter().try_for_each(|(name, limit)| {
+                let path = format!("/proc/sys/user/{name}");
+                match std::fs::write(&path, limit) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        tracing::warn!("{path} was {limit}, and this kernel has no such limit");
+                        Ok(())
+                    }
+                    written => written,
+                }
             })
         };
         let all: Vec<String> =
-            self.0.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
+            self.limits.iter().map(|(name, limit)| format!("{name} {limit}")).collect();
         let what = format!("set limits of a user namespace ({})", all.join(", "));
         inside.during(set).map_err(Error::kernel(what))
     }
@@ -87,9 +118,9 @@ impl Users {
         Ok(Self { number, ids, maps, not_owned, owner, limits, made: None })
     }
 
-    /// Sets its limits.
-    pub(crate) fn limit(&self) -> Result<(), Error> {
-        self.limits.set(&Inside { is_exposed: true, ..self.inside(&[])? })
+    /// Its limits, if it has some.
+    pub(crate) fn limits(&self, base: RawFd) -> Result<Option<LimitsOfMade>, Error> {
+        self.limits.of_made(&self.inside(&[])?, base)
     }
 
     /// Makes it.

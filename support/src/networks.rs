@@ -79,7 +79,9 @@ pub fn vlan_filter(place: Place, device: &str) -> Refusal {
     let off = place.run(&format!("ip link set dev {} type bridge vlan_filtering 0", word(device)));
     Refusal::new(
         "it filters by VLANs, and of which ones its ports are cannot be carried yet",
-        format!("have it filter none before the dump: {off}"),
+        format!(
+            "note them (bridge vlan show), have it filter none before the dump ({off}), and set both again after the restore"
+        ),
     )
 }
 

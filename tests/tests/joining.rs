@@ -100,3 +100,26 @@ fn a_tree_joins_other_clocks() {
     assert_eq!(namespace(workload.pid(), "time"), namespace(other.pid(), "time"));
     workload.check().expect("the program's own check");
 }
+
+/// Nothing else of it comes back, and nobody else would bring that up: programs talk to themselves by it.
+#[test]
+fn the_loopback_device_of_an_empty_network_is_up_again() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let script = "ip link set lo up; : > there; exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", script]).current_dir(scratch.path(""));
+    let program = Program::start(&mut command, &scratch.path("log"));
+    assert!(wait_until(Duration::from_secs(20), || scratch.path("there").exists()), "it starts");
+    let images = scratch.path("images");
+    let mut dump = Engine::CriuFace.dump_command(program.pid(), &images, Dump::ENDING);
+    Outcome::of(dump.args(["--empty-ns", "net"])).must_succeed("dump");
+    machine.await_no_children();
+    let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+    Outcome::of(restore.args(["--empty-ns", "net"])).must_succeed("restore");
+    let mut look = Command::new("nsenter");
+    look.args(["--net", "--target", &program.pid().to_string(), "ip", "-brief", "link"]);
+    let links = Outcome::of(&mut look).must_succeed("look").stdout;
+    assert!(links.lines().count() == 1 && links.contains("UP"), "{links}");
+    machine.end_tree(program.pid());
+}

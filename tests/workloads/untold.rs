@@ -8,13 +8,14 @@ use std::path::Path;
 use crate::networks::{await_address, enter_new, plain, run};
 use crate::stage::{Findings, Outcome, Stage};
 
-/// All settings that can be written, but for one that takes addresses away.
+/// All settings that can be written, but for one that takes addresses away, and one that is of the whole machine.
 fn settings(below: &Path, found: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(below).expect("read a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             settings(&path, found);
         } else if !path.ends_with("disable_ipv6")
+            && !path.ends_with("nf_hooks_lwtunnel")
             && fs::OpenOptions::new().write(true).open(&path).is_ok()
             && let Ok(text) = kernel_text(&path)
         {

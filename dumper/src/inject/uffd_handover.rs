@@ -9,12 +9,15 @@
 //! Everything happens in a thread of its own, so that on any error, by its end, the kernel lets
 //! go of the leader.
 
+use std::cmp::Ordering;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
 use collector::Process;
+use freezer::Frozen;
 use ids::HostPid;
+use kernel::kcmp::Resource;
 use kernel::pidfd::PidFd;
 use kernel::ptrace::{Options, Running, Stop, Stopped};
 use kernel::sched::Urgent;
@@ -29,8 +32,8 @@ use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How long all threads of a process may: the first ones wait for the last.
-const PATIENCE_WITH_ALL: Duration = Duration::from_millis(20);
+/// How many milliseconds all threads of a process may, one try after another: the first ones wait for the last.
+const PATIENCE_WITH_ALL: [u64; 6] = [5, 10, 20, 40, 60, 60];
 
 /// What is handed over, and for how long the leader stood still for that.
 type Handed = (OwnedFd, Duration);
@@ -66,11 +69,12 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     }
     // The leader stands still for as long as this thread is kept waiting.
     let _urgent = Urgent::begin();
-    let since = Instant::now();
+    let mut since = Instant::now();
     let (thread, _others) = match filtered {
         false => (freezer::stop_thread(Running::seize(pid, OPTIONS)?, PATIENCE)?, None),
         true => {
-            let mut all = freezer::stop_process(pid, PATIENCE_WITH_ALL)?;
+            let mut all = stop_all(pid)?;
+            since = all.since;
             let leader = all.processes.get_mut(&pid).and_then(|threads| threads.remove(&pid));
             (leader.ok_or(Error::NoRoom { tid: pid })?, Some(all))
         }
@@ -83,7 +87,7 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     }
     let mut making = OPTIONS;
     if filtered {
-        if !is_let_through(&stopped)? {
+        if !is_let_through(&stopped)? || !is_alone(pid) {
             stopped.detach(0)?;
             return Ok(None);
         }
@@ -119,6 +123,38 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
     taken.map(|fd| Some((fd, stood_still)))
+}
+
+/// Stops all threads of a process.
+fn stop_all(pid: HostPid) -> Result<Frozen, freezer::StopError> {
+    let [first @ .., last] = PATIENCE_WITH_ALL.map(Duration::from_millis);
+    for patience in first {
+        match freezer::stop_process(pid, patience) {
+            // They run for as long as some of them have stood still.
+            Err(freezer::StopError::DidNotStop { .. }) => std::thread::sleep(patience),
+            stopped => return stopped,
+        }
+    }
+    freezer::stop_process(pid, last)
+}
+
+/// The same of a process that stands still, whatever has been born since the inventory was taken: whether nobody else has either, nor
+/// it an io_uring.
+fn is_alone(pid: HostPid) -> bool {
+    let shares = |other: &HostPid| {
+        [Resource::Memory, Resource::Files]
+            .into_iter()
+            .any(|resource| kernel::kcmp::resources(pid, *other, resource) == Ok(Ordering::Equal))
+    };
+    let is_ring = |entry: std::fs::DirEntry| {
+        let link = std::fs::read_link(entry.path()).unwrap_or_default();
+        link.to_string_lossy().contains("[io_uring]")
+    };
+    let others = kernel::procfs::processes();
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let has_others = |all: Vec<HostPid>| all.iter().any(|other| *other != pid && shares(other));
+    let has_rings = |mut all: std::fs::ReadDir| all.any(|file| file.is_ok_and(is_ring));
+    others.is_ok_and(|all| !has_others(all)) && files.is_ok_and(|all| !has_rings(all))
 }
 
 /// Whether another process has the memory or the descriptors of one, which would run on while that stands still. Who has filters is not

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::files::Attached;
 use crate::options::DumpOptions;
 use strange::strange;
-use untold::{Fresh, Untold};
+use untold::Untold;
 
 /// Bytes of `struct rtmsg`, and of `struct fib_rule_hdr`.
 const ROUTE: usize = 12;
@@ -48,8 +48,6 @@ pub(crate) struct Plans {
     empty: bool,
     /// The files of the tree that are attached to devices of programs.
     attached: Attached,
-    /// What a new namespace is like, once that was looked at.
-    fresh: Arc<Fresh>,
 }
 
 #[derive(Debug)]
@@ -57,8 +55,6 @@ struct Planned {
     namespace: Arc<OwnedFd>,
     /// What is told of changes, and what was found; nothing of one that is not part of the checkpoint.
     found: Option<(Watch, State)>,
-    /// What it tells no changes of, once that was looked at.
-    untold: Option<Untold>,
 }
 
 /// What a namespace says of itself, but for its settings.
@@ -82,7 +78,6 @@ impl Plans {
             external: options.external_networks.clone(),
             empty: options.empty_networks,
             attached: attached.clone(),
-            fresh: Arc::default(),
         };
         for (&id, namespace) in namespaces {
             let found = match plans.is_inside(id) {
@@ -97,25 +92,9 @@ impl Plans {
                 false => None,
             };
             let namespace = Arc::clone(namespace);
-            plans.planned.insert(id, Planned { namespace, found, untold: None });
+            plans.planned.insert(id, Planned { namespace, found });
         }
         Ok(plans)
-    }
-
-    /// Also looks at what nobody tells changes of.
-    pub(crate) fn with_untold(mut self, root: HostPid) -> Result<Self, Error> {
-        let mut inside =
-            self.planned.values_mut().filter(|planned| planned.found.is_some()).peekable();
-        if inside.peek().is_some() {
-            self.fresh = Arc::new(Fresh::read());
-        }
-        for planned in inside {
-            let Some((_, state)) = &planned.found else { continue };
-            let look = || Untold::read(&state.devices, &self.fresh);
-            let untold = within_network(&*planned.namespace, look).flatten();
-            planned.untold = Some(untold.map_err(failed(root))?);
-        }
-        Ok(self)
     }
 
     /// Whether what a namespace holds is part of the checkpoint.
@@ -249,17 +228,8 @@ struct Network {
     entry: NetnsEntry,
     devices: Vec<NetDeviceEntry>,
     raw: BTreeMap<NetworkImage, Vec<u8>>,
-    /// Where what nobody tells changes of is looked at once more.
-    again: Option<Again>,
-}
-
-#[derive(Debug)]
-struct Again {
-    namespace: Arc<OwnedFd>,
-    links: Vec<Message>,
-    place: Place,
-    before: Option<Untold>,
-    fresh: Arc<Fresh>,
+    /// Where what nobody tells changes of is read later: the namespace, and its devices.
+    later: Option<(Arc<OwnedFd>, Vec<Message>, Place)>,
 }
 
 /// Reads a namespace of a target that stands still.
@@ -270,7 +240,13 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
             entry: NetnsEntry { ext_key: Some(key.clone()), ..NetnsEntry::default() },
             ..Network::default()
         },
-        None if plans.empty => Network::default(),
+        None if plans.empty => Network {
+            entry: NetnsEntry {
+                loopback_up: has_loopback(namespace).map_err(failed(namespace.member))?,
+                ..NetnsEntry::default()
+            },
+            ..Network::default()
+        },
         None => {
             let (network, found) = read_inside(namespace).map_err(failed(namespace.member))?;
             if !found.is_empty() {
@@ -282,14 +258,26 @@ pub(super) fn read(namespace: &Namespace<'_>) -> Result<Box<dyn Described>, Erro
     Ok(Box::new(network))
 }
 
+/// Its descriptor.
+fn descriptor(namespace: &Namespace<'_>) -> io::Result<Arc<OwnedFd>> {
+    match namespace.networks.planned.get(&namespace.id) {
+        Some(planned) => Ok(Arc::clone(&planned.namespace)),
+        // It was made after the plan.
+        None => kernel::namespaces::of_process(namespace.member, "net").map(Arc::new),
+    }
+}
+
+/// Whether the loopback device is up in one that comes back empty: nobody else would bring it up, and programs talk to themselves by it.
+fn has_loopback(namespace: &Namespace<'_>) -> io::Result<Option<bool>> {
+    let look = || Ok(devices::is_loopback_up(&links(&Rtnetlink::open()?)?));
+    let is_up = within_network(&*descriptor(namespace)?, look).flatten()?;
+    Ok(is_up.then_some(true))
+}
+
 /// Reads what a namespace holds, and what of that cannot be carried: not all of it is told by a watch.
 fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupported>)> {
     let planned = namespace.networks.planned.get(&namespace.id);
-    let descriptor = match planned {
-        Some(planned) => Arc::clone(&planned.namespace),
-        // It was made after the plan.
-        None => Arc::new(kernel::namespaces::of_process(namespace.member, "net")?),
-    };
+    let descriptor = descriptor(namespace)?;
     let found = planned.and_then(|planned| planned.found.as_ref());
     within_network(&*descriptor, || {
         let quiet = found.filter(|(watch, state)| watch.is_quiet() && !state.has_silent_parts());
@@ -324,13 +312,7 @@ fn read_inside(namespace: &Namespace<'_>) -> io::Result<(Network, Vec<Unsupporte
                 ..settings::of_namespace()?
             },
             raw,
-            again: Some(Again {
-                namespace: Arc::clone(&descriptor),
-                links: devices,
-                place,
-                before: planned.and_then(|planned| planned.untold.clone()),
-                fresh: Arc::clone(&namespace.networks.fresh),
-            }),
+            later: Some((Arc::clone(&descriptor), devices, place)),
         };
         Ok((network, unsupported))
     })
@@ -366,31 +348,22 @@ fn known_namespaces(namespace: &Namespace<'_>) -> io::Result<BTreeMap<i32, u32>>
 }
 
 impl Described for Network {
-    fn look_again(&mut self) -> Result<Vec<String>, Error> {
-        let Some(Again { namespace, links, place, before, fresh }) = self.again.take() else {
-            return Ok(Vec::new());
-        };
-        let look = || Ok((Untold::read(&links, &fresh)?, untold::unsupported(&links, place)?));
+    fn read_later(&mut self) -> Result<Vec<String>, Error> {
+        let Some((namespace, links, place)) = self.later.take() else { return Ok(Vec::new()) };
+        let look = || Ok((Untold::read(&links)?, untold::unsupported(&links, place)?));
         let looked = within_network(&*namespace, look).flatten();
-        let (untold, found) = looked.map_err(failed(place.task))?;
+        let (Untold { settings, raw, mut groups }, found) = looked.map_err(failed(place.task))?;
+        // What has come since the plan.
         if !found.is_empty() {
             return Err(Error::Refused { root: place.task, found });
         }
-        let changes = before.map_or_else(Vec::new, |before| untold.changes(&before));
-        let Untold { settings, raw, mut groups } = untold;
         let named = |(name, value)| NamedSysctl { name, value };
         self.entry.others = settings.into_iter().map(named).collect();
         self.raw.extend(raw);
         for device in &mut self.devices {
             device.groups = groups.remove(&device.ifindex).unwrap_or_default();
         }
-        let said = |what| {
-            format!(
-                "network namespace {}: {what} changed during the dump; the later state is in the images",
-                place.id
-            )
-        };
-        Ok(changes.into_iter().map(said).collect())
+        Ok(Vec::new())
     }
 
     fn encode(&self, number: u32, writer: &ImageWriter) -> Result<(), images::Error> {

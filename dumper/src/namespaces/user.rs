@@ -1,5 +1,5 @@
 //! User namespaces: which ids there are in it (user_namespaces(7)), which are looked at before the freeze ([`crate::users`]), and how many
-//! of something their users may have, which whoever asks enters them for: when the frozen time is over or does not matter.
+//! of something their users may have, which whoever asks enters them for: when the target runs again.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,7 +48,7 @@ fn failed(pid: HostPid) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Described for User {
-    fn look_again(&mut self) -> Result<Vec<String>, Error> {
+    fn read_later(&mut self) -> Result<Vec<String>, Error> {
         let limits = match limits(&*self.namespace) {
             // Who may not enter it says so.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {

@@ -71,6 +71,9 @@ pub struct NetnsEntry {
     /// Of stasis: all other settings that are not as in a new namespace, by their paths below `/proc/sys/net`.
     #[prost(message, repeated, tag = "1000")]
     pub others: Vec<NamedSysctl>,
+    /// Of stasis: the loopback device was up, of one that comes back empty else.
+    #[prost(bool, optional, tag = "1001")]
+    pub loopback_up: Option<bool>,
 }
 
 /// A setting by its name.

@@ -192,8 +192,9 @@ const NOT_SET: &[&str] = &[
     "memory.kmem.limit_in_bytes",
 ];
 
-/// The kernel will take this one back: where it is not there, nothing is to be limited by it.
-const PASSING: &str = "memory.kmem.tcp.limit_in_bytes";
+/// Where these are not there they mean nothing: the kernel will take the first one back, and the others turn off what it can do.
+const PASSING: &[&str] =
+    &["memory.kmem.tcp.limit_in_bytes", "cgroup.pressure", "memory.zswap.writeback"];
 
 fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Error> {
     let name = property.name.as_str();
@@ -205,7 +206,7 @@ fn set_property(directory: &Path, property: &CgroupPropEntry) -> Result<(), Erro
     let value = property.value.trim_ascii();
     match name {
         _ if NOT_SET.contains(&name) => return Ok(()),
-        PASSING if !path.exists() => {
+        _ if PASSING.contains(&name) && !path.exists() => {
             tracing::warn!("{} was {}", path.display(), property.value.escape_ascii());
             return Ok(());
         }

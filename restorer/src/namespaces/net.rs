@@ -150,7 +150,10 @@ impl Making for Network {
 
     fn fill(&self, number: u32, made: &Made<'_>, given: &Given) -> Result<(), Error> {
         if !self.is_filled(given) {
-            return Ok(());
+            return match self.is_new(given) && self.entry.loopback_up == Some(true) {
+                true => self.with_loopback(number, made),
+                false => Ok(()),
+            };
         }
         let outside = own(NAME).map_err(Error::kernel("open the own network namespace"))?;
         let networks = made.of_kind(NAME);
@@ -172,6 +175,9 @@ impl Making for Network {
                 self.firewalls()?;
             }
             devices::set_again(&self.devices, given.weak_settings)?;
+            // Some are there when the firewall is.
+            settings::others(&self.entry, given.weak_settings)?;
+            settings::tell_of_missing(&self.entry);
             // The firewall is what has them tracked.
             tracked::restore(self.of(NetworkImage::Tracked))?;
             match is_late && self.can_receive {
@@ -198,6 +204,16 @@ impl Network {
     fn is_filled(&self, given: &Given) -> bool {
         let is_given = self.entry.ext_key.is_some() || given.joined.is_some();
         !is_given && !self.is_empty && !given.empty
+    }
+
+    /// Brings the loopback device up in one that is empty else.
+    fn with_loopback(&self, number: u32, made: &Made<'_>) -> Result<(), Error> {
+        let networks = made.of_kind(NAME);
+        let Some(namespace) = networks.get(&number) else { return Ok(()) };
+        let bring_up = || devices::bring_up_loopback(&Rtnetlink::open()?);
+        within_network(namespace, bring_up)
+            .flatten()
+            .map_err(failed("bring up the loopback device"))
     }
 
     /// Whether the firewalls have to be there before packets can come, as nothing else holds these back.
@@ -240,6 +256,9 @@ impl Network {
         settings::of_namespace(&self.entry, place.given.weak_settings)?;
         self.name_namespaces(&door, place)?;
         devices::make(&door, &self.devices, place)?;
+        if self.entry.loopback_up == Some(true) {
+            devices::bring_up_loopback(&door).map_err(failed("bring up the loopback device"))?;
+        }
         self.addresses(&door)?;
         self.routes(&door)?;
         self.rules(&door)?;

@@ -15,6 +15,7 @@ use crate::network::Network;
 use crate::options::RestoreReport;
 use crate::record::Record;
 use crate::subreaper::Subreaper;
+use crate::users::LimitsOfMade;
 
 /// What is done at each word, with whom.
 pub(super) struct Words<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Words<'a> {
     pub(super) own_network: bool,
     pub(super) groups: cgroups::Plan,
     pub(super) keepers: Option<Keepers>,
+    /// Limits of user namespaces.
+    pub(super) limits: Vec<LimitsOfMade>,
     /// Where it is noted that the tree lives.
     pub(super) records: Option<&'a Path>,
     pub(super) begun_at: Instant,
@@ -57,6 +60,7 @@ impl Words<'_> {
             return Ok(subreaper.aside(|| self.tell(Point::PostSetupNamespaces, None))?);
         };
         report.births = self.born_at.elapsed();
+        self.limits.iter().try_for_each(LimitsOfMade::set)?;
         subreaper.aside(|| self.tell_of_the_tree())?;
         self.network.let_go(&pids)?;
         self.groups.freeze();

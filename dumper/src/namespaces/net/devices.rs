@@ -5,6 +5,7 @@ use std::io;
 
 use images::id_map::{IdMap, NOBODY};
 use images::messages::{MacvlanLinkEntry, NetDeviceEntry, SysctlEntry, TunLinkEntry, device};
+use images::network_devices::{LENGTHS, MORE};
 use kernel::rtnetlink::{Attribute, Message};
 use kernel::tun;
 use support::networks::Place;
@@ -28,6 +29,7 @@ const LOWER_NAMESPACE: u16 = 37;
 const PROGRAM: u16 = 43;
 const BY_FAMILY: u16 = 26;
 const PROPERTIES: u16 = 52;
+const ALIAS: u16 = 20;
 const OTHER_NAME: u16 = 53;
 const KIND: u16 = 1;
 const DATA: u16 = 2;
@@ -91,9 +93,22 @@ impl<'m> Device<'m> {
 
     /// What else can be set of it, as attributes, if there is any.
     fn more(&self) -> Option<Vec<u8>> {
-        let settable = |it: &&Attribute| images::network_devices::MORE.contains(&it.kind);
-        let more = self.message.attributes.iter().filter(settable).cloned();
-        together(&more.chain(self.token()).collect::<Vec<_>>())
+        let usual = |it: &Attribute| Some((it.kind, it.number()?));
+        let settable = |it: &&Attribute| {
+            let length = LENGTHS.iter().find(|(kind, _)| *kind == it.kind);
+            MORE.contains(&it.kind) || length.is_some_and(|length| usual(it) != Some(*length))
+        };
+        let mut more: Vec<Attribute> =
+            self.message.attributes.iter().filter(settable).cloned().collect();
+        // Of a text the kernel wants no end.
+        let alias = more.iter_mut().find(|it| it.kind == ALIAS);
+        if let Some(alias) = alias
+            && alias.value.last() == Some(&0)
+        {
+            alias.value.pop();
+        }
+        more.extend(self.token());
+        together(&more)
     }
 
     /// The lower half of the addresses of IPv6 that it gets by itself, if somebody has chosen it (`ip token`).
@@ -128,6 +143,13 @@ impl<'m> Device<'m> {
 pub(super) fn addresses(messages: &[Message]) -> Vec<Vec<u8>> {
     let addresses = messages.iter().filter_map(|message| message.attribute(ADDRESS));
     addresses.map(|address| address.value.clone()).collect()
+}
+
+/// Whether the loopback device is up.
+pub(super) fn is_loopback_up(messages: &[Message]) -> bool {
+    const UP: u32 = 1;
+    let mut devices = messages.iter().filter_map(Device::of);
+    devices.any(|device| device.kind == "loopback" && device.flags & UP != 0)
 }
 
 /// The name of a device.

@@ -1,16 +1,15 @@
 //! What a network namespace holds that nobody tells changes of: settings, neighbours, what bridges know, labels of addresses,
 //! groups on links. And what of that kind cannot be carried.
 //!
-//! It is read while the target runs, and once more when the frozen time is over or does not matter, as it takes long: some
-//! hundreds of settings. Where the two differ the later one is in the images, and it is said so.
+//! There are some hundreds of settings, which take 2 ms. So all of it is read as soon as the target runs again, and of one that ends
+//! while it stands still for the last time.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use images::names::NetworkImage;
-use images::network_settings::{device_of, has_place};
-use kernel::namespaces::{new_network, within_network};
+use images::network_settings::{has_place, is_below};
 use kernel::rtnetlink::{Attribute, Message, Rtnetlink};
 use kernel::{multicast, sysctl};
 use support::Unsupported;
@@ -23,30 +22,11 @@ use super::strange::strange;
 const NEIGHBOUR: usize = 12;
 const LABEL: usize = 12;
 
-/// What a new namespace of this machine is like.
-#[derive(Debug, Default)]
-pub(super) struct Fresh {
-    settings: BTreeMap<String, String>,
-    labels: Vec<u8>,
-}
-
-impl Fresh {
-    /// Looks into one. Where none can be made all counts as set.
-    pub(super) fn read() -> Self {
-        let read = || Ok(Self { settings: settings()?, labels: labels()? });
-        let made = new_network().and_then(|made| within_network(made, read).flatten());
-        made.unwrap_or_else(|error| {
-            tracing::info!(%error, "a new network namespace cannot be looked into");
-            Self::default()
-        })
-    }
-}
-
 /// What was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Untold {
-    /// All settings that have no place of their own in the images and are of devices, or not as in a new namespace, by their paths
-    /// below `/proc/sys/net`.
+    /// All settings that have no place of their own in the images, by their paths below `/proc/sys/net`: what a new namespace is like
+    /// another machine may see otherwise.
     pub(super) settings: BTreeMap<String, String>,
     /// Images of messages.
     pub(super) raw: BTreeMap<NetworkImage, Vec<u8>>,
@@ -56,43 +36,18 @@ pub(super) struct Untold {
 
 impl Untold {
     /// Reads that of the namespace that this thread is in, where those of its devices are `devices`.
-    pub(super) fn read(devices: &[Message], fresh: &Fresh) -> io::Result<Self> {
-        let mut settings = settings()?;
-        // What is set for all devices is set of each: so none of theirs goes without saying.
-        settings.retain(|path, value| {
-            device_of(path).is_some() || fresh.settings.get(path) != Some(value)
-        });
-        let labels = labels()?;
+    pub(super) fn read(devices: &[Message]) -> io::Result<Self> {
         let mut raw = BTreeMap::new();
         raw.insert(NetworkImage::Neighbours, neighbours(devices)?);
-        if labels != fresh.labels {
-            raw.insert(NetworkImage::Labels, labels);
-        }
+        raw.insert(NetworkImage::Labels, labels()?);
         raw.retain(|_, bytes| !bytes.is_empty());
-        Ok(Self { settings, raw, groups: multicast::link_groups()? })
-    }
-
-    /// What has changed since another look.
-    pub(super) fn changes(&self, before: &Self) -> Vec<String> {
-        let paths = self.settings.keys().chain(before.settings.keys());
-        let differs = |path: &&String| self.settings.get(*path) != before.settings.get(*path);
-        let mut found: Vec<String> =
-            paths.filter(differs).map(|path| format!("/proc/sys/net/{path}")).collect();
-        if self.raw != before.raw {
-            found.push("its neighbours, or labels of addresses".to_owned());
-        }
-        if self.groups != before.groups {
-            found.push("the addresses that its devices listen to".to_owned());
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
+        Ok(Self { settings: settings()?, raw, groups: multicast::link_groups()? })
     }
 }
 
 fn settings() -> io::Result<BTreeMap<String, String>> {
     let mut all = sysctl::all_below(Path::new("/proc/sys/net"))?;
-    all.retain(|path, _| !has_place(path));
+    all.retain(|path, _| is_below(path) && !has_place(path));
     Ok(all)
 }
 
@@ -140,6 +95,9 @@ const PERMANENT: u16 = 0x80;
 /// The address on the link, and the bridge.
 const LINK_ADDRESS: u16 = 2;
 const BRIDGE: u16 = 9;
+/// More flags, and `NTF_EXT_MANAGED` among them.
+const MORE_FLAGS: u16 = 15;
+const MANAGED: u32 = 1;
 
 fn state(message: &Message) -> u16 {
     let bytes = message.fixed[STATE].try_into().unwrap_or_default();
@@ -150,7 +108,11 @@ fn state(message: &Message) -> u16 {
 /// told again.
 fn neighbours(links: &[Message]) -> io::Result<Vec<u8>> {
     const GET_NEIGHBOUR: u16 = 30;
-    let told = |it: &Message| state(it) & PERMANENT != 0 || it.fixed[FLAGS] & LEARNED != 0;
+    let told = |it: &Message| {
+        let is_managed = it.attribute(MORE_FLAGS).and_then(Attribute::number);
+        let is_managed = is_managed.is_some_and(|flags| flags & MANAGED != 0);
+        state(it) & PERMANENT != 0 || it.fixed[FLAGS] & LEARNED != 0 || is_managed
+    };
     let mut found = list(GET_NEIGHBOUR, &of_family::<NEIGHBOUR>(libc::AF_UNSPEC))?;
     found.retain(told);
     let mut proxies = of_family::<NEIGHBOUR>(libc::AF_UNSPEC);
@@ -169,7 +131,7 @@ fn of_bridge(mut entry: Message, own: &[Vec<u8>]) -> Option<Message> {
     const GROUP: u8 = 1;
     let address = entry.attribute(LINK_ADDRESS)?.value.clone();
     let is_told = state(&entry) & (STATIC | PERMANENT) != 0 || entry.fixed[FLAGS] & LEARNED != 0;
-    if !is_told || own.contains(&address) {
+    if !is_told || state(&entry) & PERMANENT != 0 && own.contains(&address) {
         return None;
     }
     match entry.attribute(BRIDGE).and_then(Attribute::number) {
@@ -185,7 +147,7 @@ fn of_bridge(mut entry: Message, own: &[Vec<u8>]) -> Option<Message> {
 
 /// Leaves out what only the kernel says: the bridge, counts and times.
 fn told_again(entry: &mut Message) {
-    const TOLD: [u16; 8] = [1, LINK_ADDRESS, 5, 6, 7, 12, 14, 15];
+    const TOLD: [u16; 8] = [1, LINK_ADDRESS, 5, 6, 7, 12, 14, MORE_FLAGS];
     entry.flags = 0;
     entry.fixed[FLAGS] &= !OFFLOADED;
     entry.attributes.retain(|attribute| TOLD.contains(&attribute.kind));
@@ -256,6 +218,6 @@ fn has_next_hops() -> bool {
 /// Whether there are policies or associations of IPsec.
 fn has_ipsec() -> bool {
     const LISTS: [u16; 2] = [18, 21];
-    let listed = |kind| Rtnetlink::open_ipsec().and_then(|door| door.list(kind, &[0; 4]));
+    let listed = |kind| Rtnetlink::open_ipsec().and_then(|door| door.list(kind, &[]));
     LISTS.into_iter().any(|kind| listed(kind).is_ok_and(|list| !list.is_empty()))
 }

@@ -107,6 +107,13 @@ fn kind(entry: &NetDeviceEntry) -> Result<(&'static str, Vec<Attribute>), Error>
     Ok((known.name, data))
 }
 
+/// Brings the loopback device up, which is the first of each namespace.
+pub(super) fn bring_up_loopback(door: &Rtnetlink) -> io::Result<()> {
+    const NUMBER: u32 = 1;
+    let fixed = fixed(NUMBER, UP, UP);
+    door.request(&Message { kind: SET_LINK, flags: 0, fixed, attributes: Vec::new() })
+}
+
 /// Makes the devices of a namespace, and sets them.
 pub(super) fn make(
     door: &Rtnetlink,
@@ -221,7 +228,9 @@ fn one(door: &Rtnetlink, entry: &NetDeviceEntry, place: &Place<'_>) -> Result<()
     for group in &entry.groups {
         join_on_link(&entry.name, group).map_err(doing("listen to an address by"))?;
     }
-    token(door, entry)
+    lengths(door, entry);
+    token(door, entry);
+    Ok(())
 }
 
 /// Settings that the kernel sets anew as a device or the other end of it comes up, and somewhat later: the length of packets of IPv6.
@@ -246,19 +255,40 @@ fn named(entry: &NetDeviceEntry) -> Message {
     }
 }
 
-/// Chooses the lower half of the addresses of IPv6 that a device gets by itself. The kernel takes it only while the device asks and
-/// listens to routers, and keeps it when that ends: what it has been set to do comes last ([`set_again`]).
-fn token(door: &Rtnetlink, entry: &NetDeviceEntry) -> Result<(), Error> {
-    let doing = |what: &str| failed(format!("{what} network device {}", entry.name));
-    for token in kept(entry.more.as_deref(), &[BY_FAMILY]) {
-        for (setting, value) in [("accept_ra", "2"), ("router_solicitations", "1")] {
-            let path = format!("/proc/sys/net/ipv6/conf/{}/{setting}", entry.name);
-            std::fs::write(path, value).map_err(doing("have routers listened to by"))?;
+/// Sets lengths of packets. A device may take less than another did: it is told then.
+fn lengths(door: &Rtnetlink, entry: &NetDeviceEntry) {
+    for (kind, _) in network_devices::LENGTHS {
+        for length in kept(entry.more.as_deref(), &[*kind]) {
+            if let Err(error) = door.request(&change(entry, 0, vec![length])) {
+                let name = &entry.name;
+                tracing::warn!(%error, "network device {name} does not take a length of packets ({kind})");
+            }
         }
-        let attributes = vec![Attribute::of(BY_FAMILY, &token.inner().unwrap_or_default())];
-        door.request(&change(entry, 0, attributes)).map_err(doing("choose the token of"))?;
     }
-    Ok(())
+}
+
+/// Chooses the lower half of the addresses of IPv6 that a device gets by itself. The kernel takes it only while the device asks and
+/// listens to routers, and keeps it when that ends: what it has been set to do comes last ([`set_again`]). If it is not taken that is told.
+fn token(door: &Rtnetlink, entry: &NetDeviceEntry) {
+    const V6: u16 = libc::AF_INET6 as u16;
+    const TOKEN: u16 = 7;
+    let inner = |outer: &[Attribute], kind: u16| {
+        outer.iter().find(|it| it.kind == kind).and_then(Attribute::inner).unwrap_or_default()
+    };
+    let of_families = inner(&kept(entry.more.as_deref(), &[BY_FAMILY]), BY_FAMILY);
+    let Some(token) = inner(&of_families, V6).into_iter().find(|it| it.kind == TOKEN) else {
+        return;
+    };
+    let choose = || {
+        for (setting, value) in [("accept_ra", "2"), ("router_solicitations", "1")] {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/{setting}", entry.name), value)?;
+        }
+        let of_v6 = Attribute::of(V6, &[token]);
+        door.request(&change(entry, 0, vec![Attribute::of(BY_FAMILY, &[of_v6])]))
+    };
+    if let Err(error) = choose() {
+        tracing::warn!(%error, "network device {} does not get its token (ip token)", entry.name);
+    }
 }
 
 /// Sets what is not as it should be of a device that has been made: of its kind, or of the kind of what it is a port of.

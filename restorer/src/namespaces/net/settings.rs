@@ -48,7 +48,7 @@ pub(super) fn others(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
     for entry in all().filter(|entry| !is_set(entry)) {
         set_other(entry, weak)?;
         if !is_set(entry) {
-            tracing::warn!("{} does not become {}", path(entry), entry.value);
+            tracing::warn!("{} does not become what it was", path(entry));
         }
     }
     Ok(())
@@ -69,7 +69,19 @@ fn path(entry: &NamedSysctl) -> String {
     format!("/proc/sys/net/{}", entry.name)
 }
 
-/// Whether one is as it should be, or not there: not every kernel has each.
+/// Tells of those that are not there: not every kernel has each, and some come with a module.
+pub(super) fn tell_of_missing(entry: &NetnsEntry) {
+    let missing = entry.others.iter().filter(|entry| !Path::new(&path(entry)).exists());
+    let missing: Vec<&str> = missing.map(|entry| &*entry.name).collect();
+    if !missing.is_empty() {
+        tracing::warn!(
+            "settings of the network that this kernel does not have: {}",
+            missing.join(", ")
+        );
+    }
+}
+
+/// Whether one is as it should be, or not there.
 fn is_set(entry: &NamedSysctl) -> bool {
     match kernel::sysctl::read(path(entry)) {
         Ok(now) => now.split_whitespace().eq(entry.value.split_whitespace()),
@@ -79,8 +91,11 @@ fn is_set(entry: &NamedSysctl) -> bool {
 
 /// Sets one that has no place of its own.
 fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
-    let value = SysctlEntry { r#type: SYSCTL_TEXT, iarg: None, sarg: Some(entry.value.clone()) };
-    if is_set(entry) { Ok(()) } else { set(&path(entry), &value, weak) }
+    // Some are secrets, and not told.
+    match is_set(entry) {
+        true => Ok(()),
+        false => write(&path(entry), &entry.value, weak, "write"),
+    }
 }
 
 /// Sets the settings of a device, or of `default` or `all`, from the first list; old images have the second one instead.
@@ -130,12 +145,16 @@ fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
         Err(error) if weak && error.kind() == io::ErrorKind::NotFound => return Ok(()),
         _ => {}
     }
-    match std::fs::write(path, &value) {
+    write(path, &value, weak, &format!("write {value} to"))
+}
+
+fn write(path: &str, value: &str, weak: bool, doing: &str) -> Result<(), Error> {
+    match std::fs::write(path, value) {
         Err(error) if weak => {
             tracing::warn!("{path} stays as it is: {error}");
             Ok(())
         }
-        written => written.map_err(Error::kernel(format!("write {value} to {path}"))),
+        written => written.map_err(Error::kernel(format!("{doing} {path}"))),
     }
 }
 
