@@ -21,7 +21,9 @@ pub mod state;
 pub use built::{built_program, find_criu, stasis_program};
 pub use engine::{Dump, Engine, Outcome};
 pub use huge_pages::HugePages;
-pub use machine::{Machine, children_of, groups_of, remove_group, tree_of, wait_until};
+pub use machine::{
+    Machine, children_of, directories_of_group, groups_of, remove_group, tree_of, wait_until,
+};
 pub use postgres::Postgres;
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};

@@ -2,7 +2,7 @@
 //! nothing is left running.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -181,6 +181,17 @@ pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bo
         std::thread::sleep(Duration::from_millis(3));
     }
     true
+}
+
+/// Where a control group of this path is, in each hierarchy that has it.
+#[must_use]
+pub fn directories_of_group(path: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let points =
+        lines.filter(|words| words[2].starts_with("cgroup")).map(|words| words[1].to_owned());
+    let all = points.map(|point| Path::new(&point).join(path));
+    all.filter(|group| group.is_dir()).collect()
 }
 
 /// Removes a control group with all below it, some of which a restore may have made for groups that it found described; whether it

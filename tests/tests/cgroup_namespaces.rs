@@ -1,11 +1,10 @@
 //! Cgroup namespaces: what their root is, is seen inside and outside, and comes back. Needs root and control groups.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use stasis_tests::{
-    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, groups_of, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, directories_of_group, groups_of,
+    wait_until,
 };
 
 /// The control groups that a workload has made; gone at the end.
@@ -16,19 +15,8 @@ impl Groups {
         Self(format!("stasis-test-ns-{}", workload.pid()))
     }
 
-    /// In each hierarchy, what is below first.
-    fn directories(name: &str) -> Vec<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let points =
-            lines.filter(|words| words[2].starts_with("cgroup")).map(|words| words[1].to_owned());
-        let all = points
-            .flat_map(|point| ["/in", "/other", ""].map(|below| format!("{point}/{name}{below}")));
-        all.map(PathBuf::from).filter(|group| group.is_dir()).collect()
-    }
-
     fn remove(&self) {
-        for group in Self::directories(&self.0) {
+        for group in directories_of_group(&self.0) {
             let removed = || stasis_tests::remove_group(&group);
             assert!(wait_until(Duration::from_secs(10), removed), "{}", group.display());
         }
@@ -103,6 +91,6 @@ fn its_root_may_be_another() {
     assert!(after.contains(&format!("/{}/in\n", other.0)) && !after.contains(&groups.0), "{after}");
     workload.check().expect("the program's own check");
     machine.end_all();
-    assert!(Groups::directories(&groups.0).is_empty());
+    assert!(directories_of_group(&groups.0).is_empty());
     other.remove();
 }

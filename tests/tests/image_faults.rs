@@ -5,9 +5,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use stasis_tests::faults::Random;
-use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Workload, directories_of_group,
+    remove_group, wait_until,
+};
 
 /// What becomes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +91,14 @@ impl Pair {
             Engine::Stasis
                 .restore(&self.scratch.path(images), Dump::ENDING)
                 .must_succeed("restore");
+            let groups = directories_of_group(&format!("stasis-test-ns-{}", workload.pid()));
             workload.check().expect("the program's own check");
+            // What those make that have cgroup namespaces.
+            self.machine.end_all();
+            for group in groups {
+                let removed = || remove_group(&group);
+                assert!(wait_until(Duration::from_secs(10), removed), "{}", group.display());
+            }
         }
     }
 
@@ -123,7 +134,7 @@ impl Pair {
     }
 
     fn number(&mut self, below: usize) -> usize {
-        let nanoseconds = self.random.below(std::time::Duration::from_nanos(below as u64));
+        let nanoseconds = self.random.below(Duration::from_nanos(below as u64));
         usize::try_from(nanoseconds.as_nanos()).map_or(0, |number| number.min(below - 1))
     }
 
