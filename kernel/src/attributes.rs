@@ -86,7 +86,7 @@ pub fn set(file: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
 
 bitflags::bitflags! {
     /// Flags of a file that say how it is used, of those that its file system has (`FS_*_FL`).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct FileFlags: u32 {
         /// Each write is waited for.
         const SYNC = 0x8;

@@ -24,6 +24,7 @@ mod late;
 mod lateness;
 mod overlays;
 mod plan;
+mod records;
 mod seats;
 mod trees;
 mod yard;

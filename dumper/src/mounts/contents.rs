@@ -131,23 +131,40 @@ fn add(
     for (name, value) in attributes {
         let value = attribute_ids::inside(ids, &name, value)?;
         let name = String::from_utf8(name).map_err(io::Error::other)?;
-        more.push((format!("SCHILY.xattr.{name}"), value));
+        let key = names::attribute_in_key(&name);
+        more.push((format!("{}{key}", names::ATTRIBUTE), value));
+    }
+    let kind = stat.st_mode & libc::S_IFMT;
+    let opened = match kind {
+        libc::S_IFREG | libc::S_IFDIR => Some(File::open(link(handle))?),
+        _ => None,
+    };
+    if let Some(file) = &opened {
+        let (key, flags) = names::FILE_FLAGS;
+        let set = kernel::attributes::file_flags(file)?.bits();
+        let set: Vec<&str> =
+            flags.into_iter().filter(|(_, bit)| set & bit != 0).map(|(name, _)| name).collect();
+        if !set.is_empty() {
+            more.push((key.to_owned(), set.join(",").into_bytes()));
+        }
     }
     archive.append_pax_extensions(more.iter().map(|(key, value)| (key.as_str(), &value[..])))?;
     let simple = |kind| header(stat, kind);
-    match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG => {
+    match (kind, opened) {
+        (libc::S_IFREG, Some(file)) => {
             let mut header = simple(EntryType::Regular);
             header.set_size(u64::try_from(stat.st_size).unwrap_or(0));
-            archive.append_data(&mut header, path, File::open(link(handle))?)
+            archive.append_data(&mut header, path, file)
         }
-        libc::S_IFLNK => {
+        (libc::S_IFLNK, _) => {
             let target = nix::fcntl::readlinkat(handle, "")?;
             archive.append_link(&mut simple(EntryType::Symlink), path, Path::new(&target))
         }
-        libc::S_IFDIR => archive.append_data(&mut simple(EntryType::Directory), path, io::empty()),
-        libc::S_IFIFO => archive.append_data(&mut simple(EntryType::Fifo), path, io::empty()),
-        kind => {
+        (libc::S_IFDIR, _) => {
+            archive.append_data(&mut simple(EntryType::Directory), path, io::empty())
+        }
+        (libc::S_IFIFO, _) => archive.append_data(&mut simple(EntryType::Fifo), path, io::empty()),
+        (kind, _) => {
             let block = kind == libc::S_IFBLK;
             let mut header = simple(if block { EntryType::Block } else { EntryType::Char });
             header.set_device_major(libc::major(stat.st_rdev))?;

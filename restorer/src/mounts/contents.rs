@@ -14,6 +14,7 @@ use images::id_map::owner_is_known;
 use images::messages::MntEntry;
 use images::store::Content;
 use images::{Images, names};
+use kernel::attributes::{FileFlags, set_file_flags};
 use kernel::paths::{Links, find};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
@@ -24,6 +25,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use tar::{Archive, Entry, EntryType};
 
+use super::records::{self, Records};
 use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -49,15 +51,17 @@ pub(super) fn fill(root: &OwnedFd, content: Box<dyn Content>, shown: &str) -> Re
 }
 
 fn unpack(root: &OwnedFd, content: impl Read) -> io::Result<()> {
-    let mut archive = Archive::new(MultiGzDecoder::new(content));
-    let mut directories = Vec::new();
+    let (archive, last) = records::Archive::new(MultiGzDecoder::new(content));
+    let mut archive = Archive::new(archive);
+    let (mut directories, mut flagged) = (Vec::new(), Vec::new());
     for entry in archive.entries()? {
         let mut entry = entry?;
         if matches!(entry.header().entry_type(), EntryType::XGlobalHeader) {
             continue;
         }
-        let name = plain(&entry.path_bytes())?;
-        let made = one(root, &name, &mut entry).map_err(|error| {
+        let more = more(last.take())?;
+        let name = plain(more.path.as_deref().unwrap_or(&entry.path_bytes()))?;
+        let made = one(root, &name, &mut entry, &more, &mut flagged).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", name.display()))
         })?;
         // A directory changes with what comes into it.
@@ -66,7 +70,8 @@ fn unpack(root: &OwnedFd, content: impl Read) -> io::Result<()> {
     for (handle, times) in directories.iter().rev() {
         times.set(handle)?;
     }
-    Ok(())
+    // What must not be changed is not linked either, nor gets anything.
+    flagged.iter().try_for_each(|(handle, flags)| set_file_flags(File::open(link(handle))?, *flags))
 }
 
 /// A name in an archive, from the root of the file system.
@@ -107,24 +112,41 @@ fn link(handle: &OwnedFd) -> String {
 #[derive(Debug, Default)]
 struct More {
     mtime: Option<(i64, i64)>,
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    flags: FileFlags,
     attributes: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-fn more(entry: &mut Entry<'_, impl Read>) -> io::Result<More> {
+fn more(records: Records) -> io::Result<More> {
     let mut more = More::default();
-    for extension in entry.pax_extensions()?.into_iter().flatten() {
-        let extension = extension?;
-        let (key, value) = (extension.key_bytes(), extension.value_bytes());
+    for (key, value) in records {
         if value.len() as u64 > LARGEST_EXTENSION {
             return Err(ErrorKind::InvalidData.into());
         }
         if key == b"mtime" {
-            more.mtime = time(value);
-        } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            more.attributes.push((name.to_vec(), value.to_vec()));
+            more.mtime = time(&value);
+        } else if key == b"path" {
+            more.path = Some(value);
+        } else if key == b"linkpath" {
+            more.link = Some(value);
+        } else if key == names::FILE_FLAGS.0.as_bytes() {
+            more.flags = flags(&value)?;
+        } else if let Some(name) = key.strip_prefix(names::ATTRIBUTE.as_bytes()) {
+            more.attributes.push((names::attribute_of_key(name), value));
         }
     }
     Ok(more)
+}
+
+/// The flags with these names.
+fn flags(text: &[u8]) -> io::Result<FileFlags> {
+    let bit = |name: &[u8]| {
+        let found = names::FILE_FLAGS.1.iter().find(|(known, _)| known.as_bytes() == name);
+        let unknown = || io::Error::other(format!("flag {} is not known", name.escape_ascii()));
+        found.map(|(_, bit)| FileFlags::from_bits_truncate(*bit)).ok_or_else(unknown)
+    };
+    text.split(|byte| *byte == b',').map(bit).collect()
 }
 
 /// Seconds and nanoseconds of `SECONDS.FRACTION`.
@@ -135,13 +157,14 @@ fn time(text: &[u8]) -> Option<(i64, i64)> {
     Some((seconds.parse().ok()?, digits.parse().ok()?))
 }
 
-/// Unpacks one entry; of a directory it returns what is set at the end.
+/// Unpacks one entry; of a directory it returns what is set at the end, and adds to what is `flagged` then.
 fn one(
     root: &OwnedFd,
     name: &Path,
     entry: &mut Entry<'_, impl Read>,
+    more: &More,
+    flagged: &mut Vec<(OwnedFd, FileFlags)>,
 ) -> io::Result<Option<(OwnedFd, Times)>> {
-    let more = more(entry)?;
     let kind = entry.header().entry_type();
     let times = {
         let (seconds, fraction) = more.mtime.unwrap_or((entry.header().mtime()?.cast_signed(), 0));
@@ -153,16 +176,19 @@ fn one(
         Some(last) => {
             let directory = find(root, name.parent().unwrap_or(Path::new("")), Links::Refused)?;
             if kind == EntryType::Link {
-                let target = entry.link_name_bytes().ok_or(ErrorKind::InvalidData)?;
+                let target = target_of(entry, more)?;
                 let target = find(root, &plain(&target)?, Links::Refused)?;
                 linkat(&target, "", &directory, last, AtFlags::AT_EMPTY_PATH)?;
                 return Ok(None);
             }
-            make(&directory, last, entry)?;
+            make(&directory, last, entry, more)?;
             openat(&directory, last, HANDLE, Mode::empty())?
         }
     };
-    own(&handle, entry, &more)?;
+    own(&handle, entry, more)?;
+    if !more.flags.is_empty() {
+        flagged.push((handle.try_clone()?, more.flags));
+    }
     if kind == EntryType::Directory || name.file_name().is_none() {
         return Ok(Some((handle, times)));
     }
@@ -170,8 +196,19 @@ fn one(
     Ok(None)
 }
 
+/// What a link leads to, or another name is of.
+fn target_of(entry: &Entry<'_, impl Read>, more: &More) -> io::Result<Vec<u8>> {
+    let by_header = || entry.link_name_bytes().map(|target| target.to_vec());
+    Ok(more.link.clone().or_else(by_header).ok_or(ErrorKind::InvalidData)?)
+}
+
 /// Makes what an entry is, root's own.
-fn make(directory: &OwnedFd, name: &OsStr, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
+fn make(
+    directory: &OwnedFd,
+    name: &OsStr,
+    entry: &mut Entry<'_, impl Read>,
+    more: &More,
+) -> io::Result<()> {
     let only = Mode::S_IRUSR | Mode::S_IWUSR;
     let device = |entry: &Entry<'_, _>| {
         let major = entry.header().device_major()?.unwrap_or(0);
@@ -189,7 +226,7 @@ fn make(directory: &OwnedFd, name: &OsStr, entry: &mut Entry<'_, impl Read>) -> 
             copy(entry, File::from(file))?;
         }
         EntryType::Symlink => {
-            let target = entry.link_name_bytes().ok_or(ErrorKind::InvalidData)?;
+            let target = target_of(entry, more)?;
             let target = kernel::paths::of_bytes(&target).ok_or(ErrorKind::InvalidData)?;
             symlinkat(target, directory, name)?;
         }

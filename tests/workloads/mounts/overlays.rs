@@ -1,15 +1,17 @@
 //! Overlays in a mount namespace of the program's own: layers on disk and in memory, one among the layers of another, one over its own
 //! layer, parts and peers of one.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::mount::MsFlags;
 
 use super::{enter_root, table};
 use crate::mounting::{attach, bind, propagate};
-use crate::stage::{Findings, Outcome, Stage};
+use crate::stage::{Findings, Outcome, Stage, check};
 
 pub(crate) fn run(stage: &Stage) -> Outcome {
     enter_root(stage, "overlays_inside")
@@ -17,6 +19,46 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
 
 fn overlay(options: &str, at: &str) {
     attach("layers", Path::new(at), "overlay", MsFlags::empty(), options);
+}
+
+// include/uapi/linux/fs.h
+const FS_APPEND_FL: i32 = 0x20;
+const FS_NODUMP_FL: i32 = 0x40;
+
+/// The flags of a file, if its file system has some.
+fn flags(path: &str) -> Option<i32> {
+    let (file, mut flags) = (File::open(path).expect("open"), 0);
+    // SAFETY: the kernel writes one int, although the call's number says a long.
+    let got = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) };
+    (got == 0).then_some(flags)
+}
+
+/// Gives a file a flag; whether it can have it, as in memory since Linux 6.6.
+fn flag(path: &str, flag: i32) -> bool {
+    let file = File::open(path).expect("open");
+    let flags = flags(path).unwrap_or(0) | flag;
+    // SAFETY: the kernel reads one int, although the call's number says a long.
+    unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) == 0 }
+}
+
+fn kernel_sets(path: &str, name: &str, value: &str) {
+    let (path, name) = (CString::new(path).expect("path"), CString::new(name).expect("name"));
+    // SAFETY: two strings that end in 0, and bytes with their length.
+    let set = unsafe {
+        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    check(set).expect("setxattr");
+}
+
+fn kernel_says(path: &str, name: &str) -> Option<String> {
+    let (path, name) = (CString::new(path).expect("path"), CString::new(name).expect("name"));
+    let mut value = vec![0_u8; 256];
+    // SAFETY: two strings that end in 0, and room with its length.
+    let length = unsafe {
+        libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    value.truncate(usize::try_from(length).ok()?);
+    String::from_utf8(value).ok()
 }
 
 /// What the files say, and who is not there.
@@ -74,6 +116,18 @@ pub(crate) fn inside(stage: &Stage) -> Outcome {
     let mut open = OpenOptions::new().append(true).open("/lay/over/changed").expect("open");
     let lower = File::open("/lay/over/low").expect("open");
     std::env::set_current_dir("/lay/over/dir").expect("chdir");
+    // In memory: one that is only added to, and a second name of it; a directory that backups leave out.
+    fs::write("/lay/memory/log", "first").expect("write");
+    fs::hard_link("/lay/memory/log", "/lay/memory/log too").expect("link");
+    // Its end of a line is that of no record, whose next one would be of another path.
+    let attributes = [("trusted.lines", "a\n17 path=another\nb"), ("trusted.a=b%", "c=d")];
+    for (name, value) in attributes {
+        kernel_sets("/lay/memory/log", name, value);
+    }
+    let is_flagged =
+        flag("/lay/memory/log", FS_APPEND_FL) && flag("/lay/memory/second", FS_NODUMP_FL);
+    let flagged = || (flags("/lay/memory/log"), flags("/lay/memory/second"));
+    let before_flags = flagged();
     let before = (table(), contents());
     stage.ready_then_wait();
     let mut found = Findings::default();
@@ -87,6 +141,12 @@ pub(crate) fn inside(stage: &Stage) -> Outcome {
     let text = fs::read_to_string("file").ok();
     found.same("the directory", &Some("below".to_owned()), &text);
     found.works("write above", fs::write("/lay/own/old", "changed"));
+    for (name, value) in attributes {
+        found.same(name, &Some(value.to_owned()), &kernel_says("/lay/memory/log", name));
+    }
+    found.same("the flags of files", &before_flags, &flagged());
+    let written = fs::write("/lay/memory/log too", "anew");
+    found.must("nothing else is written", written.is_err() == is_flagged);
     found.outcome()
 }
 
