@@ -55,3 +55,15 @@ fn of_kind(signal: u64, kind: u64) -> i32 {
     }
     of(at(signal + u64::from(offset(o::SIGNAL_PIDS)) + kind * 8))
 }
+
+/// The innermost pid namespace in which the task has a number.
+#[inline(always)]
+pub(crate) fn namespace(task: u64) -> u64 {
+    let pid: u64 = field(task, o::TASK_THREAD_PID);
+    if pid == 0 {
+        return 0;
+    }
+    let level: u32 = field(pid, o::PID_LEVEL);
+    let entry = u64::from(level) * u64::from(offset(o::UPID_BYTES));
+    at(pid + u64::from(offset(o::PID_NUMBERS)) + entry + u64::from(offset(o::UPID_NS)))
+}

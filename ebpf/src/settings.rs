@@ -5,9 +5,8 @@ use aya_ebpf::bindings::seq_file;
 use stasis_ebpf_common::offsets::{self as o, ABSENT};
 use stasis_ebpf_common::{MemoryPolicy, SECURITY_WORDS, TaskSettings, unusual};
 
-use crate::emit;
 use crate::read::{at, field, fill, load, many_at, offset};
-use crate::task::pid_namespace;
+use crate::{emit, numbers};
 
 /// Writes the last part of a thread's record.
 #[inline(never)]
@@ -29,7 +28,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
     }
     memory_policy(&mut settings.policy, field(task, o::TASK_MEMORY_POLICY));
     fill_security(&mut settings.security, field(task, o::TASK_REAL_CRED));
-    settings.unusual |= of_pids(pid_namespace(task));
+    settings.unusual |= of_pids(numbers::namespace(task));
     let memory: u64 = field(task, o::TASK_MM);
     if leads && memory != 0 {
         settings.default_memory_flags = field(memory, o::MM_DEFAULT_FLAGS);

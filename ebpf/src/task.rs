@@ -127,25 +127,13 @@ fn namespaces(ids: &mut [u32; NAMESPACES], task: u64) {
         load(load(proxy, o::NSPROXY_IPC), o::IPC_NS_INUM),
         load(load(proxy, o::NSPROXY_MNT), o::MNT_NS_INUM),
         load(load(proxy, o::NSPROXY_NET), o::NET_NS_INUM),
-        field(pid_namespace(task), o::PID_NS_INUM),
+        field(numbers::namespace(task), o::PID_NS_INUM),
         load(load(proxy, o::NSPROXY_PID_FOR_CHILDREN), o::PID_NS_INUM),
         load(load(proxy, o::NSPROXY_TIME), o::TIME_NS_INUM),
         load(load(proxy, o::NSPROXY_TIME_FOR_CHILDREN), o::TIME_NS_INUM),
         load(load(load(task, o::TASK_REAL_CRED), o::CRED_USER_NS), o::USER_NS_INUM),
         load(load(proxy, o::NSPROXY_UTS), o::UTS_NS_INUM),
     ];
-}
-
-/// The innermost pid namespace in which the task has a number.
-#[inline(always)]
-pub(crate) fn pid_namespace(task: u64) -> u64 {
-    let pid: u64 = field(task, o::TASK_THREAD_PID);
-    if pid == 0 {
-        return 0;
-    }
-    let level: u32 = field(pid, o::PID_LEVEL);
-    let entry = u64::from(level) * u64::from(offset(o::UPID_BYTES));
-    at(pid + u64::from(offset(o::PID_NUMBERS)) + entry + u64::from(offset(o::UPID_NS)))
 }
 
 #[inline(never)]

@@ -13,6 +13,7 @@
 //! All of it is held by descriptors alone, so that nothing is left if the restore is killed. A place is found from the root of
 //! the mount that it is on, without links, so that nothing that the tree has put into its files leads out of it.
 
+mod attaching;
 mod automounts;
 mod contents;
 mod failed;

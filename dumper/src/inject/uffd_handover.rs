@@ -17,6 +17,7 @@ use arch::fpu::Layout;
 use collector::Process;
 use freezer::Frozen;
 use ids::HostPid;
+use images::MappingKind;
 use kernel::kcmp::Resource;
 use kernel::pidfd::PidFd;
 use kernel::ptrace::{Options, Running, Stop, Stopped};
@@ -27,7 +28,6 @@ use super::{Error, Gadgets, Infection, Original, Request, Room};
 use crate::filters::{at_worst_fails, first_denied};
 use crate::mappings;
 use crate::processes::is_filtered;
-use crate::rings::has_rings;
 use crate::threads::with_this_log;
 
 /// How long the leader may take to stop.
@@ -64,7 +64,7 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     let pidfd = PidFd::open(pid).map_err(failed("open the process"))?;
     let layout = Layout::of_this_processor();
     let filtered = is_filtered(pid);
-    if filtered && (shares_tables(process) || has_rings(process)) {
+    if filtered && (shares_tables(process) || maps_rings(process)) {
         return Ok(None);
     }
     // The leader stands still for as long as this thread is kept waiting.
@@ -123,6 +123,11 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
         pidfd.signal(signal).map_err(failed("send a signal again"))?;
     }
     taken.map(|fd| Some((fd, stood_still)))
+}
+
+/// Whether a process has rings of an io_uring mapped, which may be there without a descriptor.
+fn maps_rings(process: &Process) -> bool {
+    process.mappings.iter().any(|mapping| mapping.kind == MappingKind::IoUringRing)
 }
 
 /// Stops all threads of a process.

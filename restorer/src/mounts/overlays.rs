@@ -14,9 +14,9 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
+use super::attaching::attach_all;
 use super::failed::failed;
-use super::plan::{Index, Mount, Plan, Source, path};
-use super::trees::attach_all;
+use super::plan::{Index, Plan, Source, path};
 use super::yard::Yard;
 use super::{flags, lateness};
 use crate::error::Error;
@@ -37,11 +37,6 @@ impl Here<'_> {
     }
 }
 
-/// Whether a mount is one of an overlay that is made anew.
-pub(super) fn is_overlay(mount: &Mount) -> bool {
-    matches!(&mount.source, Source::New(kind) if kind == "overlay")
-}
-
 /// Makes all of them.
 pub(super) fn make(
     plan: &Plan,
@@ -50,9 +45,9 @@ pub(super) fn make(
     here: &Here<'_>,
 ) -> Result<(), Error> {
     let mut left: BTreeSet<Index> = plan.orders.values().flatten().copied().collect();
-    left.retain(|index| is_overlay(&plan.mounts[*index]));
+    left.retain(|index| plan.mounts[*index].is_overlay());
     for order in plan.orders.values() {
-        for &index in order.iter().filter(|index| is_overlay(&plan.mounts[**index])) {
+        for &index in order.iter().filter(|index| plan.mounts[**index].is_overlay()) {
             let ready = ready(plan, order, late, &left);
             let made = one(plan, index, &ready, yard)
                 .map_err(failed(&plan.mounts[index], "make the overlay of"));

@@ -365,6 +365,11 @@ fn own_place(entry: &MntEntry, request: &Request<'_>) -> Option<PathBuf> {
 }
 
 impl Mount {
+    /// Whether it is one of an overlay that is made anew.
+    pub(super) fn is_overlay(&self) -> bool {
+        matches!(&self.source, Source::New(kind) if kind == "overlay")
+    }
+
     pub(super) const fn is_outside(&self) -> bool {
         matches!(self.source, Source::Outside(_))
     }

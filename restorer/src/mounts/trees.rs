@@ -1,7 +1,6 @@
 //! Namespaces, each with its tree of mounts.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
+use super::attaching::attach_all;
 use super::automounts::Automounts;
 use super::failed::failed;
 use super::last_change::last_change;
@@ -136,33 +136,6 @@ const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLO
 fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
     openat(thread, "ns/mnt", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| Error::kernel("open a mount namespace")(errno.into()))
-}
-
-/// Attaches mounts in the calling thread's namespace, whose root becomes the first of them, and says of each that it is there before
-/// others are on it; the one that could not be, with its error.
-pub(super) fn attach_all(
-    plan: &Plan,
-    order: &[Index],
-    copies: &BTreeMap<Index, OwnedFd>,
-    is_there: &mut dyn FnMut(Index, &OwnedFd),
-) -> Result<(), (Index, io::Error)> {
-    for index in order {
-        let mount = &plan.mounts[*index];
-        let placed = || {
-            let copy = copies.get(index).ok_or(io::ErrorKind::NotFound)?;
-            let Some((parent, below)) = &mount.on else {
-                mounts::attach(copy, open("/", HANDLE, Mode::empty())?)?;
-                return mounts::change_root(copy);
-            };
-            let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
-            mounts::attach(copy, find(parent, below, Links::Refused)?)
-        };
-        placed().map_err(|error| (*index, error))?;
-        if let Some(copy) = copies.get(index) {
-            is_there(*index, copy);
-        }
-    }
-    Ok(())
 }
 
 /// Places the mounts of a namespace.

@@ -18,7 +18,6 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::automounts::Automounts;
 use super::failed::failed;
-use super::overlays::is_overlay;
 use super::plan::{Index, Mount, Plan, Source};
 use super::{Request, contents, flags, late, lateness};
 use crate::error::Error;
@@ -172,7 +171,7 @@ impl Yard {
             }
             let Source::New(kind) = &mount.source else { continue };
             // Of overlays the layers are to be there first.
-            if !lateness::is_made_early(plan, late, index) || is_overlay(mount) {
+            if !lateness::is_made_early(plan, late, index) || mount.is_overlay() {
                 continue;
             }
             let made = match kind.as_str() {

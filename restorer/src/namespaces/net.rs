@@ -12,7 +12,6 @@ mod settings;
 mod tracked;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -315,7 +314,7 @@ impl Network {
         let wanted = self.of(NetworkImage::Addresses);
         for address in wanted {
             let verified = messages::verified(address);
-            let is_new = add(door, &verified).map_err(failed("add an address"))?;
+            let is_new = messages::add(door, &verified).map_err(failed("add an address"))?;
             if is_new && verified != *address {
                 messages::replace(door, address).map_err(failed("set an address"))?;
             }
@@ -335,7 +334,7 @@ impl Network {
             let (through, direct): (Vec<_>, Vec<_>) =
                 self.of(kind).iter().partition(|route| messages::has_gateway(route));
             for route in direct.into_iter().chain(through) {
-                add(door, route).map_err(failed("add a route"))?;
+                messages::add(door, route).map_err(failed("add a route"))?;
             }
         }
         Ok(())
@@ -348,18 +347,9 @@ impl Network {
             let Some(rules) = self.messages.get(&kind) else { continue };
             messages::remove_rules(door, family).map_err(failed("remove the rules"))?;
             for rule in rules {
-                add(door, rule).map_err(failed("add a rule"))?;
+                messages::add(door, rule).map_err(failed("add a rule"))?;
             }
         }
         Ok(())
-    }
-}
-
-/// Adds what a message describes, if it is not there; whether it was not.
-fn add(door: &Rtnetlink, message: &Message) -> io::Result<bool> {
-    const CREATE: u16 = 0x400;
-    match door.request(&Message { flags: CREATE, ..message.clone() }) {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-        done => done.map(|()| true),
     }
 }

@@ -106,6 +106,15 @@ pub(super) fn verified(address: &Message) -> Message {
     address
 }
 
+/// Adds what a message describes, if it is not there; whether it was not.
+pub(super) fn add(door: &Rtnetlink, message: &Message) -> io::Result<bool> {
+    const CREATE: u16 = 0x400;
+    match door.request(&Message { flags: CREATE, ..message.clone() }) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
 /// Gives an address that is there what a message says of it.
 pub(super) fn replace(door: &Rtnetlink, address: &Message) -> io::Result<()> {
     const REPLACE: u16 = 0x100;
@@ -162,7 +171,7 @@ pub(super) fn set_labels(door: &Rtnetlink, wanted: &[Message]) -> io::Result<()>
         door.request(&Message { kind: DELETE_LABEL, flags: 0, ..other.clone() })?;
     }
     for missing in wanted.iter().filter(|it| !is_among(it, &found)) {
-        super::add(door, missing)?;
+        add(door, missing)?;
     }
     Ok(())
 }
