@@ -1,5 +1,9 @@
 //! File systems as the images of mounts call them.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 /// The number of a kind that is not in the numbering.
 pub const UNKNOWN: u32 = 0;
 
@@ -47,6 +51,27 @@ pub fn kind(number: u32) -> Option<&'static str> {
     KINDS.iter().find(|(known, _)| *known == number).map(|(_, kind)| *kind)
 }
 
+/// The paths of the layers that the options of an overlay name; `None` if some of them is relative, or cannot be told.
+#[must_use]
+pub fn overlay_layers<'o>(options: &[&'o [u8]]) -> Option<Vec<&'o Path>> {
+    let mut found = Vec::new();
+    for option in options {
+        let Some(at) = option.iter().position(|byte| *byte == b'=') else { continue };
+        let value = &option[at + 1..];
+        match &option[..at] {
+            b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+" => found.push(value),
+            // Layers of data alone come behind two colons.
+            b"lowerdir" => {
+                found.extend(value.split(|byte| *byte == b':').filter(|path| !path.is_empty()));
+            }
+            _ => {}
+        }
+    }
+    let is_plain = |path: &&[u8]| path.starts_with(b"/") && !path.contains(&b'\\');
+    let all = !found.is_empty() && found.iter().all(is_plain);
+    all.then(|| found.into_iter().map(|path| Path::new(OsStr::from_bytes(path))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +81,21 @@ mod tests {
         assert_eq!((number("tmpfs"), kind(5)), (5, Some("tmpfs")));
         assert_eq!(number("fuse.sshfs"), 15);
         assert_eq!((number("ext4"), kind(UNKNOWN), kind(NAMED)), (UNKNOWN, None, None));
+    }
+
+    #[test]
+    fn layers_are_told_from_other_options() {
+        let paths = |options: &[&'static str]| {
+            let options: Vec<&[u8]> = options.iter().map(|option| option.as_bytes()).collect();
+            overlay_layers(&options)
+                .map(|found| found.iter().map(|it| it.display().to_string()).collect())
+        };
+        let found: Option<Vec<String>> =
+            paths(&["lowerdir=/a:/b::/c", "upperdir=/u", "workdir=/w", "xino=off", "userxattr"]);
+        assert_eq!(found.unwrap(), ["/a", "/b", "/c", "/u", "/w"]);
+        assert_eq!(paths(&["lowerdir+=/a", "datadir+=/d"]).unwrap(), ["/a", "/d"]);
+        for bad in [&["lowerdir=a:/b"][..], &["lowerdir=/a\\:b"], &["index=on"]] {
+            assert!(paths(bad).is_none(), "{bad:?}");
+        }
     }
 }

@@ -5,11 +5,14 @@
 //! mounted there, and goes to the yard with all else that mounts are made of. An overlay among the layers of another comes before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use images::file_systems::overlay_layers;
 use kernel::mounts;
 use kernel::namespaces::{copy_mounts, enter};
+use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
@@ -87,7 +90,7 @@ fn ready(
 }
 
 /// Makes one, in a new namespace with what is ready; the thread stays there.
-fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> std::io::Result<OwnedFd> {
+fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> io::Result<OwnedFd> {
     let mount = &plan.mounts[index];
     let mut copies = BTreeMap::new();
     for index in ready {
@@ -96,18 +99,20 @@ fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> std::io::Resu
     copy_mounts()?;
     attach_all(plan, ready, &copies, &mut |_, _| {}).map_err(|(_, error)| error)?;
     let entry = &mount.entry;
+    // No path may lead out by a link of `/proc`, as to the root of this process.
+    let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let all: Vec<&[u8]> = entry.options.split(|byte| *byte == b',').collect();
+    for layer in overlay_layers(&all).ok_or(io::ErrorKind::InvalidData)? {
+        find(&root, layer, Links::Followed)?;
+    }
+    let (parent, below) = mount.on.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+    let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
+    nix::unistd::fchdir(find(parent, below, Links::Refused)?)?;
     let mut of_file_system = MsFlags::from_bits_truncate(flags::of_file_system(entry));
     of_file_system.remove(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_MOVE);
     // The longest text of options that the newer calls take is shorter than most lists of layers.
     let options = path(&entry.options);
-    let place = Path::new(&mount.place);
-    nix::mount::mount(
-        Some(path(&entry.source)),
-        place,
-        Some("overlay"),
-        of_file_system,
-        Some(options),
-    )?;
-    let made = open(place, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    mounts::copy(made, Path::new(""), false)
+    let source = Some(path(&entry.source));
+    nix::mount::mount(source, ".", Some("overlay"), of_file_system, Some(options))?;
+    mounts::copy(find(parent, below, Links::Refused)?, Path::new(""), false)
 }
