@@ -60,8 +60,6 @@ impl<'d> Written<'d> {
         // What is declared last is dropped first: if this fails, the target is let go before images are
         // removed and memory is given back.
         let tree = tree;
-        let lacking = state.namespaces.read_later()?;
-        state.files.warnings.extend(lacking);
         // What this holds of the target's files must not outlive their use by the target.
         let sockets = match dump.options.is_away() {
             true => files.into_sockets(&state.files),
@@ -70,6 +68,8 @@ impl<'d> Written<'d> {
                 Vec::new()
             }
         };
+        let lacking = state.namespaces.read_later()?;
+        state.files.warnings.extend(lacking);
         state.pages.iter_mut().try_for_each(|pages| pages.settle(&writer))?;
         interrupted::name_calls(&mut state.tasks);
         let source = collector.source();

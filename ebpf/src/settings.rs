@@ -113,7 +113,7 @@ fn of_pids(namespace: u64) -> u32 {
     let highest = |of| field::<u32>(of, o::PID_NS_MAX);
     let scope = |of| field::<u32>(of, o::PID_NS_MEMFD_SCOPE);
     let is_limited = highest(namespace) != ALL && highest(namespace) != highest(around);
-    match is_limited || scope(namespace) != scope(around) {
+    match is_limited || scope(namespace) > scope(around) {
         true => unusual::PID_SETTINGS,
         false => 0,
     }

@@ -121,24 +121,32 @@ const ADDRESS_MODE: &str = "addr_gen_mode";
 
 /// What a network namespace has of its own, and each other one of its own as well. (`netfilter/nf_hooks_lwtunnel`, which a new one shows as
 /// if it were, is a switch of the whole machine.)
-const OF_NAMESPACES: [&str; 9] = [
+const OF_NAMESPACES: [&str; 13] = [
     "bridge/",
     "core/",
+    "dccp/",
     "ipv4/",
     "ipv6/",
     "mpls/",
     "mptcp/",
     "netfilter/nf_conntrack_",
+    "netfilter/nf_flowtable_",
+    "netfilter/nf_log/",
     "sctp/",
+    "smc/",
     "unix/",
 ];
 
 /// Whether this can be the path of a setting of a network namespace below `/proc/sys/net`, and leads nowhere else.
 pub fn is_below(path: &str) -> bool {
+    OF_NAMESPACES.iter().any(|prefix| path.starts_with(prefix)) && is_plain(path)
+}
+
+/// Whether a path leads to where it says.
+pub fn is_plain(path: &str) -> bool {
     let is_plain =
         |part: &str| !part.is_empty() && !matches!(part, "." | "..") && !part.contains('\0');
-    let is_known = OF_NAMESPACES.iter().any(|prefix| path.starts_with(prefix));
-    is_known && path.split('/').all(is_plain)
+    path.split('/').all(is_plain)
 }
 
 #[cfg(test)]

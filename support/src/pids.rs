@@ -78,8 +78,8 @@ pub fn settings(pid: HostPid) -> Refusal {
     Refusal::new(
         "it has settings of its own (kernel.pid_max, vm.memfd_noexec), which cannot be carried yet",
         format!(
-            "have it be as a new one before the dump, and set it again after the restore: nsenter --target {pid} --pid --mount \
-             sysctl -w kernel.pid_max=4194304 vm.memfd_noexec=0 (or as strict as the namespace around it)"
+            "have it be as a new one before the dump, and set it again after the restore: nsenter --target {pid} --pid sysctl -w \
+             vm.memfd_noexec=0 (or as strict as the namespace around it); and kernel.pid_max=4194304, where it is less there"
         ),
     )
 }

@@ -341,7 +341,7 @@ fn a_pid_namespace_with_settings_of_its_own_is_refused() {
     let around = std::fs::read_to_string("/proc/sys/vm/memfd_noexec").expect("the setting");
     let back = format!("vm.memfd_noexec={}", around.trim());
     let mut remedy = Command::new("nsenter");
-    remedy.args(["--target", &target, "--pid", "--mount", "sysctl", "-w", &back]);
+    remedy.args(["--target", &target, "--pid", "sysctl", "-w", &back]);
     Outcome::of(&mut remedy).must_succeed("the remedy");
     dump("carried").must_succeed("dump");
     machine.end_all();

@@ -107,7 +107,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         propagation = libc::MS_PRIVATE;
     }
     let kind = mount.kind();
-    let is_part = kind == "overlay" && *origin == Origin::Part;
+    let is_part = kind == "overlay" && *origin != Origin::Made;
     let mut fstype = file_systems::number(&kind);
     // What is none of the numbering is a part of another mount, or what the caller says can be mounted.
     let is_new = matches!(origin, Origin::Made | Origin::Device(_));

@@ -68,7 +68,7 @@ pub struct NetnsEntry {
     /// Settings of IPv4 as a whole.
     #[prost(message, repeated, tag = "10")]
     pub ipv4_sysctl: Vec<SysctlEntry>,
-    /// Of stasis: all other settings that are not as in a new namespace, by their paths below `/proc/sys/net`.
+    /// Of stasis: all other settings, by their paths below `/proc/sys/net`.
     #[prost(message, repeated, tag = "1000")]
     pub others: Vec<NamedSysctl>,
     /// Of stasis: the loopback device was up, of one that comes back empty else.

@@ -71,7 +71,17 @@ fn unpack(root: &OwnedFd, content: impl Read) -> io::Result<()> {
         times.set(handle)?;
     }
     // What must not be changed is not linked either, nor gets anything.
-    flagged.iter().try_for_each(|(handle, flags)| set_file_flags(File::open(link(handle))?, *flags))
+    for (name, flags) in flagged {
+        let file = File::open(link(&find(root, &name, Links::Refused)?))?;
+        match set_file_flags(file, flags) {
+            // No file system in memory had them before Linux 6.6.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                tracing::warn!("{} does not have its flags (chattr)", name.display());
+            }
+            set => set?,
+        }
+    }
+    Ok(())
 }
 
 /// A name in an archive, from the root of the file system.
@@ -163,7 +173,7 @@ fn one(
     name: &Path,
     entry: &mut Entry<'_, impl Read>,
     more: &More,
-    flagged: &mut Vec<(OwnedFd, FileFlags)>,
+    flagged: &mut Vec<(PathBuf, FileFlags)>,
 ) -> io::Result<Option<(OwnedFd, Times)>> {
     let kind = entry.header().entry_type();
     let times = {
@@ -186,8 +196,13 @@ fn one(
         }
     };
     own(&handle, entry, more)?;
-    if !more.flags.is_empty() {
-        flagged.push((handle.try_clone()?, more.flags));
+    // To open anything else may be more than to look at it.
+    let can_be_opened = matches!(
+        kind,
+        EntryType::Directory | EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+    );
+    if !more.flags.is_empty() && can_be_opened {
+        flagged.push((name.to_owned(), more.flags));
     }
     if kind == EntryType::Directory || name.file_name().is_none() {
         return Ok(Some((handle, times)));

@@ -1,8 +1,9 @@
 //! Overlays: file systems made of directories of others, their layers, which are named by paths.
 //!
 //! The paths are those by which they were mounted, and the kernel shows them as they were said; so they are said again, where they
-//! lead to the same. For each overlay a namespace is built of all that can be placed before it, as the tree will see it, and it is
-//! mounted there, and goes to the yard with all else that mounts are made of. An overlay among the layers of another comes before.
+//! lead to the same. For each overlay a namespace is built of all that can be placed before it, as the tree will see it; it is
+//! mounted there, and goes to the yard with all else that mounts are made of. One that others have among their layers comes before
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,12 +16,12 @@ use kernel::namespaces::{copy_mounts, enter};
 use kernel::paths::{Links, find};
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
 
 use super::attaching::attach_all;
 use super::failed::failed;
-use super::plan::{Index, Plan, Source, path};
-use super::yard::Yard;
+use super::plan::{Index, Mount, Plan, Source, path};
+use super::yard::{Yard, private};
 use super::{flags, lateness};
 use crate::error::Error;
 
@@ -47,19 +48,37 @@ pub(super) fn make(
     yard: &mut Yard,
     here: &Here<'_>,
 ) -> Result<(), Error> {
-    let mut left: BTreeSet<Index> = plan.orders.values().flatten().copied().collect();
-    left.retain(|index| plan.mounts[*index].is_overlay());
     for order in plan.orders.values() {
-        for &index in order.iter().filter(|index| plan.mounts[**index].is_overlay()) {
-            let ready = ready(plan, order, late, &left);
+        let is_overlay = |index: &Index| plan.mounts[*index].is_overlay();
+        let mut left: Vec<Index> = order.iter().copied().filter(is_overlay).collect();
+        while !left.is_empty() {
+            let waits = |index: &Index| left.iter().any(|other| needs(plan, *index, *other));
+            let next = left.iter().position(|index| !waits(index)).unwrap_or(0);
+            let missing = left.iter().copied().collect();
+            let index = left.remove(next);
+            let ready = ready(plan, order, late, &missing);
             let made = one(plan, index, &ready, yard)
                 .map_err(failed(&plan.mounts[index], "make the overlay of"));
             here.go_back()?;
             yard.give(&plan.mounts[index], index, made?)?;
-            left.remove(&index);
         }
     }
     Ok(())
+}
+
+/// Whether an overlay comes after another: that has layers of it, or its place.
+fn needs(plan: &Plan, index: Index, other: Index) -> bool {
+    let (mount, place) = (&plan.mounts[index], &plan.mounts[other].place);
+    let options = options(mount);
+    let layers = overlay_layers(&options).unwrap_or_default();
+    index != other
+        && (mount.place.starts_with(place) || layers.iter().any(|layer| layer.starts_with(place)))
+}
+
+/// The options that it is mounted with.
+fn options(mount: &Mount) -> Vec<&[u8]> {
+    let options = mount.entry.options.split(|byte| *byte == b',');
+    options.filter(|option| !option.is_empty() && *option != b"seclabel").collect()
 }
 
 /// What can be placed while some overlays are not there yet: all that is neither of nor on one of them.
@@ -91,28 +110,45 @@ fn ready(
 
 /// Makes one, in a new namespace with what is ready; the thread stays there.
 fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> io::Result<OwnedFd> {
+    /// Bytes of options that mount(2) reads, of which it leaves out the rest without a word.
+    const MOST: usize = 4096;
     let mount = &plan.mounts[index];
     let mut copies = BTreeMap::new();
     for index in ready {
-        copies.insert(*index, yard.part_of(*index, &plan.mounts[*index])?);
+        let copy = yard.part_of(*index, &plan.mounts[*index])?;
+        // Nothing of this is to be seen anywhere else.
+        mounts::change(&copy, &private())?;
+        copies.insert(*index, copy);
     }
     copy_mounts()?;
     attach_all(plan, ready, &copies, &mut |_, _| {}).map_err(|(_, error)| error)?;
     let entry = &mount.entry;
     // No path may lead out by a link of `/proc`, as to the root of this process.
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let all: Vec<&[u8]> = entry.options.split(|byte| *byte == b',').collect();
+    let all = options(mount);
     for layer in overlay_layers(&all).ok_or(io::ErrorKind::InvalidData)? {
         find(&root, layer, Links::Followed)?;
     }
-    let (parent, below) = mount.on.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-    let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
-    nix::unistd::fchdir(find(parent, below, Links::Refused)?)?;
-    let mut of_file_system = MsFlags::from_bits_truncate(flags::of_file_system(entry));
-    of_file_system.remove(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_MOVE);
+    let options = all.join(&b',');
+    if options.len() >= MOST {
+        return Err(io::Error::other("its options are longer than a page"));
+    }
+    // Its own place may be hidden, or not there yet. What is mounted on the root hides nothing from paths that begin there.
+    let ground = mounts::make(b"tmpfs", b"stasis", [])?;
+    mounts::attach(&ground, &root)?;
+    mkdirat(&ground, PLACE, Mode::S_IRWXU)?;
+    nix::unistd::fchdir(find(&ground, Path::new(PLACE), Links::Refused)?)?;
+    let known = MsFlags::MS_RDONLY
+        | MsFlags::MS_SYNCHRONOUS
+        | MsFlags::MS_DIRSYNC
+        | MsFlags::MS_MANDLOCK
+        | MsFlags::from_bits_retain(libc::MS_LAZYTIME);
+    let flags = MsFlags::from_bits_retain(flags::of_file_system(entry)) & known;
     // The longest text of options that the newer calls take is shorter than most lists of layers.
-    let options = path(&entry.options);
-    let source = Some(path(&entry.source));
-    nix::mount::mount(source, ".", Some("overlay"), of_file_system, Some(options))?;
-    mounts::copy(find(parent, below, Links::Refused)?, Path::new(""), false)
+    let (source, options) = (Some(path(&entry.source)), Some(path(&options)));
+    nix::mount::mount(source, ".", Some("overlay"), flags, options)?;
+    mounts::copy(find(&ground, Path::new(PLACE), Links::Refused)?, Path::new(""), false)
 }
+
+/// Where it is mounted at first.
+const PLACE: &str = "overlay";

@@ -270,8 +270,9 @@ impl Plan {
             file_systems::NAMED => entry.fsname.as_deref(),
             number => file_systems::kind(number),
         };
-        let is_elsewhere = entry.layers_elsewhere == Some(true);
-        let kind = kind.filter(|kind| *kind != "fuse" && !(*kind == "overlay" && is_elsewhere))?;
+        // The root of a namespace is given, or a part of what is: its layers are of another root.
+        let has_layers = entry.layers_elsewhere != Some(true) && self.mounts[index].on.is_some();
+        let kind = kind.filter(|kind| *kind != "fuse" && (*kind != "overlay" || has_layers))?;
         let is_whole =
             entry.root == b"/" || kind.starts_with("cgroup") && entry.root.starts_with(b"/..");
         let is_there = others.iter().map(|other| &self.mounts[*other]).any(|other| {

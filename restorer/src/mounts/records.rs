@@ -37,6 +37,8 @@ pub(super) struct Archive<R> {
     given: usize,
     /// Bytes that follow and are handed on as they are.
     content: u64,
+    /// The size of the next entry, if it is not the one that its header says.
+    size: Option<u64>,
     /// The next block goes on with where a file has holes.
     has_more_holes: bool,
 }
@@ -50,6 +52,7 @@ impl<R: Read> Archive<R> {
             ready: Vec::new(),
             given: 0,
             content: 0,
+            size: None,
             has_more_holes: false,
         };
         (archive, last)
@@ -76,7 +79,9 @@ impl<R: Read> Archive<R> {
         if self.ready.iter().all(|byte| *byte == 0) {
             return Ok(());
         }
-        let size = header.entry_size()?;
+        let is_extended = self.ready[KIND] == b'x';
+        let said = self.size.take_if(|_| !is_extended);
+        let size = said.map_or_else(|| header.entry_size(), Ok)?;
         let padded = size.checked_next_multiple_of(BLOCK as u64).ok_or(ErrorKind::InvalidData)?;
         match self.ready[KIND] {
             b'x' if size > LONGEST => return Err(ErrorKind::InvalidData.into()),
@@ -85,7 +90,11 @@ impl<R: Read> Archive<R> {
                 let bytes = self.ready[BLOCK..].get_mut(..size as usize);
                 let bytes = bytes.filter(|_| read as u64 == padded);
                 let records = records(bytes.ok_or(ErrorKind::UnexpectedEof)?);
-                self.last.0.replace(records.ok_or(ErrorKind::InvalidData)?);
+                let records = records.ok_or(ErrorKind::InvalidData)?;
+                let size = records.iter().rfind(|(key, _)| key == b"size");
+                let size = size.and_then(|(_, size)| std::str::from_utf8(size).ok()?.parse().ok());
+                self.size = size;
+                self.last.0.replace(records);
             }
             b'S' => {
                 self.has_more_holes = self.ready[MORE_HOLES] != 0;

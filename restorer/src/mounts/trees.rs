@@ -66,9 +66,11 @@ pub(super) fn build(
         for index in order {
             let mount = &plan.mounts[*index];
             let is_made = match &mount.source {
-                Source::New(_) => true,
+                // What is in an overlay is of its layers, which the images need not have.
+                Source::New(_) => !mount.is_overlay(),
                 Source::Part(giver, _) => {
-                    matches!(plan.mounts[*giver].source, Source::New(_) | Source::Lost(_))
+                    let giver = &plan.mounts[*giver];
+                    matches!(giver.source, Source::New(_) | Source::Lost(_)) && !giver.is_overlay()
                 }
                 Source::Lost(_) => true,
                 Source::Outside(_) | Source::Device(..) => false,

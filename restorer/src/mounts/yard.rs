@@ -247,7 +247,7 @@ impl Yard {
     }
 }
 
-fn private() -> Change {
+pub(super) fn private() -> Change {
     Change { propagation: Some(Propagation::Private), ..Change::default() }
 }
 

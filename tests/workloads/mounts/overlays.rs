@@ -71,6 +71,7 @@ fn contents() -> Vec<String> {
         "/lay/over/dir/file",
         "/lay/again/file",
         "/lay/again/low",
+        "/lay/deeper/than/others/file",
         "/lay/own/old",
         "/lay/own/new",
         "/lay/part/file",
@@ -105,6 +106,9 @@ pub(crate) fn inside(stage: &Stage) -> Outcome {
     fs::write("/lay/over/changed", "by now").expect("write");
     fs::remove_file("/lay/over/gone").expect("remove");
     overlay("lowerdir=/lay/over/dir:/lay/low", "/lay/again");
+    // What is deeper is placed first, and has the other one among its layers all the same.
+    fs::create_dir_all("/lay/deeper/than/others").expect("mkdir");
+    overlay("lowerdir=/lay/over/dir:/lay/low", "/lay/deeper/than/others");
     overlay(
         "lowerdir=/lay/own,upperdir=/lay/memory/up-own,workdir=/lay/memory/work-own",
         "/lay/own",

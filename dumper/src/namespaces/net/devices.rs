@@ -94,10 +94,11 @@ impl<'m> Device<'m> {
     /// What else can be set of it, as attributes, if there is any.
     fn more(&self) -> Option<Vec<u8>> {
         let usual = |it: &Attribute| Some((it.kind, it.number()?));
-        let settable = |it: &&Attribute| {
-            let length = LENGTHS.iter().find(|(kind, _)| *kind == it.kind);
-            MORE.contains(&it.kind) || length.is_some_and(|length| usual(it) != Some(*length))
-        };
+        let length = |it: &Attribute| LENGTHS.iter().find(|(kind, _)| *kind == it.kind);
+        let is_unusual = |it: &Attribute| length(it).is_some_and(|it_is| usual(it) != Some(*it_is));
+        // Some set others.
+        let unusual = self.message.attributes.iter().any(is_unusual);
+        let settable = |it: &&Attribute| MORE.contains(&it.kind) || unusual && length(it).is_some();
         let mut more: Vec<Attribute> =
             self.message.attributes.iter().filter(settable).cloned().collect();
         // Of a text the kernel wants no end.

@@ -4,7 +4,9 @@ use std::io;
 use std::path::Path;
 
 use images::messages::{NamedSysctl, NetnsEntry, SYSCTL_TEXT, SysctlEntry};
-use images::network_settings::{IPV4, IPV6, OF_IPV4, UNIX, device_of, is_below, owner_of};
+use images::network_settings::{
+    IPV4, IPV6, OF_IPV4, UNIX, device_of, is_below, is_plain, owner_of,
+};
 
 use crate::error::Error;
 
@@ -45,10 +47,12 @@ pub(super) fn others(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
         }
         all().for_each(|entry| drop(set_other(entry, weak)));
     }
+    // A kernel may lack what another one had by itself.
     for entry in all().filter(|entry| !is_set(entry)) {
-        set_other(entry, weak)?;
-        if !is_set(entry) {
-            tracing::warn!("{} does not become what it was", path(entry));
+        match set_other(entry, weak) {
+            Err(error) => tracing::warn!("{} is not what it was: {error}", path(entry)),
+            Ok(()) if !is_set(entry) => tracing::warn!("{} is not what it was", path(entry)),
+            Ok(()) => {}
         }
     }
     Ok(())
@@ -56,11 +60,12 @@ pub(super) fn others(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
 
 /// Settings by whether they are of a device; of the others those for all devices come first, then those for new ones.
 fn in_order(entries: &[NamedSysctl]) -> Result<(Vec<&NamedSysctl>, Vec<&NamedSysctl>), Error> {
-    if let Some(entry) = entries.iter().find(|entry| !is_below(&entry.name)) {
+    if let Some(entry) = entries.iter().find(|entry| !is_plain(&entry.name)) {
         return Err(Error::image(format!("setting {}", entry.name), "it is not one of a network"));
     }
+    let entries = entries.iter().filter(|entry| is_below(&entry.name));
     let (of_devices, mut of_all): (Vec<_>, Vec<_>) =
-        entries.iter().partition(|entry| device_of(&entry.name).is_some());
+        entries.partition(|entry| device_of(&entry.name).is_some());
     of_all.sort_by_key(|entry| (owner_of(&entry.name), &entry.name));
     Ok((of_all, of_devices))
 }
@@ -71,7 +76,9 @@ fn path(entry: &NamedSysctl) -> String {
 
 /// Tells of those that are not there: not every kernel has each, and some come with a module.
 pub(super) fn tell_of_missing(entry: &NetnsEntry) {
-    let missing = entry.others.iter().filter(|entry| !Path::new(&path(entry)).exists());
+    // Those of devices go with devices.
+    let of_all = entry.others.iter().filter(|entry| device_of(&entry.name).is_none());
+    let missing = of_all.filter(|entry| !Path::new(&path(entry)).exists());
     let missing: Vec<&str> = missing.map(|entry| &*entry.name).collect();
     if !missing.is_empty() {
         tracing::warn!(
