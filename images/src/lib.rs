@@ -12,6 +12,7 @@
 
 #![warn(missing_docs)]
 
+pub mod archives;
 pub mod attribute_ids;
 pub mod build_id;
 pub mod checkpoint;

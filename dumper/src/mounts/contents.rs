@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use images::id_map::{Id, IdMap, owner_is_known};
-use images::{ImageWriter, attribute_ids, names};
+use images::{ImageWriter, archives, attribute_ids, names};
 use kernel::mounts::kernel_device;
 use kernel::paths::{Links, find};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -131,8 +131,8 @@ fn add(
     for (name, value) in attributes {
         let value = attribute_ids::inside(ids, &name, value)?;
         let name = String::from_utf8(name).map_err(io::Error::other)?;
-        let key = names::attribute_in_key(&name);
-        more.push((format!("{}{key}", names::ATTRIBUTE), value));
+        let key = archives::attribute_in_key(&name);
+        more.push((format!("{}{key}", archives::ATTRIBUTE), value));
     }
     let kind = stat.st_mode & libc::S_IFMT;
     let opened = match kind {
@@ -140,7 +140,7 @@ fn add(
         _ => None,
     };
     if let Some(file) = &opened {
-        let (key, flags) = names::FILE_FLAGS;
+        let (key, flags) = archives::FILE_FLAGS;
         let set = kernel::attributes::file_flags(file)?.bits();
         let set: Vec<&str> =
             flags.into_iter().filter(|(_, bit)| set & bit != 0).map(|(name, _)| name).collect();

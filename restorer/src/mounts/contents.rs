@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 use images::id_map::owner_is_known;
 use images::messages::MntEntry;
 use images::store::Content;
-use images::{Images, names};
+use images::{Images, archives, names};
 use kernel::attributes::{FileFlags, set_file_flags};
 use kernel::paths::{Links, find};
 use nix::errno::Errno;
@@ -140,10 +140,10 @@ fn more(records: Records) -> io::Result<More> {
             more.path = Some(value);
         } else if key == b"linkpath" {
             more.link = Some(value);
-        } else if key == names::FILE_FLAGS.0.as_bytes() {
+        } else if key == archives::FILE_FLAGS.0.as_bytes() {
             more.flags = flags(&value)?;
-        } else if let Some(name) = key.strip_prefix(names::ATTRIBUTE.as_bytes()) {
-            more.attributes.push((names::attribute_of_key(name), value));
+        } else if let Some(name) = key.strip_prefix(archives::ATTRIBUTE.as_bytes()) {
+            more.attributes.push((archives::attribute_of_key(name), value));
         }
     }
     Ok(more)
@@ -152,7 +152,7 @@ fn more(records: Records) -> io::Result<More> {
 /// The flags with these names.
 fn flags(text: &[u8]) -> io::Result<FileFlags> {
     let bit = |name: &[u8]| {
-        let found = names::FILE_FLAGS.1.iter().find(|(known, _)| known.as_bytes() == name);
+        let found = archives::FILE_FLAGS.1.iter().find(|(known, _)| known.as_bytes() == name);
         let unknown = || io::Error::other(format!("flag {} is not known", name.escape_ascii()));
         found.map(|(_, bit)| FileFlags::from_bits_truncate(*bit)).ok_or_else(unknown)
     };

@@ -175,8 +175,8 @@ impl Making for Network {
             }
             devices::set_again(&self.devices, given.weak_settings)?;
             // Some are there when the firewall is.
-            settings::others(&self.entry, given.weak_settings)?;
-            settings::tell_of_missing(&self.entry);
+            settings::others(&self.entry)?;
+            settings::tell_of_others(&self.entry);
             // The firewall is what has them tracked.
             tracked::restore(self.of(NetworkImage::Tracked))?;
             match is_late && self.can_receive {
@@ -266,7 +266,7 @@ impl Network {
             messages::set_labels(&door, labels).map_err(failed("label addresses"))?;
         }
         devices::set_again(&self.devices, place.given.weak_settings)?;
-        settings::others(&self.entry, place.given.weak_settings)
+        settings::others(&self.entry)
     }
 
     /// What is there already, because a device has that address, stays.

@@ -1,7 +1,7 @@
 //! What a network namespace holds that nobody tells changes of: settings, neighbours, what bridges know, labels of addresses,
 //! groups on links. And what of that kind cannot be carried.
 //!
-//! There are some hundreds of settings, which take 2 ms. So all of it is read as soon as the target runs again, and of one that ends
+//! There are some hundreds of settings, each a file. So all of it is read as soon as the target runs again, and of one that ends
 //! while it stands still for the last time.
 
 use std::collections::BTreeMap;

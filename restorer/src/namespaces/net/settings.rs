@@ -29,33 +29,54 @@ pub(super) fn of_namespace(entry: &NetnsEntry, weak: bool) -> Result<(), Error> 
     }
     // Devices are born with these.
     let (of_all, _) = in_order(&entry.others)?;
-    of_all.into_iter().for_each(|entry| drop(set_other(entry, weak)));
+    of_all.into_iter().for_each(|entry| drop(set_other(entry)));
     Ok(())
 }
 
 /// Sets those that have no place of their own, when all devices are there.
 ///
 /// Some have bounds that are settings themselves, some are two views of one value, and what is set for all devices is set of each. So
-/// all are written again until none changes.
-pub(super) fn others(entry: &NetnsEntry, weak: bool) -> Result<(), Error> {
+/// all are written again until none changes. What is not as it was in the end is told by [`tell_of_others`].
+pub(super) fn others(entry: &NetnsEntry) -> Result<(), Error> {
     const TURNS: usize = 4;
     let (of_all, of_devices) = in_order(&entry.others)?;
     let all = || of_all.iter().chain(&of_devices).copied();
     for _ in 0..TURNS {
         if all().all(is_set) {
-            return Ok(());
+            break;
         }
-        all().for_each(|entry| drop(set_other(entry, weak)));
-    }
-    // A kernel may lack what another one had by itself.
-    for entry in all().filter(|entry| !is_set(entry)) {
-        match set_other(entry, weak) {
-            Err(error) => tracing::warn!("{} is not what it was: {error}", path(entry)),
-            Ok(()) if !is_set(entry) => tracing::warn!("{} is not what it was", path(entry)),
-            Ok(()) => {}
-        }
+        all().for_each(|entry| drop(set_other(entry)));
     }
     Ok(())
+}
+
+/// Tells of those that are not what they were: a kernel may lack what another one had by itself, and some come with a module. Values may
+/// be secrets, and are not told.
+pub(super) fn tell_of_others(entry: &NetnsEntry) {
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        entry.others.iter().partition(|entry| is_below(&entry.name));
+    // Those of devices go with devices.
+    let is_missing = |entry: &&NamedSysctl| {
+        device_of(&entry.name).is_none() && !Path::new(&path(entry)).exists()
+    };
+    let name = |entry: &NamedSysctl| entry.name.clone();
+    let missing: Vec<String> = known.iter().copied().filter(is_missing).map(name).collect();
+    let unknown: Vec<String> = unknown.into_iter().map(name).collect();
+    for (names, what) in [
+        (missing, "that this kernel does not have"),
+        (unknown, "that are none of a network namespace's own, and are left as they are"),
+    ] {
+        if !names.is_empty() {
+            tracing::warn!("settings of the network {what}: {}", names.join(", "));
+        }
+    }
+    for entry in known.into_iter().filter(|entry| !is_set(entry)) {
+        let path = path(entry);
+        match set_other(entry) {
+            Err(error) => tracing::warn!("{path} is not what it was: {error}"),
+            Ok(()) => tracing::warn!("{path} is not what it was"),
+        }
+    }
 }
 
 /// Settings by whether they are of a device; of the others those for all devices come first, then those for new ones.
@@ -74,20 +95,6 @@ fn path(entry: &NamedSysctl) -> String {
     format!("/proc/sys/net/{}", entry.name)
 }
 
-/// Tells of those that are not there: not every kernel has each, and some come with a module.
-pub(super) fn tell_of_missing(entry: &NetnsEntry) {
-    // Those of devices go with devices.
-    let of_all = entry.others.iter().filter(|entry| device_of(&entry.name).is_none());
-    let missing = of_all.filter(|entry| !Path::new(&path(entry)).exists());
-    let missing: Vec<&str> = missing.map(|entry| &*entry.name).collect();
-    if !missing.is_empty() {
-        tracing::warn!(
-            "settings of the network that this kernel does not have: {}",
-            missing.join(", ")
-        );
-    }
-}
-
 /// Whether one is as it should be, or not there.
 fn is_set(entry: &NamedSysctl) -> bool {
     match kernel::sysctl::read(path(entry)) {
@@ -97,12 +104,8 @@ fn is_set(entry: &NamedSysctl) -> bool {
 }
 
 /// Sets one that has no place of its own.
-fn set_other(entry: &NamedSysctl, weak: bool) -> Result<(), Error> {
-    // Some are secrets, and not told.
-    match is_set(entry) {
-        true => Ok(()),
-        false => write(&path(entry), &entry.value, weak, "write"),
-    }
+fn set_other(entry: &NamedSysctl) -> io::Result<()> {
+    if is_set(entry) { Ok(()) } else { std::fs::write(path(entry), &entry.value) }
 }
 
 /// Sets the settings of a device, or of `default` or `all`, from the first list; old images have the second one instead.
@@ -152,16 +155,12 @@ fn set(path: &str, entry: &SysctlEntry, weak: bool) -> Result<(), Error> {
         Err(error) if weak && error.kind() == io::ErrorKind::NotFound => return Ok(()),
         _ => {}
     }
-    write(path, &value, weak, &format!("write {value} to"))
-}
-
-fn write(path: &str, value: &str, weak: bool, doing: &str) -> Result<(), Error> {
-    match std::fs::write(path, value) {
+    match std::fs::write(path, &value) {
         Err(error) if weak => {
             tracing::warn!("{path} stays as it is: {error}");
             Ok(())
         }
-        written => written.map_err(Error::kernel(format!("{doing} {path}"))),
+        written => written.map_err(Error::kernel(format!("write {value} to {path}"))),
     }
 }
 
@@ -174,13 +173,9 @@ mod tests {
         for name in ["../kernel/core_pattern", "ipv4/../../kernel/core_pattern", "/etc/passwd"] {
             let others = vec![NamedSysctl { name: name.to_owned(), value: "x".to_owned() }];
             let entry = NetnsEntry { others, ..NetnsEntry::default() };
-            let error = others_of(&entry).unwrap_err().to_string();
+            let error = super::others(&entry).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-    }
-
-    fn others_of(entry: &NetnsEntry) -> Result<(), Error> {
-        others(entry, true)
     }
 
     #[test]
