@@ -6,8 +6,8 @@
 //! asks for them when somebody wants to signal it or to look into it, and a user of the machine may well have the ids that
 //! the namespace's root is outside (kill(2), ptrace(2)).
 
-use std::collections::BTreeMap;
-use std::fs::File;
+mod limits;
+
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use ids::HostPid;
 use libc::{c_int, c_void};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::Mode;
 
 use crate::namespaces::{enter, own};
 use crate::process::{exit_now, fork_any, wait_status};
+
+pub use limits::{LIMITS, limits};
 
 /// A range of ids: the first inside, the first outside, how many.
 pub type Range = (u32, u32, u32);
@@ -179,59 +179,6 @@ fn end(pid: HostPid) -> io::Result<c_int> {
 fn enter_unseen(namespace: BorrowedFd<'_>) -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     Ok(setns(namespace, CloneFlags::CLONE_NEWUSER)?)
-}
-
-/// How many of something may belong to each user of a user namespace: files below `/proc/sys/user`, which show those of the reader's
-/// (namespaces(7)). There are as many as may be until somebody says otherwise.
-pub const LIMITS: [&str; 12] = [
-    "max_cgroup_namespaces",
-    "max_fanotify_groups",
-    "max_fanotify_marks",
-    "max_inotify_instances",
-    "max_inotify_watches",
-    "max_ipc_namespaces",
-    "max_mnt_namespaces",
-    "max_net_namespaces",
-    "max_pid_namespaces",
-    "max_time_namespaces",
-    "max_user_namespaces",
-    "max_uts_namespaces",
-];
-
-/// What a limit is that nobody has set.
-const NO_LIMIT: i64 = i32::MAX as i64;
-
-/// Those limits of a user namespace that somebody has set, by their names.
-///
-/// # Errors
-/// Without the right to enter it, or if somebody in there stops who reads them.
-pub fn limits(namespace: impl AsFd) -> io::Result<BTreeMap<&'static str, i64>> {
-    const NUMBER: usize = size_of::<i64>();
-    let mut told = [0; LIMITS.len() * NUMBER];
-    // Nothing is allocated by who is forked: another thread may hold the allocator's lock.
-    Member::begin_telling(&mut told, |line| {
-        enter_unseen(namespace.as_fd())?;
-        let table =
-            openat(AT_FDCWD, c"/proc/sys/user", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-        LIMITS.iter().try_for_each(|name| line.write_all(&limit(&table, name)?.to_ne_bytes()))
-    })?;
-    let numbers = told
-        .chunks_exact(NUMBER)
-        .map(|bytes| i64::from_ne_bytes(bytes.try_into().unwrap_or_default()));
-    Ok(LIMITS.into_iter().zip(numbers).filter(|(_, limit)| *limit != NO_LIMIT).collect())
-}
-
-/// One limit; a kernel without it has none.
-fn limit(table: &OwnedFd, name: &str) -> io::Result<i64> {
-    let mut text = [0; 32];
-    let file = match openat(table, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-        Err(Errno::ENOENT) => return Ok(NO_LIMIT),
-        file => File::from(file?),
-    };
-    let length = (&file).read(&mut text)?;
-    let text = std::str::from_utf8(&text[..length]).ok();
-    let strange = io::Error::from_raw_os_error(libc::EBADMSG);
-    text.and_then(|text| text.trim().parse().ok()).ok_or(strange)
 }
 
 /// Makes a user namespace with these maps, a child of the caller's.
@@ -580,17 +527,6 @@ mod tests {
         let stops = || nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
         let count = there.during(|| (0..3).map(|_| Ok(stops()?)).collect::<io::Result<Vec<_>>>());
         assert_eq!(count.unwrap().len(), 3);
-    }
-
-    #[test]
-    fn limits_are_read_inside() {
-        let maps = Maps { users: vec![(0, 0, 1)], groups: vec![(0, 0, 1)], ..Maps::default() };
-        let user = new_user(&maps).unwrap();
-        assert!(limits(&user).unwrap().is_empty());
-        let inside = Inside { user: user.as_fd(), ids: (0, 0), before: &[], is_exposed: true };
-        inside.during(|| std::fs::write("/proc/sys/user/max_user_namespaces", "3")).unwrap();
-        assert_eq!(limits(&user).unwrap(), [("max_user_namespaces", 3)].into());
-        assert!(limits(own("net").unwrap()).is_err());
     }
 
     #[test]
