@@ -169,7 +169,7 @@ impl<'d> Written<'d> {
         }
         account.release += account.rest_of(report.frozen);
         if safe == Safe::Later {
-            dump.destination.make_safe()?;
+            images::make_safe(dump.destination)?;
         }
         if report.source == Some(collector::Source::Proc) {
             let unseen = unseen_without_bpf(inventory.processes.values());

@@ -30,6 +30,7 @@ pub mod network_devices;
 pub mod network_settings;
 pub mod page_server;
 mod pagemap;
+mod pieces;
 mod progress;
 mod reader;
 pub mod store;
@@ -48,4 +49,4 @@ pub use store::{
     Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Safe,
     Unfinished, WriteOptions, clear, unfinished,
 };
-pub use writer::{Folder, ImageSink, ImageWriter, encode};
+pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe};

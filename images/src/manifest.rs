@@ -4,20 +4,23 @@
 //! most of what CRIU writes nobody could tell: no file there means that there is nothing to say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
-use crate::messages::{DIGEST_WHOLE, ManifestEntry, SAMPLE_BYTES, SAMPLES};
+use crate::messages::{DIGEST_WHOLE, ManifestEntry, PIECE_BYTES, SAMPLE_BYTES, SAMPLES};
 use crate::names;
 use crate::pagemap::PageRun;
-use crate::store::{Opened, PageSource};
+use crate::pieces::{self, changed_piece};
+use crate::reader::ImageReader;
+use crate::store::{ImageStore, Opened, PageSource};
 
-/// Length and digest of a file.
+/// Length and digests of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     bytes: u64,
     digest: Vec<u8>,
+    pieces: Option<Vec<u8>>,
 }
 
 /// The files of a checkpoint, as they were written.
@@ -38,7 +41,8 @@ impl Manifest {
         let mut given_to = BTreeSet::new();
         let known = |entry: ManifestEntry| {
             given_to.extend(entry.given_to);
-            (entry.name, Known { bytes: entry.bytes, digest: entry.digest })
+            let ManifestEntry { name, bytes, digest, pieces, .. } = entry;
+            (name, Known { bytes, digest, pieces })
         };
         let files = Some(entries.into_iter().map(known).collect());
         Self { files, given_to, ..Self::default() }
@@ -138,37 +142,53 @@ impl Manifest {
         if compared().contains(name) {
             return Ok(());
         }
-        known.compare(name, pages.bytes(), || match known.digest.is_empty() {
-            true => Ok(Vec::new()),
-            false => digest(Pages { pages, at: 0 }, pages.bytes()),
-        })?;
+        known.compare_bytes(name, pages.bytes())?;
+        // What is given back at the moment is nobody's to compare.
+        if !known.digest.is_empty() {
+            known.compare(name, || Ok(Pages { pages, at: 0 }))?;
+        }
         compared().insert(name.to_owned());
         Ok(())
     }
 }
 
 impl Known {
-    fn compare(
+    fn compare_bytes(&self, name: &str, bytes: u64) -> Result<(), Error> {
+        match bytes == self.bytes {
+            true => Ok(()),
+            false => Err(changed(name, format!("it has {bytes} bytes, and had {}", self.bytes))),
+        }
+    }
+
+    /// Compares what is in the file, by all that is known of it. `open` is asked for as many readers as there are to be.
+    fn compare<R: Read + Seek + Send>(
         &self,
         name: &str,
-        bytes: u64,
-        digest: impl FnOnce() -> io::Result<Vec<u8>>,
+        open: impl Fn() -> io::Result<R>,
     ) -> Result<(), Error> {
-        let changed = |what: String| Err(Error::Changed { name: name.to_owned(), what });
-        if bytes != self.bytes {
-            return changed(format!("it has {bytes} bytes, and had {}", self.bytes));
-        }
-        match digest().map_err(Error::io("read", name))? == self.digest {
-            true => Ok(()),
-            false => changed("it has other contents".to_owned()),
-        }
+        let failed = Error::io("read", name);
+        let Some(known) = self.pieces.as_deref().filter(|_| self.bytes > DIGEST_WHOLE) else {
+            let digest = open().and_then(|file| digest(file, self.bytes)).map_err(failed)?;
+            return match digest == self.digest {
+                true => Ok(()),
+                false => Err(changed(name, "it has other contents".to_owned())),
+            };
+        };
+        let found = pieces::digests(open, self.bytes).map_err(failed)?;
+        changed_piece(known, &found).map_or(Ok(()), |piece| {
+            let start = piece * PIECE_BYTES;
+            let end = self.bytes.min(start + PIECE_BYTES);
+            Err(changed(name, format!("its bytes from {start} to {end} have other contents")))
+        })
     }
 
     /// The same image, compared. What is digested whole is read once, so that nothing else is looked at later.
     fn check(&self, name: &str, mut opened: Opened) -> Result<Opened, Error> {
-        let size = opened.size;
-        if size > DIGEST_WHOLE {
-            self.compare(name, size, || digest(&mut opened.content, size))?;
+        if opened.size > DIGEST_WHOLE {
+            self.compare_bytes(name, opened.size)?;
+            let only = Mutex::new(Some(&mut opened.content));
+            let once = || only.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.compare(name, || once().ok_or_else(|| io::ErrorKind::ResourceBusy.into()))?;
             opened.content.rewind().map_err(Error::io("seek in", name))?;
             return Ok(opened);
         }
@@ -178,10 +198,15 @@ impl Known {
             .take(DIGEST_WHOLE)
             .read_to_end(&mut bytes)
             .map_err(Error::io("read", name))?;
+        self.compare_bytes(name, bytes.len() as u64)?;
+        self.compare(name, || Ok(Cursor::new(&bytes)))?;
         let size = bytes.len() as u64;
-        self.compare(name, size, || Ok(digest_of(&bytes)))?;
         Ok(Opened { content: Box::new(Cursor::new(bytes)), size })
     }
+}
+
+fn changed(name: &str, what: String) -> Error {
+    Error::Changed { name: name.to_owned(), what }
 }
 
 /// Runs of the same kind that follow one another as one, where in a file they are left out.
@@ -198,14 +223,19 @@ fn joined(runs: &[PageRun]) -> Vec<(u64, u64, bool)> {
     joined
 }
 
-/// The entry of a file.
+/// The entry of a file, without its pieces.
 pub(crate) fn entry(name: &str, bytes: u64, digest: Vec<u8>) -> ManifestEntry {
-    ManifestEntry { name: name.to_owned(), bytes, digest, given_to: Vec::new() }
+    ManifestEntry { name: name.to_owned(), bytes, digest, ..ManifestEntry::default() }
 }
 
-/// The digest of bytes that are all of a file.
-fn digest_of(bytes: &[u8]) -> Vec<u8> {
-    blake3::hash(bytes).as_bytes().to_vec()
+/// The manifest of a folder of a checkpoint; `None` where there is none.
+pub(crate) fn entries(
+    store: &dyn ImageStore,
+    path: &str,
+) -> Result<Option<Vec<ManifestEntry>>, Error> {
+    let image = names::manifest();
+    let Some(Opened { content, size }) = store.open(path)? else { return Ok(None) };
+    ImageReader::new(&image, BufReader::new(content), size, true)?.entries().map(Some)
 }
 
 /// The digest of a file of `size` bytes.
@@ -231,9 +261,15 @@ pub(crate) fn digest(mut file: impl Read + Seek, size: u64) -> io::Result<Vec<u8
     Ok(digester.finalize().as_bytes().to_vec())
 }
 
-/// The digest of a pages file.
-pub(crate) fn digest_of_pages(name: &str, pages: &dyn PageSource) -> Result<Vec<u8>, Error> {
-    digest(Pages { pages, at: 0 }, pages.bytes()).map_err(Error::io("read", name))
+/// Digest and pieces of a pages file.
+pub(crate) fn digest_pages(entry: &mut ManifestEntry, pages: &dyn PageSource) -> Result<(), Error> {
+    let (failed, bytes) = (Error::io("read", &entry.name), pages.bytes());
+    let digests = || {
+        let whole = digest(Pages { pages, at: 0 }, bytes)?;
+        Ok((whole, pieces::of_long(|| Ok(Pages { pages, at: 0 }), bytes)?))
+    };
+    (entry.digest, entry.pieces) = digests().map_err(failed)?;
+    Ok(())
 }
 
 /// Where a sample of a file of `size` bytes begins.
@@ -331,7 +367,8 @@ mod tests {
                 size: bytes.len() as u64,
             })
         };
-        let manifest = Manifest::of([entry("mine", 3, digest_of(b"abc"))]);
+        let digest = digest(Cursor::new(b"abc"), 3).unwrap();
+        let manifest = Manifest::of([entry("mine", 3, digest)]);
         assert!(matches!(manifest.check("others", opened(b"x")), Err(Error::Changed { .. })));
         assert!(manifest.check("others", None).unwrap().is_none());
         assert!(manifest.check("mine", opened(b"abc")).unwrap().is_some());

@@ -124,7 +124,8 @@ pub struct Committed {
 pub enum Safe {
     /// Before anybody sees it.
     AtOnce,
-    /// When [`Destination::make_safe`] is called. Should the machine end before, its manifest tells what is missing.
+    /// When [`crate::make_safe`] is called. Should the machine end before, its manifest tells what is missing, of long files by
+    /// samples.
     Later,
 }
 
@@ -165,6 +166,9 @@ pub trait NewCheckpoint: Debug + Send + Sync {
     fn commit(self: Box<Self>, names: &BTreeSet<String>, safe: Safe) -> Result<Committed, Error>;
 }
 
+/// Adds to a checkpoint what was left for later.
+pub type Complete = dyn Fn(&dyn ImageStore) -> Result<(), Error>;
+
 /// A place in which a checkpoint may be begun, as often as it takes. Nothing is there before.
 pub trait Destination: Debug + Send + Sync {
     /// What errors and hooks call it. A path, whether or not a file system has it.
@@ -173,9 +177,9 @@ pub trait Destination: Debug + Send + Sync {
     /// Begins a checkpoint there.
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error>;
 
-    /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]). One that cannot be is no checkpoint any
-    /// more: its inventory goes.
-    fn make_safe(&self) -> Result<(), Error>;
+    /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]), after `complete` has added to it what was left
+    /// for later. One that cannot be is no checkpoint any more: its inventory goes.
+    fn make_safe(&self, complete: &Complete) -> Result<(), Error>;
 }
 
 /// An image that is being written, from its beginning to its end.

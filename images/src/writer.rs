@@ -5,8 +5,10 @@
 
 mod folder;
 mod sink;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +16,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 
 use crate::error::Error;
-use crate::manifest;
 use crate::messages::ManifestEntry;
 use crate::names::{self, Image};
 use crate::store::{
     Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Safe, Staging, WriteOptions,
 };
+use crate::{manifest, pieces};
 
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
 pub(crate) use sink::{framed, head};
+pub use whole::make_safe;
 
 /// A checkpoint being written. Several threads may write different images at once.
 #[derive(Debug)]
@@ -157,7 +160,7 @@ impl ImageWriter {
         self.rename_entries(&kept);
         names = kept.into_values().collect();
         for folder in [None].into_iter().chain(names::PRE_COPIES.map(Some)) {
-            names.extend(self.write_manifest(folder, &names)?);
+            names.extend(self.write_manifest(folder, &names, safe)?);
         }
         self.new.commit(&names, safe)
     }
@@ -167,6 +170,7 @@ impl ImageWriter {
         &self,
         folder: Option<&'static str>,
         names: &BTreeSet<String>,
+        safe: Safe,
     ) -> Result<Option<String>, Error> {
         let mut entries = Vec::new();
         for path in names {
@@ -176,7 +180,7 @@ impl ImageWriter {
             };
             let is_known = name != names::PARENT_LINK || self.has_entry(path);
             if inside == folder && is_known && !names::is_service(name) {
-                entries.push(self.entry(path, name)?);
+                entries.push(self.entry(path, name, safe)?);
             }
         }
         if entries.is_empty() {
@@ -204,15 +208,21 @@ impl ImageWriter {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
     }
 
-    /// The entry of a file that has been written; it is read if it was not digested then.
-    fn entry(&self, path: &str, name: &str) -> Result<ManifestEntry, Error> {
+    /// The entry of a file that has been written; it is read if it was not digested then: a long one all of it, or, if something waits
+    /// that is to run on, samples of it.
+    fn entry(&self, path: &str, name: &str, safe: Safe) -> Result<ManifestEntry, Error> {
         let digested = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
         if let Some(entry) = digested {
             return Ok(ManifestEntry { name: name.to_owned(), ..entry });
         }
         let Opened { content, size } = self.new.read(path)?;
         let digest = manifest::digest(content, size).map_err(Error::io("read", path))?;
-        Ok(manifest::entry(name, size, digest))
+        let open = || self.new.read(path).map(|opened| opened.content).map_err(io::Error::other);
+        let pieces = match safe {
+            Safe::AtOnce => pieces::of_long(open, size).map_err(Error::io("read", path))?,
+            Safe::Later => None,
+        };
+        Ok(ManifestEntry { pieces, ..manifest::entry(name, size, digest) })
     }
 
     /// Takes note of what the manifest has to say of a file.

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use stasis_images::messages::{FdinfoEntry, FileEntry, InventoryEntry, PagemapHead, PstreeEntry};
-use stasis_images::{Error, ImageWriter, Images, WriteOptions, encode, names};
+use stasis_images::{
+    Error, ImageWriter, Images, NewDirectory, Safe, WriteOptions, encode, make_safe, names,
+};
 
 fn inventory() -> InventoryEntry {
     InventoryEntry { img_version: 2, fdinfo_per_id: Some(true), ..Default::default() }
@@ -307,4 +310,63 @@ fn a_checkpoint_is_not_made_inside_or_above_another() {
     fs::create_dir(place.path().join("k")).unwrap();
     write(&place.path().join("k/one"), WriteOptions::default(), &[7]).unwrap();
     assert!(matches!(writer.commit(), Err(Error::Above { .. })));
+}
+
+/// A file that is longer than what is digested at once, in the checkpoint and in one of its folders.
+fn write_long(target: &Path, safe: Safe) {
+    let bytes: Vec<u8> = (0..9 << 20).map(|at| (at % 241) as u8).collect();
+    let writer = ImageWriter::create(target, WriteOptions::default()).unwrap();
+    let early = writer.pre_copies(1).unwrap();
+    for folder in [writer.here()].into_iter().chain(early) {
+        let (id, sink) = folder.pages().unwrap();
+        let at = sink.reserve(bytes.len() as u64).unwrap();
+        sink.write_all_at(&bytes, at).unwrap();
+        let mut map = folder.image(&names::pagemap(7)).unwrap();
+        map.put(&PagemapHead { pages_id: id }).unwrap();
+        map.finish().unwrap();
+        folder.write_one(&names::inventory(), &inventory()).unwrap();
+    }
+    writer.link_parent(Path::new(names::PRE_COPY)).unwrap();
+    writer.commit_as(safe).unwrap();
+}
+
+/// Whether a byte that is changed in the middle of a file is told, which is as it was afterwards.
+fn is_told(images: &Path, file: &Path, open: impl Fn(&Path) -> Result<(), Error>) -> bool {
+    let handle = fs::File::options().read(true).write(true).open(file).unwrap();
+    // Between two samples.
+    let (mut byte, at) = ([0], (5 << 20) + 1234);
+    handle.read_exact_at(&mut byte, at).unwrap();
+    handle.write_all_at(&[byte[0] ^ 16], at).unwrap();
+    let opened = open(images);
+    handle.write_all_at(&byte, at).unwrap();
+    match opened {
+        Ok(()) => false,
+        Err(Error::Changed { what, .. }) => {
+            assert!(what.contains("from 4194304 to 8388608"), "{what}");
+            true
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn no_byte_of_a_long_file_changes_unseen() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    let own = |images: &Path| Images::open(images)?.pages(1).map(|_| ());
+    let early = |images: &Path| Images::open(images)?.parent()?.unwrap().pages(1).map(|_| ());
+    let files = [target.join("pages-1.img"), target.join(names::PRE_COPY).join("pages-1.img")];
+    let told = || [is_told(&target, &files[0], own), is_told(&target, &files[1], early)];
+    write_long(&target, Safe::AtOnce);
+    own(&target).unwrap();
+    early(&target).unwrap();
+    assert_eq!(told(), [true, true]);
+    fs::remove_dir_all(&target).unwrap();
+    // Whoever waits for it does not wait for the reading: that comes when it is made safe.
+    write_long(&target, Safe::Later);
+    assert_eq!(told(), [false, false]);
+    let options = WriteOptions::default();
+    make_safe(&NewDirectory { path: target.clone(), options }).unwrap();
+    assert_eq!(told(), [true, true]);
+    assert_eq!(listing(&target.join(names::PRE_COPY)).len(), 4);
 }

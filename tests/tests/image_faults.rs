@@ -288,7 +288,7 @@ fn a_failure_with_nested_pid_namespaces_is_told() {
 }
 
 seen! {
-    ghosts memfd pipes shared_memory timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
+    ghosts memfd memory pipes shared_memory timers unix_sockets tcp networks namespaces sysv_namespace ptys tun mqueue cgroup_namespaces locks
     datagrams_waiting io_uring_shared semaphore_undo semaphore_undo_namespace packet_rings mqueue_messages mqueue_namespace userfaults
 }
 

@@ -223,11 +223,9 @@ struct Noted(BTreeMap<String, ManifestEntry>);
 impl Noted {
     /// `None` where there is none.
     fn of(level: &dyn ImageStore) -> Result<Option<Self>, Error> {
-        let image = names::manifest();
-        let Some(opened) = level.open(image.name())? else { return Ok(None) };
-        let reader = ImageReader::new(&image, BufReader::new(opened.content), opened.size, true)?;
-        let entries = reader.entries()?.into_iter();
-        Ok(Some(Self(entries.map(|entry| (entry.name.clone(), entry)).collect())))
+        let entries = manifest::entries(level, names::manifest().name())?;
+        let by_name = |entry: ManifestEntry| (entry.name.clone(), entry);
+        Ok(entries.map(|entries| Self(entries.into_iter().map(by_name).collect())))
     }
 
     /// Takes note of one to whom pages go. What is in the file is not known meanwhile.
@@ -236,6 +234,7 @@ impl Noted {
         let entry = self.0.entry(pages.to_owned()).or_default();
         (entry.name, entry.bytes) = (pages.to_owned(), bytes);
         entry.digest.clear();
+        entry.pieces = None;
         if !entry.given_to.iter().any(|given| given == to) {
             entry.given_to.push(to.to_owned());
         }
@@ -247,7 +246,7 @@ impl Noted {
         let missing = || Error::Missing { name: pages.to_owned() };
         let source = level.pages(pages)?.ok_or_else(missing)?;
         if let Some(entry) = self.0.get_mut(pages) {
-            entry.digest = manifest::digest_of_pages(pages, &*source)?;
+            manifest::digest_pages(entry, &*source)?;
         }
         Ok(())
     }

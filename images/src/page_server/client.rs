@@ -15,7 +15,9 @@ use crate::messages::{PagemapEntry, ServedEntry, page_flags};
 use crate::names;
 use crate::pagemap::PageMap;
 use crate::reader::ImageReader;
-use crate::store::{Committed, Destination, ImageOutput, NewCheckpoint, Opened, PageSink, Safe};
+use crate::store::{
+    Committed, Complete, Destination, ImageOutput, NewCheckpoint, Opened, PageSink, Safe,
+};
 use crate::writer::{framed, head};
 
 /// How long a server may take to go on with what it is sent, or to answer a question.
@@ -138,8 +140,8 @@ impl<D: Destination> Destination for PagesElsewhere<D> {
         Ok(Box::new(Parted { local, client, links: Mutex::default() }))
     }
 
-    fn make_safe(&self) -> Result<(), Error> {
-        self.local.make_safe()
+    fn make_safe(&self, complete: &Complete) -> Result<(), Error> {
+        self.local.make_safe(complete)
     }
 }
 

@@ -23,7 +23,8 @@ pub use leftovers::{Unfinished, clear, unfinished};
 pub(crate) use staging::Staging;
 
 use super::{
-    Destination, Identity, ImageFile, ImageStore, NewCheckpoint, Opened, PageSource, WriteOptions,
+    Complete, Destination, Identity, ImageFile, ImageStore, NewCheckpoint, Opened, PageSource,
+    WriteOptions,
 };
 use crate::error::Error;
 use crate::names;
@@ -106,11 +107,12 @@ impl Destination for NewDirectory {
         Ok(Box::new(Staging::create(&self.path, self.options)?))
     }
 
-    fn make_safe(&self) -> Result<(), Error> {
-        if !self.options.sync {
-            return Ok(());
-        }
-        staging::sync_whole(&self.path).inspect_err(|_| staging::make_absent(&self.path))
+    fn make_safe(&self, complete: &Complete) -> Result<(), Error> {
+        let make = || {
+            complete(&Directory::open(&self.path)?)?;
+            if self.options.sync { staging::sync_whole(&self.path) } else { Ok(()) }
+        };
+        make().inspect_err(|_| staging::make_absent(&self.path))
     }
 }
 
@@ -177,7 +179,8 @@ impl ImageStore for Directory {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let new = format!(".{name}.stasis-new-{}", std::process::id());
+        let (folder, file) = name.rsplit_once('/').unwrap_or((".", name));
+        let new = format!("{folder}/.{file}.stasis-new-{}", std::process::id());
         let failed = |errno: Errno| Error::io("replace", name)(errno.into());
         let flags = OFlag::O_WRONLY
             | OFlag::O_CREAT

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Committed, Destination, Identity, ImageFile, ImageOutput, ImageStore, NewCheckpoint, Opened,
-    PageSink, PageSource, Safe, WriteOptions,
+    Committed, Complete, Destination, Identity, ImageFile, ImageOutput, ImageStore, NewCheckpoint,
+    Opened, PageSink, PageSource, Safe, WriteOptions,
 };
 use crate::error::Error;
 use crate::names;
@@ -227,7 +227,7 @@ impl Destination for MemoryDestination {
     }
 
     /// Memory never is.
-    fn make_safe(&self) -> Result<(), Error> {
+    fn make_safe(&self, _complete: &Complete) -> Result<(), Error> {
         Ok(())
     }
 }
