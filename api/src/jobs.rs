@@ -78,6 +78,20 @@ pub enum JobKind {
     Restore,
 }
 
+impl JobKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Checkpoint, Self::Restore];
+
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Restore => "restore",
+        }
+    }
+}
+
 /// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -88,6 +102,18 @@ pub enum JobState {
     Done,
     /// Finished otherwise: see `error`.
     Failed,
+}
+
+impl JobState {
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// One checkpoint or restore that somebody asked for.
@@ -114,13 +140,16 @@ pub struct Job {
     /// When it finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_ms: Option<u64>,
-    /// What the dump says of itself, when it is done.
+    /// The gateway ended while it was at work, and the next one has found out what became of it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub found_again: bool,
+    /// What the dump says of itself, when it is done; absent if the dumper ended before it could say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<DumpSummary>,
     /// What the engine did, when a container's checkpoint is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpointed: Option<ContainerCheckpoint>,
-    /// What the restore says of itself, when it is done.
+    /// What the restore says of itself, when it is done; absent if the restorer ended before it could say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreSummary>,
     /// Why it failed.
@@ -133,4 +162,13 @@ pub struct Job {
 pub struct JobList {
     /// The jobs, newest first.
     pub jobs: Vec<Job>,
+    /// Where there are more: the cursor of the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Whether a switch is off: then nothing is said of it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(switch: &bool) -> bool {
+    !*switch
 }

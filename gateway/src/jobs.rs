@@ -1,55 +1,72 @@
-//! Jobs: what was asked for, and what came of it.
+//! Jobs: what was asked for, and what came of it. They outlive the gateway.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{
-    ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind, JobState,
-    RestoreSummary,
+    CheckpointSummary, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind,
+    JobList, JobState, RestoreSummary, RestoredTree, User,
 };
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::watch;
 
 use crate::callers::Asker;
+use crate::pages::Page;
+use crate::state::State;
 
-/// Of one who asks, finished jobs beyond this number are forgotten, the oldest first.
-const KEPT: usize = 1000;
+/// Of one who asks, so many jobs that are done are remembered, and as many that have failed: the oldest are forgotten first, and
+/// a flood of the one kind takes none of the other's room.
+const KEPT: u32 = 1000;
 /// So many jobs of one user may be at work at a time.
-const AT_WORK: usize = 4;
+const AT_WORK: u64 = 4;
 
-/// The jobs of this gateway, oldest first.
+/// The jobs of this gateway.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    jobs: Arc<Mutex<VecDeque<StoredJob>>>,
+    state: State,
     /// Counts finished jobs, for those who wait for one.
     finished: Arc<watch::Sender<u64>>,
 }
 
-/// A job, and the user that asked for it; `None`: somebody who may do everything.
+/// A job that is to begin.
 #[derive(Clone, Debug)]
-struct StoredJob {
-    user: Option<u32>,
-    job: Job,
+pub(crate) struct NewJob {
+    pub(crate) asker: Asker,
+    pub(crate) kind: JobKind,
+    pub(crate) target: Target,
+    pub(crate) directory: Directory,
+    /// By what a request that is sent again is known.
+    pub(crate) key: Option<Key>,
 }
 
-impl StoredJob {
-    fn is_running(&self) -> bool {
-        self.job.state == JobState::Running
-    }
-
-    /// A user sees his own.
-    fn is_seen_by(&self, asker: Asker) -> bool {
-        asker.user.is_none_or(|user| self.user == Some(user.uid))
-    }
-}
-
-/// Why there is no job.
+/// What a request is called by who sends it (`Idempotency-Key`), and what is in it: of one that is sent again only one job is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) name: String,
+    pub(crate) request: String,
+}
+
+/// Why there is no new job.
+#[derive(Debug)]
 pub(crate) enum NoJob {
+    /// The request was sent before: this came of it.
+    Again(Box<Job>),
+    /// Another request was sent by that name.
+    OtherRequest,
     /// The id of a job at work on the same directory, or one above or below it.
     Busy(String),
+    /// The id of a job at work on the same process.
+    SameProcess(String),
     /// The user has as many at work as one may have.
     TooMany,
+    /// It cannot be remembered.
+    Lost(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for NoJob {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Lost(error)
+    }
 }
 
 /// What a job is about.
@@ -69,13 +86,19 @@ pub(crate) enum Outcome {
     Dumped(DumpSummary),
     Checkpointed(ContainerCheckpoint),
     Restored(RestoreSummary),
+    /// The service that was at work has ended; the checkpoint is there.
+    Found(CheckpointSummary),
+    /// The service that was at work has ended; the tree is there.
+    FoundTree(RestoredTree),
     Failed(ErrorDetail),
 }
 
-impl Default for Jobs {
-    fn default() -> Self {
-        Self { jobs: Arc::default(), finished: Arc::new(watch::channel(0).0) }
-    }
+/// Which jobs are asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) state: Option<JobState>,
+    pub(crate) kind: Option<JobKind>,
+    pub(crate) directory: Option<Directory>,
 }
 
 fn now_ms() -> u64 {
@@ -84,39 +107,32 @@ fn now_ms() -> u64 {
 }
 
 impl Jobs {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<StoredJob>> {
-        // A panic can leave nothing half done here: each change is one assignment or push.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those that are remembered in a database.
+    #[must_use]
+    pub fn of(state: State) -> Self {
+        Self { state, finished: Arc::new(watch::channel(0).0) }
+    }
+
+    /// Whether nobody has sent a request of that name before.
+    pub(crate) fn sent_before(&self, asker: Asker, key: &Key) -> Result<(), NoJob> {
+        sent_before(&self.state.lock(), asker.user.map(|user| user.uid), key)
     }
 
     /// Notes a job that begins.
-    pub(crate) fn begin(
-        &self,
-        kind: JobKind,
-        target: Target,
-        directory: Directory,
-        asker: Asker,
-    ) -> Result<Job, NoJob> {
-        let mut jobs = self.lock();
+    pub(crate) fn begin(&self, new: NewJob) -> Result<Job, NoJob> {
+        let NewJob { asker, kind, target, directory, key } = new;
+        let mut connection = self.state.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let user = asker.user.map(|user| user.uid);
-        let own = |kept: &&StoredJob| kept.user == user;
-        let mut running = jobs.iter().filter(own).filter(|kept| kept.is_running());
-        if let Some(other) = running.clone().find(|kept| kept.job.directory.overlaps(&directory)) {
-            return Err(NoJob::Busy(other.job.id.clone()));
-        }
-        if user.is_some() && running.nth(AT_WORK - 1).is_some() {
-            return Err(NoJob::TooMany);
-        }
-        while jobs.iter().filter(own).count() >= KEPT
-            && let Some(oldest) = jobs.iter().position(|kept| own(&kept) && !kept.is_running())
-        {
-            jobs.remove(oldest);
+        if let Some(key) = &key {
+            sent_before(&transaction, user, key)?;
         }
         let (pid, container) = match target {
             Target::Process(pid) => (Some(pid), None),
             Target::Container(name) => (None, Some(name)),
             Target::Images => (None, None),
         };
+        not_busy(&transaction, user, &directory, pid)?;
         let job = Job {
             id: uuid::Uuid::new_v4().to_string(),
             kind,
@@ -127,53 +143,110 @@ impl Jobs {
             directory,
             created_ms: now_ms(),
             finished_ms: None,
+            found_again: false,
             dump: None,
             checkpointed: None,
             restore: None,
             error: None,
         };
-        jobs.push_back(StoredJob { user, job: job.clone() });
+        let (name, request) = key.map(|key| (key.name, key.request)).unzip();
+        transaction.execute(
+            "INSERT INTO jobs (id, user, group_id, kind, state, directory, pid, key, request, job)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                job.id,
+                user,
+                asker.user.map(|user| user.gid),
+                kind.name(),
+                job.state.name(),
+                job.directory.as_str(),
+                pid,
+                name,
+                request,
+                text(&job)?
+            ],
+        )?;
+        transaction.commit()?;
         Ok(job)
     }
 
     /// Notes what came of a job.
-    pub(crate) fn finish(&self, id: &str, outcome: Outcome) {
-        if let Some(StoredJob { job, .. }) = self.lock().iter_mut().find(|kept| kept.job.id == id) {
-            job.finished_ms = Some(now_ms());
-            match outcome {
-                Outcome::Dumped(summary) => {
-                    job.state = JobState::Done;
-                    job.dump = Some(summary);
-                }
-                Outcome::Checkpointed(summary) => {
-                    job.state = JobState::Done;
-                    job.checkpointed = Some(summary);
-                }
-                Outcome::Restored(summary) => {
-                    job.state = JobState::Done;
-                    job.pid = Some(summary.pid);
-                    job.restore = Some(summary);
-                }
-                Outcome::Failed(error) => {
-                    job.state = JobState::Failed;
-                    job.error = Some(error);
-                }
-            }
-        }
+    ///
+    /// # Errors
+    /// If it cannot be remembered: then it is looked for when the gateway is started again.
+    pub(crate) fn finish(&self, id: &str, outcome: Outcome) -> Result<(), rusqlite::Error> {
+        let finished = self.note_end(id, outcome);
         self.finished.send_modify(|count| *count += 1);
+        finished
+    }
+
+    fn note_end(&self, id: &str, outcome: Outcome) -> Result<(), rusqlite::Error> {
+        let mut connection = self.state.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = transaction
+            .query_row("SELECT job, user FROM jobs WHERE id = ?1", [id], |row| {
+                Ok((job(row)?, row.get::<_, Option<u32>>(1)?))
+            })
+            .optional()?;
+        let Some((mut job, user)) = found else { return Ok(()) };
+        tell(&mut job, outcome);
+        transaction.execute(
+            "UPDATE jobs SET state = ?2, job = ?3 WHERE id = ?1",
+            params![id, job.state.name(), text(&job)?],
+        )?;
+        // The oldest of those that ended in the same way are forgotten.
+        transaction.execute(
+            "DELETE FROM jobs WHERE user IS ?1 AND state = ?2 AND number <= (
+                SELECT number FROM jobs WHERE user IS ?1 AND state = ?2
+                ORDER BY number DESC LIMIT 1 OFFSET ?3)",
+            params![user, job.state.name(), KEPT],
+        )?;
+        transaction.commit()
+    }
+
+    /// The jobs that were at work when the gateway ended, and on whose behalf. They are at work still: they are said to have been
+    /// found again.
+    pub(crate) fn found_again(&self) -> Result<Vec<(Job, Option<User>)>, rusqlite::Error> {
+        let mut connection = self.state.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut found: Vec<(Job, Option<User>)> = transaction
+            .prepare(
+                "SELECT job, user, group_id FROM jobs WHERE state = 'running' ORDER BY number",
+            )?
+            .query_map([], |row| {
+                let user = row.get::<_, Option<u32>>(1)?.zip(row.get::<_, Option<u32>>(2)?);
+                Ok((job(row)?, user.map(|(uid, gid)| User { uid, gid })))
+            })?
+            .collect::<Result<_, _>>()?;
+        for (job, _) in &mut found {
+            job.found_again = true;
+            let told = params![job.id, text(job)?];
+            transaction.execute("UPDATE jobs SET job = ?2 WHERE id = ?1", told)?;
+        }
+        transaction.commit()?;
+        Ok(found)
     }
 
     /// A job by its id.
-    pub(crate) fn get(&self, id: &str, asker: Asker) -> Option<Job> {
-        let jobs = self.lock();
-        let found = jobs.iter().find(|kept| kept.job.id == id && kept.is_seen_by(asker));
-        found.map(|kept| kept.job.clone())
+    pub(crate) fn get(&self, id: &str, asker: Asker) -> Result<Option<Job>, rusqlite::Error> {
+        let connection = self.state.lock();
+        let mut query = connection
+            .prepare_cached("SELECT job FROM jobs WHERE id = ?1 AND (?2 IS NULL OR user = ?2)")?;
+        query.query_row(params![id, asker.user.map(|user| user.uid)], job).optional()
     }
 
     /// A job by its id, when it is finished or after a time.
-    pub(crate) async fn wait(&self, id: &str, asker: Asker, time: Duration) -> Option<Job> {
+    pub(crate) async fn wait(
+        &self,
+        id: &str,
+        asker: Asker,
+        time: Duration,
+    ) -> Result<Option<Job>, rusqlite::Error> {
         let mut finished = self.finished.subscribe();
-        let is_over = |job: Option<Job>| job.is_none_or(|job| job.state != JobState::Running);
+        let is_over = |job: Result<Option<Job>, rusqlite::Error>| match job {
+            Ok(Some(job)) => job.state != JobState::Running,
+            Ok(None) | Err(_) => true,
+        };
         let done = finished.wait_for(|_| is_over(self.get(id, asker)));
         // Over time or finished: either way the job is told as it is.
         match tokio::time::timeout(time, done).await {
@@ -181,106 +254,118 @@ impl Jobs {
         }
     }
 
-    /// The jobs that one who asks may see, newest first.
-    pub(crate) fn list(&self, asker: Asker) -> Vec<Job> {
-        let jobs = self.lock();
-        let seen = jobs.iter().rev().filter(|kept| kept.is_seen_by(asker));
-        seen.map(|kept| kept.job.clone()).collect()
+    /// A page of the jobs that one who asks may see, newest first.
+    pub(crate) fn list(
+        &self,
+        asker: Asker,
+        wanted: &Wanted,
+        page: Page<i64>,
+    ) -> Result<JobList, rusqlite::Error> {
+        let connection = self.state.lock();
+        let mut query = connection.prepare_cached(
+            "SELECT job, number FROM jobs
+             WHERE (?1 IS NULL OR user = ?1) AND (?2 IS NULL OR state = ?2)
+               AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR directory = ?4)
+               AND (?5 IS NULL OR number < ?5)
+             ORDER BY number DESC LIMIT ?6",
+        )?;
+        let asked = params![
+            asker.user.map(|user| user.uid),
+            wanted.state.map(JobState::name),
+            wanted.kind.map(JobKind::name),
+            wanted.directory.as_ref().map(Directory::as_str),
+            page.after,
+            // One more tells whether there are more.
+            page.limit + 1,
+        ];
+        let found = query.query_map(asked, |row| Ok((job(row)?, row.get::<_, i64>(1)?)))?;
+        let mut found = found.collect::<Result<Vec<_>, _>>()?;
+        let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|(_, number)| number.to_string());
+        Ok(JobList { jobs: found.into_iter().map(|(job, _)| job).collect(), next })
+    }
+}
+
+fn text(job: &Job) -> Result<String, rusqlite::Error> {
+    serde_json::to_string(job)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// The job of a row, which is its first column.
+fn job(row: &Row<'_>) -> Result<Job, rusqlite::Error> {
+    let text: String = row.get(0)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })
+}
+
+/// Whether a request of that name was sent before.
+fn sent_before(connection: &Connection, user: Option<u32>, key: &Key) -> Result<(), NoJob> {
+    let found = connection
+        .query_row(
+            "SELECT job, request FROM jobs WHERE ifnull(user, -1) = ifnull(?1, -1) AND key = ?2",
+            params![user, key.name],
+            |row| Ok((job(row)?, row.get::<_, String>(1)?)),
+        )
+        .optional()?;
+    match found {
+        None => Ok(()),
+        Some((job, request)) if request == key.request => Err(NoJob::Again(Box::new(job))),
+        Some(_) => Err(NoJob::OtherRequest),
+    }
+}
+
+/// Whether nothing speaks against another job of a user's on that directory and process.
+fn not_busy(
+    transaction: &Transaction<'_>,
+    user: Option<u32>,
+    directory: &Directory,
+    pid: Option<i32>,
+) -> Result<(), NoJob> {
+    let mut query = transaction.prepare_cached(
+        "SELECT id, directory, pid FROM jobs WHERE state = 'running' AND user IS ?1",
+    )?;
+    let mut rows = query.query([user])?;
+    let mut at_work = 0;
+    while let Some(row) = rows.next()? {
+        at_work += 1;
+        let (id, other, process): (String, String, Option<i32>) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        if other.parse::<Directory>().is_ok_and(|other| other.overlaps(directory)) {
+            return Err(NoJob::Busy(id));
+        }
+        if pid.is_some() && process == pid {
+            return Err(NoJob::SameProcess(id));
+        }
+    }
+    match user.is_some() && at_work >= AT_WORK {
+        true => Err(NoJob::TooMany),
+        false => Ok(()),
+    }
+}
+
+/// Says of a job what came of it.
+fn tell(job: &mut Job, outcome: Outcome) {
+    job.finished_ms = Some(now_ms());
+    job.state = JobState::Done;
+    match outcome {
+        Outcome::Dumped(summary) => job.dump = Some(summary),
+        Outcome::Checkpointed(summary) => job.checkpointed = Some(summary),
+        Outcome::Restored(summary) => {
+            job.pid = Some(summary.pid);
+            job.restore = Some(summary);
+        }
+        Outcome::Found(summary) => job.pid = job.pid.or(Some(summary.pid)),
+        Outcome::FoundTree(tree) => job.pid = Some(tree.pid),
+        Outcome::Failed(error) => {
+            job.state = JobState::Failed;
+            job.error = Some(error);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use api::User;
-
-    use super::*;
-    use crate::callers::Caller;
-
-    const ROOT: Asker = Asker { caller: Caller::Token, user: None };
-
-    fn user(uid: u32) -> Asker {
-        let user = User { uid, gid: 1 };
-        Asker { caller: Caller::User(user), user: Some(user) }
-    }
-
-    fn directory(name: &str) -> Directory {
-        name.parse().unwrap()
-    }
-
-    fn failed() -> Outcome {
-        Outcome::Failed(ErrorDetail::default())
-    }
-
-    #[test]
-    fn one_job_at_a_time_works_on_a_directory() {
-        let jobs = Jobs::default();
-        let first =
-            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("a"), ROOT).unwrap();
-        assert_eq!(
-            jobs.begin(JobKind::Restore, Target::Images, directory("a"), ROOT),
-            Err(NoJob::Busy(first.id.clone()))
-        );
-        jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("b"), ROOT).unwrap();
-        jobs.finish(&first.id, failed());
-        jobs.begin(JobKind::Restore, Target::Images, directory("a"), ROOT).unwrap();
-        let order: Vec<_> = jobs.list(ROOT).into_iter().map(|job| job.directory).collect();
-        assert_eq!(order, [directory("a"), directory("b"), directory("a")]);
-    }
-
-    #[test]
-    fn a_user_has_jobs_of_his_own_and_not_too_many() {
-        let jobs = Jobs::default();
-        let begin = |asker, name| {
-            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory(name), asker)
-        };
-        let roots = begin(ROOT, "a").unwrap();
-        let his = begin(user(1), "a").unwrap();
-        assert_eq!(begin(user(1), "a/b"), Err(NoJob::Busy(his.id.clone())), "below it");
-        assert_eq!((jobs.list(user(1)).len(), jobs.list(ROOT).len()), (1, 2));
-        assert_eq!(jobs.list(user(2)), []);
-        assert!(jobs.get(&his.id, user(1)).is_some());
-        assert_eq!(jobs.get(&his.id, user(2)), None);
-        assert_eq!(jobs.get(&roots.id, user(1)), None);
-        for name in ["b", "c", "d"] {
-            begin(user(1), name).unwrap();
-        }
-        assert_eq!(begin(user(1), "e"), Err(NoJob::TooMany));
-        begin(user(2), "e").unwrap();
-        jobs.finish(&his.id, failed());
-        begin(user(1), "e").unwrap();
-    }
-
-    #[test]
-    fn old_jobs_are_forgotten_and_running_ones_are_not() {
-        let jobs = Jobs::default();
-        let running = jobs
-            .begin(JobKind::Checkpoint, Target::Process(7), directory("running"), ROOT)
-            .unwrap();
-        for number in 0..KEPT + 5 {
-            let name = format!("d{number}");
-            let job = jobs
-                .begin(JobKind::Checkpoint, Target::Process(7), directory(&name), ROOT)
-                .unwrap();
-            jobs.finish(&job.id, failed());
-        }
-        assert_eq!(jobs.list(ROOT).len(), KEPT);
-        assert!(jobs.get(&running.id, ROOT).is_some());
-    }
-
-    #[tokio::test]
-    async fn waiting_ends_with_the_job_or_the_time() {
-        let jobs = Jobs::default();
-        let job =
-            jobs.begin(JobKind::Checkpoint, Target::Process(7), directory("a"), ROOT).unwrap();
-        let early = jobs.wait(&job.id, ROOT, Duration::from_millis(5)).await.unwrap();
-        assert_eq!(early.state, JobState::Running);
-        let waiting = tokio::spawn({
-            let (jobs, id) = (jobs.clone(), job.id.clone());
-            async move { jobs.wait(&id, ROOT, Duration::from_secs(60)).await }
-        });
-        tokio::task::yield_now().await;
-        jobs.finish(&job.id, failed());
-        assert_eq!(waiting.await.unwrap().unwrap().state, JobState::Failed);
-        assert_eq!(jobs.wait("none", ROOT, Duration::from_secs(60)).await, None);
-    }
-}
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -3,15 +3,21 @@
 //! contract, `docs/security.md` says who may do what.
 
 mod callers;
+mod checkpoints;
 mod doors;
 mod gateway;
 mod hosts;
+mod job_routes;
 mod jobs;
 mod metrics;
+mod pages;
+mod restores;
 mod routes;
 mod services;
+mod state;
 mod tokens;
 mod tracks;
+mod work;
 
 pub use doors::{BeyondLoopback, DoorSettings, check_listen, doors};
 pub use gateway::Gateway;
@@ -20,4 +26,5 @@ pub use jobs::Jobs;
 pub use metrics::GatewayMetrics;
 pub use routes::router;
 pub use services::Services;
+pub use state::{State, StateError, prepare_directory};
 pub use tokens::{TokenError, TokenSettings, Tokens};

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use service::{BoundSocket, Error, LogSettings, Privileges, Service};
 use stasis_gateway::{
-    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, TokenSettings, Tokens,
-    check_listen, doors,
+    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, State, TokenSettings, Tokens,
+    check_listen, doors, prepare_directory,
 };
 
 /// Checkpoints and restores for who asks over HTTP, by way of the services
@@ -27,6 +27,14 @@ struct Args {
     no_users: bool,
     #[command(flatten)]
     tokens: TokenSettings,
+    /// Directory of the gateway's own for what it remembers
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/stasis/gateway",
+        env = "STASIS_STATE_DIR"
+    )]
+    state_dir: PathBuf,
     /// Name by which the gateway may be called, beside those of loopback: of a proxy before it; may
     /// be given several times
     #[arg(long, value_name = "NAME", env = "STASIS_ALLOW_HOST", value_delimiter = ',')]
@@ -50,6 +58,8 @@ fn run(args: &Args) -> Result<(), Error> {
     check_listen(args.listen).map_err(|error| start(error.into()))?;
     // While we may still do what the user that we become may not.
     let tokens = Tokens::open(&args.tokens).map_err(|error| start(error.into()))?;
+    prepare_directory(&args.state_dir, args.user.as_deref())
+        .map_err(|error| start(error.into()))?;
     let path = args.socket.clone().unwrap_or_else(|| args.run_dir.join("gateway.sock"));
     let socket = BoundSocket::bind(&path)?;
     let service = Service { name: "gateway", privileges: Privileges::Only(&[]) };
@@ -60,6 +70,9 @@ fn run(args: &Args) -> Result<(), Error> {
     let settings = DoorSettings { tokens, hosts, users: !args.no_users };
     prepared.run_doors(args.listen, socket, async || {
         let services = Services::in_directory(&args.run_dir)?;
-        Ok(doors(Gateway { services, jobs: Jobs::default(), metrics }, settings, common))
+        let jobs = Jobs::of(State::open(&args.state_dir)?);
+        let gateway = Gateway { services, jobs, metrics };
+        gateway.find_again()?;
+        Ok(doors(gateway, settings, common))
     })
 }

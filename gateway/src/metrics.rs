@@ -17,13 +17,6 @@ pub struct GatewayMetrics {
     refused: IntCounterVec,
 }
 
-const fn kind_name(kind: JobKind) -> &'static str {
-    match kind {
-        JobKind::Checkpoint => "checkpoint",
-        JobKind::Restore => "restore",
-    }
-}
-
 impl GatewayMetrics {
     /// Registers them.
     ///
@@ -53,10 +46,10 @@ impl GatewayMetrics {
             metrics.refused.with_label_values(&[reason]).reset();
         }
         // A counter that is not there yet cannot be told from one that was lost.
-        for kind in [JobKind::Checkpoint, JobKind::Restore] {
-            metrics.running.with_label_values(&[kind_name(kind)]).set(0);
+        for kind in JobKind::ALL {
+            metrics.running.with_label_values(&[kind.name()]).set(0);
             for outcome in ["done", "failed"] {
-                metrics.jobs.with_label_values(&[kind_name(kind), outcome]).reset();
+                metrics.jobs.with_label_values(&[kind.name(), outcome]).reset();
             }
         }
         Ok(metrics)
@@ -69,13 +62,13 @@ impl GatewayMetrics {
     }
 
     pub(crate) fn begun(&self, kind: JobKind) {
-        self.running.with_label_values(&[kind_name(kind)]).inc();
+        self.running.with_label_values(&[kind.name()]).inc();
     }
 
     pub(crate) fn finished(&self, kind: JobKind, done: bool) {
-        self.running.with_label_values(&[kind_name(kind)]).dec();
+        self.running.with_label_values(&[kind.name()]).dec();
         let outcome = if done { "done" } else { "failed" };
-        self.jobs.with_label_values(&[kind_name(kind), outcome]).inc();
+        self.jobs.with_label_values(&[kind.name(), outcome]).inc();
     }
 
     pub(crate) fn seen(&self, service: &str, state: HealthState) {

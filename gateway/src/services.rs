@@ -57,15 +57,30 @@ impl Services {
         &self.collector
     }
 
-    pub(crate) async fn dump(&self, request: &DumpRequest) -> Result<DumpSummary, ClientError> {
-        self.dumper.post("/v1/dumps", request).await
+    /// The dumper.
+    pub(crate) const fn dumper(&self) -> &Client {
+        &self.dumper
+    }
+
+    /// The restorer.
+    pub(crate) const fn restorer(&self) -> &Client {
+        &self.restorer
+    }
+
+    pub(crate) async fn dump(
+        &self,
+        id: &str,
+        request: &DumpRequest,
+    ) -> Result<DumpSummary, ClientError> {
+        self.dumper.post_as(id, "/v1/dumps", request).await
     }
 
     pub(crate) async fn checkpoint_container(
         &self,
+        id: &str,
         request: &ContainerDumpRequest,
     ) -> Result<ContainerCheckpoint, ClientError> {
-        self.dumper.post("/v1/container-dumps", request).await
+        self.dumper.post_as(id, "/v1/container-dumps", request).await
     }
 
     pub(crate) async fn containers(&self) -> Result<ContainerList, ClientError> {
@@ -74,9 +89,10 @@ impl Services {
 
     pub(crate) async fn restore(
         &self,
+        id: &str,
         request: &RestoreRequest,
     ) -> Result<RestoreSummary, ClientError> {
-        self.restorer.post("/v1/restores", request).await
+        self.restorer.post_as(id, "/v1/restores", request).await
     }
 
     pub(crate) async fn checkpoints(&self) -> Result<CheckpointList, ClientError> {

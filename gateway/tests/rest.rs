@@ -16,7 +16,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use service::metrics::Metrics;
 use stasis_gateway::{
-    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, TokenSettings, Tokens, doors,
+    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, State, TokenSettings, Tokens,
+    doors,
 };
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
@@ -45,12 +46,13 @@ impl Rest {
             token_file: directory.path().join("gateway.token"),
             metrics_token_file: directory.path().join("metrics.token"),
         };
+        let state = State::forgotten().unwrap();
         let settings = DoorSettings {
             tokens: Tokens::open(&files).unwrap(),
             hosts: Hosts::with(&["proxy.example".to_owned()]),
             users: true,
         };
-        let doors = doors(Gateway { services, jobs: Jobs::default(), metrics }, settings, common);
+        let doors = doors(Gateway { services, jobs: Jobs::of(state), metrics }, settings, common);
         tokio::spawn(async move { axum::serve(listener, doors.tcp).await });
         let path = directory.path().join("gateway.sock");
         let bound = service::Socket::bind(&path).unwrap();
@@ -110,7 +112,7 @@ impl Rest {
     }
 
     async fn finished(&self, job: &Value) -> Value {
-        let path = format!("/v1/jobs/{}?wait_ms=10000", job["id"].as_str().unwrap());
+        let path = format!("/v1/jobs/{}?wait=10s", job["id"].as_str().unwrap());
         self.get(&path).await.1
     }
 }
@@ -288,9 +290,14 @@ async fn wrong_paths_methods_types_and_queries_are_json_too() {
         (Method::GET, "/v1/jobs/nobody", 404),
         (Method::GET, "/v1/checkpoints/nowhere", 404),
         (Method::GET, "/v1/checkpoints/.hidden", 422),
-        (Method::GET, "/v1/jobs/x?wait_ms=many", 422),
-        (Method::GET, "/v1/jobs/x?wait_ms=99999999", 422),
-        (Method::GET, "/v1/jobs/x?wait=1", 422),
+        (Method::GET, "/v1/jobs?limit=0", 422),
+        (Method::GET, "/v1/jobs?limit=1001", 422),
+        (Method::GET, "/v1/jobs?cursor=x", 422),
+        (Method::GET, "/v1/jobs?state=lost", 422),
+        (Method::GET, "/v1/jobs?page=2", 422),
+        (Method::GET, "/v1/jobs/x?wait=many", 422),
+        (Method::GET, "/v1/jobs/x?wait=61s", 422),
+        (Method::GET, "/v1/jobs/x?wait_ms=1", 422),
         (Method::DELETE, "/v1/checkpoints", 405),
         (Method::PUT, "/v1/restores", 405),
         (Method::PUT, "/v1/jobs", 405),
@@ -349,7 +356,7 @@ async fn a_dump_takes_as_long_as_it_takes() {
     let body =
         format!(r#"{{"pid": {}, "directory": "slow", "leave_running": true}}"#, std::process::id());
     let (_, job) = rest.post("/v1/checkpoints", &body).await;
-    let path = format!("/v1/jobs/{}?wait_ms=50", job["id"].as_str().unwrap());
+    let path = format!("/v1/jobs/{}?wait=50ms", job["id"].as_str().unwrap());
     let before = std::time::Instant::now();
     assert_eq!(rest.get(&path).await.1["state"], "running");
     assert!(before.elapsed() >= Duration::from_millis(50));
@@ -454,4 +461,45 @@ async fn services_are_told_of_nobody_for_who_may_do_everything() {
     let answer = request.header(api::User::HEADER, "0:0").send().await.unwrap();
     assert_eq!(answer.status(), 502, "refused for who we are, which is no fault of who asks");
     assert_eq!(*seen.lock().unwrap(), [None]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_is_one_job_and_waited_for() {
+    let rest = Rest::with_services().await;
+    let body =
+        format!(r#"{{"pid": {}, "directory": "k", "leave_running": true}}"#, std::process::id());
+    let send = async |body: String, key: &'static str| {
+        let request = rest.http.post(format!("{}/v1/checkpoints?wait=10s", rest.url));
+        let request = request.bearer_auth(&rest.token).header("idempotency-key", key);
+        let answer = request.header("content-type", "application/json").body(body).send().await;
+        let answer = answer.unwrap();
+        let status = answer.status().as_u16();
+        let location = answer.headers().get("location").cloned();
+        (status, location, answer.json::<Value>().await.unwrap())
+    };
+    rest.go.notify_one();
+    let (status, location, first) = send(body.clone(), "a").await;
+    assert_eq!((status, &first["state"]), (200, &json!("done")), "{first}");
+    assert_eq!(location.unwrap(), format!("/v1/jobs/{}", first["id"].as_str().unwrap()));
+    let (status, _, again) = send(body.clone(), "a").await;
+    assert_eq!((status, &again["id"]), (200, &first["id"]), "{again}");
+    let (status, _, other) = send(body.replace("true", "false"), "a").await;
+    assert_eq!(status, 422, "{other}");
+    let (status, _, empty) = send(body, "").await;
+    assert_eq!(status, 400, "{empty}");
+    assert_eq!(rest.get("/v1/jobs").await.1["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_has_pages() {
+    let rest = Rest::with_services().await;
+    for _ in 0..3 {
+        let (_, job) = rest.post("/v1/restores", r#"{"directory": "there"}"#).await;
+        rest.finished(&job).await;
+    }
+    let (_, first) = rest.get("/v1/jobs?limit=2&kind=restore&state=done").await;
+    assert_eq!(first["jobs"].as_array().unwrap().len(), 2);
+    let next = first["next"].as_str().unwrap();
+    let (_, last) = rest.get(&format!("/v1/jobs?limit=2&cursor={next}")).await;
+    assert_eq!((last["jobs"].as_array().unwrap().len(), &last["next"]), (1, &Value::Null));
 }

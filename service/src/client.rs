@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{ErrorBody, ErrorDetail, User};
+use api::{ErrorBody, ErrorDetail, Operation, User};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +62,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the service may have taken the request, and done all of it: it did not say.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Down { source, .. } => !source.is_connect(),
+            Self::Strange { .. } => true,
+            Self::Refused { .. } | Self::Make { .. } => false,
+        }
+    }
+
     /// As the detail of an error body: the service's own words where it has said any.
     #[must_use]
     pub fn into_detail(self) -> ErrorDetail {
@@ -110,6 +120,16 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<A, ClientError> {
         self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// The same, by a name by which it can be asked later what came of it ([`Operation::HEADER`]).
+    pub async fn post_as<A: DeserializeOwned>(
+        &self,
+        name: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        self.json(self.request(Method::POST, path).header(Operation::HEADER, name).json(body)).await
     }
 
     /// Asks without a body, for at most 10 seconds.

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use collector::Home;
 use service::{
-    Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Privileges, Service,
-    Settings,
+    Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
+    Service, Settings,
 };
 
 /// Dumps process trees for others, under one checkpoint root
@@ -75,8 +75,11 @@ fn run(args: &Args) -> Result<(), Error> {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
         let places = containers::places(&args.engines, &args.settings.run_dir);
-        let of_containers = containers::router(root.clone(), places);
+        let operations = Operations::default();
+        let of_containers = containers::router(root.clone(), places, operations.clone());
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
-        Ok(routes::router(root, programs, undo, &metrics, traces)?.merge(of_containers))
+        let asked = operations.router();
+        let own = routes::router(root, programs, undo, operations, &metrics, traces)?;
+        Ok(own.merge(of_containers).merge(asked))
     })
 }

@@ -131,6 +131,7 @@ impl Services {
             .env("STASIS_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("STASIS_TOKEN_FILE", self.token_file())
             .env("STASIS_METRICS_TOKEN_FILE", self.dir.join("metrics.token"))
+            .env("STASIS_STATE_DIR", self.dir.join("gateway"))
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("dup"))
@@ -211,7 +212,7 @@ impl Services {
             return Err(answer.body);
         }
         let id = answer.body["id"].as_str().expect("a job has an id").to_owned();
-        let job = self.call("GET", &format!("/v1/jobs/{id}?wait_ms=60000"), None).body;
+        let job = self.call("GET", &format!("/v1/jobs/{id}?wait=60s"), None).body;
         if job["state"] == "done" { Ok(job) } else { Err(job) }
     }
 
@@ -261,8 +262,10 @@ impl Services {
         dead.wait().expect("wait for what was killed");
         self.spawn(name);
         let socket = self.socket(name);
-        let up = wait_until(Duration::from_secs(30), || {
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        // The gateway's socket is there before anybody answers.
+        let up = wait_until(Duration::from_secs(30), || match name {
+            "gateway" => self.try_call("GET", "/v1/jobs?limit=1", None).is_ok(),
+            _ => std::os::unix::net::UnixStream::connect(&socket).is_ok(),
         });
         assert!(up, "{name} does not come up again:\n{}", self.logs());
     }

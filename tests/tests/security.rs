@@ -55,7 +55,7 @@ fn job(services: &Services, path: &str, body: &Value) -> Value {
         return answer;
     }
     let id = answer["id"].as_str().expect("an id");
-    by_socket(services, "GET", &format!("/v1/jobs/{id}?wait_ms=60000"), None).1
+    by_socket(services, "GET", &format!("/v1/jobs/{id}?wait=60s"), None).1
 }
 
 /// A program in a session of its own.

@@ -9,7 +9,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use containers::{Asked, Error, Places};
 use service::{
-    Body, CheckpointRoot, EngineSettings, OnBehalfOf, Problem, blocking, chain, holds_checkpoint,
+    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, blocking,
+    chain, holds_checkpoint,
 };
 
 /// Where engines keep their state, and stasis its own.
@@ -27,14 +28,15 @@ pub(super) fn places(engines: &EngineSettings, run_dir: &Path) -> Places {
 struct Containers {
     root: CheckpointRoot,
     places: Places,
+    operations: Operations,
 }
 
 /// The router of these paths.
-pub(super) fn router(root: CheckpointRoot, places: Places) -> Router {
+pub(super) fn router(root: CheckpointRoot, places: Places, operations: Operations) -> Router {
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
-        .with_state(Containers { root, places })
+        .with_state(Containers { root, places, operations })
 }
 
 fn not_for(user: Option<User>) -> Result<(), Problem> {
@@ -81,6 +83,7 @@ async fn list(
 async fn make(
     State(state): State<Containers>,
     asker: OnBehalfOf,
+    operation: OperationName,
     Body(request): Body<ContainerDumpRequest>,
 ) -> Result<Json<ContainerCheckpoint>, Problem> {
     not_for(asker.0)?;
@@ -88,9 +91,11 @@ async fn make(
         let message = format!("directory {}: checkpoints of users lie there", request.directory);
         return Err(Problem::field("directory", message).remedy("name another directory"));
     }
+    let operation = state.operations.begin(operation, asker.0)?;
     blocking(move || {
         let name = request.container.clone();
         let done = checkpoint(&state, &request);
+        operation.end(done.as_ref());
         match &done {
             Ok(done) => {
                 let (name, engine) = (&done.name, done.engine);

@@ -18,7 +18,8 @@ use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, Problem, Traces, blocking, chain, holds_checkpoint,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, blocking, chain,
+    holds_checkpoint,
 };
 
 use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump, ps};
@@ -32,6 +33,7 @@ struct Dumper {
     undo: PathBuf,
     metrics: DumpMetrics,
     traces: Traces,
+    operations: Operations,
 }
 
 #[derive(Clone, Debug)]
@@ -108,10 +110,12 @@ pub(super) fn router(
     root: CheckpointRoot,
     programs: Home,
     undo: PathBuf,
+    operations: Operations,
     metrics: &Metrics,
     traces: Traces,
 ) -> Result<Router, prometheus::Error> {
-    let dumper = Dumper { root, programs, undo, metrics: DumpMetrics::new(metrics)?, traces };
+    let metrics = DumpMetrics::new(metrics)?;
+    let dumper = Dumper { root, programs, undo, metrics, traces, operations };
     Ok(Router::new()
         .route("/v1/dumps", post(make))
         .route("/v1/checkpoints", get(list))
@@ -274,6 +278,7 @@ fn no_links() -> Problem {
 async fn make(
     State(dumper): State<Dumper>,
     asker: OnBehalfOf,
+    operation: OperationName,
     Body(request): Body<DumpRequest>,
 ) -> Result<Json<DumpSummary>, Problem> {
     let pid = request.pid;
@@ -282,6 +287,7 @@ async fn make(
     let (options, destination) = asked.inspect_err(|problem| {
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
+    let operation = dumper.operations.begin(operation, asker.0)?;
     let metrics = dumper.metrics.clone();
     metrics.running.inc();
     let start = Instant::now();
@@ -289,6 +295,10 @@ async fn make(
     let work = tokio::task::spawn_blocking(move || {
         let result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
         metrics.finished(&result);
+        match &result {
+            Ok(report) => operation.end(Ok(&summary(report))),
+            Err(error) => operation.end::<()>(Err(&problem(error))),
+        }
         result
     });
     match work.await {

@@ -18,8 +18,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 use serde::{Deserialize, Serialize};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, Problem, Worker, WorkerError, chain, holds_checkpoint,
-    worker_answer,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Worker, WorkerError,
+    chain, holds_checkpoint, worker_answer,
 };
 
 use super::reaper::Reaper;
@@ -50,6 +50,7 @@ struct Restorer {
     reaper: Reaper,
     worker: Worker,
     metrics: RestoreMetrics,
+    operations: Operations,
 }
 
 #[derive(Clone, Debug)]
@@ -112,8 +113,11 @@ pub(super) fn router(
             reaper.inherit(directory, record);
         }
     }
-    let restorer = Restorer { records, root, reaper, worker, metrics };
-    Ok(Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer))
+    let operations = Operations::default();
+    let asked = operations.router();
+    let restorer = Restorer { records, root, reaper, worker, metrics, operations };
+    let own = Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer);
+    Ok(own.merge(asked))
 }
 
 async fn list(
@@ -178,12 +182,14 @@ fn work_for(
 async fn make(
     State(restorer): State<Restorer>,
     asker: OnBehalfOf,
+    operation: OperationName,
     Body(request): Body<RestoreRequest>,
 ) -> Result<Json<RestoreSummary>, Problem> {
     let name = request.directory.clone();
     let (work, directory) = work_for(&restorer, request, asker.0).inspect_err(|problem| {
         tracing::warn!("{asker}: restore {name}: {}", problem.detail.message);
     })?;
+    let operation = restorer.operations.begin(operation, asker.0)?;
     let start = Instant::now();
     restorer.metrics.running.inc();
     let name = directory.clone();
@@ -202,9 +208,14 @@ async fn make(
         if let Ok(summary) = &result
             && let Some(pid) = HostPid::new(summary.pid)
         {
-            restorer.reaper.adopt(name, pid);
+            restorer.reaper.adopt(name.clone(), pid);
         }
         restorer.metrics.finished(&result);
+        let result = result.map_err(|error| {
+            tracing::warn!("{asker}: restore {name}: {}", chain(&error));
+            problem(error)
+        });
+        operation.end(result.as_ref());
         result
     });
     match task.await {
@@ -213,10 +224,7 @@ async fn make(
             tracing::info!("{asker}: restored {directory} as process {pid} in {took:?}");
             Ok(Json(summary))
         }
-        Ok(Err(error)) => {
-            tracing::warn!("{asker}: restore {directory}: {}", chain(&error));
-            Err(problem(error))
-        }
+        Ok(Err(problem)) => Err(problem),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

@@ -1,0 +1,189 @@
+//! `/v1/checkpoints`.
+
+use std::path::Path as FilePath;
+
+use api::{
+    After, CheckpointList, CheckpointRequest, CheckpointSummary, ContainerDumpRequest, Directory,
+    DumpRequest, JobKind,
+};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use service::{Body, Problem};
+
+use crate::callers::Asker;
+use crate::gateway::Gateway;
+use crate::job_routes::{Accepted, Manner, sent_before, start};
+use crate::services::problem;
+use crate::work::Work;
+
+/// The paths.
+pub(crate) fn router() -> Router<Gateway> {
+    Router::new()
+        .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
+        .route("/v1/checkpoints/{*directory}", get(one_checkpoint))
+}
+
+/// Refuses a pid that cannot be one, or that nobody has.
+fn check_pid(pid: i32) -> Result<(), Problem> {
+    let wrong =
+        |message| Err(Problem::field("pid", message).remedy("send the pid of a running process"));
+    if pid < 1 {
+        return wrong(format!("pid is {pid}, a process id is 1 or more"));
+    }
+    // Where /proc hides the processes of others it hides process 1, and the dumper will tell.
+    let shown = |pid: i32| FilePath::new(&format!("/proc/{pid}")).exists();
+    if shown(1) && !shown(pid) {
+        return wrong(format!("no process {pid}"));
+    }
+    Ok(())
+}
+
+async fn checkpoint(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    manner: Manner,
+    Body(request): Body<CheckpointRequest>,
+) -> Result<Accepted, Problem> {
+    if let Some(job) = sent_before(&gateway, asker, &manner, JobKind::Checkpoint, &request).await? {
+        return Ok(job);
+    }
+    let Some(stays) = request.leave_running else {
+        let message = "nothing says what becomes of the tree";
+        return Err(Problem::field("leave_running", message).remedy(
+            "send true, and it runs on, or false, and it is ended once its images are safe",
+        ));
+    };
+    match (request.pid, &request.container) {
+        (Some(pid), None) => {
+            checkpoint_of_process(&gateway, (asker, manner), &request, pid, stays).await
+        }
+        (None, Some(name)) => {
+            checkpoint_of_container(&gateway, (asker, manner), &request, name, stays).await
+        }
+        (Some(_), Some(_)) => {
+            let message = "both a process and a container are named";
+            Err(Problem::field("container", message).remedy("leave one of them out"))
+        }
+        (None, None) => {
+            let message = "neither a process nor a container is named";
+            Err(Problem::field("pid", message)
+                .remedy("send the pid of a running process, or the name of a container"))
+        }
+    }
+}
+
+async fn checkpoint_of_process(
+    gateway: &Gateway,
+    (asker, manner): (Asker, Manner),
+    request: &CheckpointRequest,
+    pid: i32,
+    stays: bool,
+) -> Result<Accepted, Problem> {
+    if request.engine.is_some() {
+        let message = "an engine is named, and no container";
+        return Err(Problem::field("engine", message).remedy("leave it out"));
+    }
+    check_pid(pid)?;
+    let directory = free(gateway, asker, request.directory.as_ref(), &pid.to_string()).await?;
+    let asked = DumpRequest {
+        pid,
+        directory,
+        after: if stays { After::Resume } else { After::Kill },
+        shell_job: request.shell_job,
+        tcp_established: request.tcp_established,
+        tcp_close: request.tcp_close,
+        skip_in_flight: request.skip_in_flight,
+        link_remap: request.link_remap,
+        max_freeze_ms: request.max_freeze_ms,
+        timeout_ms: request.timeout_ms,
+    };
+    start(gateway, asker, manner, request, Work::Dump(asked)).await
+}
+
+async fn checkpoint_of_container(
+    gateway: &Gateway,
+    (asker, manner): (Asker, Manner),
+    request: &CheckpointRequest,
+    name: &str,
+    stays: bool,
+) -> Result<Accepted, Problem> {
+    // What no engine's own command has.
+    for (field, wanted) in [
+        ("tcp_close", request.tcp_close),
+        ("skip_in_flight", request.skip_in_flight),
+        ("link_remap", request.link_remap),
+        ("max_freeze_ms", request.max_freeze_ms.is_some()),
+        ("timeout_ms", request.timeout_ms.is_some()),
+    ] {
+        if wanted {
+            let message = "engines of containers checkpoint without anything like it";
+            return Err(Problem::field(field, message).remedy("leave it out"));
+        }
+    }
+    let directory_wanted = request.directory.is_some();
+    let directory = free(gateway, asker, request.directory.as_ref(), "container").await?;
+    let asked = ContainerDumpRequest {
+        container: name.to_owned(),
+        engine: request.engine,
+        directory,
+        directory_wanted,
+        leave_running: stays,
+        shell_job: request.shell_job,
+        tcp_established: request.tcp_established,
+    };
+    start(gateway, asker, manner, request, Work::Container(asked)).await
+}
+
+/// The directory that is asked for, if it is free, or one that is made up.
+async fn free(
+    gateway: &Gateway,
+    asker: Asker,
+    wanted: Option<&Directory>,
+    of: &str,
+) -> Result<Directory, Problem> {
+    let Some(directory) = wanted else { return made_up(of) };
+    let found = gateway.services.on_behalf_of(asker.user).checkpoint(directory).await;
+    if found.map_err(|error| problem(error, asker))?.is_some() {
+        let message = format!("directory {directory} holds a checkpoint already");
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy("name another directory, or leave it out"));
+    }
+    Ok(directory.clone())
+}
+
+/// A directory name for who named none.
+fn made_up(of: &str) -> Result<Directory, Problem> {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    format!("{of}-{}", &id[..12]).parse().map_err(|error: api::DirectoryError| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("make up a name: {error}"))
+    })
+}
+
+pub(crate) fn no_checkpoint(directory: &Directory) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
+        .remedy("GET /v1/checkpoints lists those there are")
+}
+
+async fn checkpoints(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+) -> Result<Json<CheckpointList>, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    services.checkpoints().await.map(Json).map_err(|error| problem(error, asker))
+}
+
+async fn one_checkpoint(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<CheckpointSummary>, Problem> {
+    let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
+    })?;
+    let services = gateway.services.on_behalf_of(asker.user);
+    let found = services.checkpoint(&directory).await.map_err(|error| problem(error, asker))?;
+    found.map(Json).ok_or_else(|| no_checkpoint(&directory))
+}

@@ -1,0 +1,178 @@
+use api::User;
+
+use super::*;
+use crate::callers::Caller;
+
+const ROOT: Asker = Asker { caller: Caller::Token, user: None };
+
+fn jobs() -> Jobs {
+    Jobs::of(State::forgotten().unwrap())
+}
+
+fn user(uid: u32) -> Asker {
+    let user = User { uid, gid: 1 };
+    Asker { caller: Caller::User(user), user: Some(user) }
+}
+
+fn directory(name: &str) -> Directory {
+    name.parse().unwrap()
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed(ErrorDetail::default())
+}
+
+/// A checkpoint of a process that no other job is at work on, and not at all.
+fn new(asker: Asker, name: &str) -> NewJob {
+    let target = Target::Container(name.to_owned());
+    NewJob { asker, kind: JobKind::Checkpoint, target, directory: directory(name), key: None }
+}
+
+fn listed(jobs: &Jobs, asker: Asker) -> Vec<Job> {
+    jobs.list(asker, &Wanted::default(), Page { limit: 1000, after: None }).unwrap().jobs
+}
+
+fn busy(begun: Result<Job, NoJob>) -> String {
+    match begun.unwrap_err() {
+        NoJob::Busy(id) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_job_at_a_time_works_on_a_directory_and_on_a_process() {
+    let jobs = jobs();
+    let of_process = |name| NewJob { target: Target::Process(7), ..new(ROOT, name) };
+    let first = jobs.begin(of_process("a")).unwrap();
+    let restore = || NewJob { kind: JobKind::Restore, target: Target::Images, ..new(ROOT, "a") };
+    assert_eq!(busy(jobs.begin(restore())), first.id);
+    assert!(matches!(jobs.begin(of_process("b")), Err(NoJob::SameProcess(id)) if id == first.id));
+    jobs.begin(new(ROOT, "b")).unwrap();
+    jobs.finish(&first.id, failed()).unwrap();
+    jobs.begin(restore()).unwrap();
+    let order: Vec<_> = listed(&jobs, ROOT).into_iter().map(|job| job.directory).collect();
+    assert_eq!(order, [directory("a"), directory("b"), directory("a")]);
+}
+
+#[test]
+fn a_user_has_jobs_of_his_own_and_not_too_many() {
+    let jobs = jobs();
+    let begin = |asker, name| jobs.begin(new(asker, name));
+    let roots = begin(ROOT, "a").unwrap();
+    let his = begin(user(1), "a").unwrap();
+    assert_eq!(busy(begin(user(1), "a/b")), his.id, "below it");
+    assert_eq!((listed(&jobs, user(1)).len(), listed(&jobs, ROOT).len()), (1, 2));
+    assert_eq!(listed(&jobs, user(2)), []);
+    assert!(jobs.get(&his.id, user(1)).unwrap().is_some());
+    assert_eq!(jobs.get(&his.id, user(2)).unwrap(), None);
+    assert_eq!(jobs.get(&roots.id, user(1)).unwrap(), None);
+    for name in ["b", "c", "d"] {
+        begin(user(1), name).unwrap();
+    }
+    assert!(matches!(begin(user(1), "e"), Err(NoJob::TooMany)));
+    begin(user(2), "e").unwrap();
+    jobs.finish(&his.id, failed()).unwrap();
+    begin(user(1), "e").unwrap();
+}
+
+#[test]
+fn a_flood_of_failures_takes_the_room_of_nothing_else() {
+    let jobs = jobs();
+    let running = jobs.begin(new(ROOT, "running")).unwrap();
+    let done = jobs.begin(new(ROOT, "done")).unwrap();
+    jobs.finish(&done.id, Outcome::Restored(RestoreSummary::default())).unwrap();
+    let of_another = jobs.begin(new(user(1), "his")).unwrap();
+    jobs.finish(&of_another.id, failed()).unwrap();
+    let mut failures = Vec::new();
+    for number in 0..KEPT + 5 {
+        let job = jobs.begin(new(ROOT, &format!("d{number}"))).unwrap();
+        jobs.finish(&job.id, failed()).unwrap();
+        failures.push(job.id);
+    }
+    for kept in [&running, &done, &of_another] {
+        assert!(jobs.get(&kept.id, ROOT).unwrap().is_some(), "{}", kept.directory);
+    }
+    let remembered = |id: &String| jobs.get(id, ROOT).unwrap().is_some();
+    assert_eq!(failures.iter().position(remembered), Some(5));
+}
+
+#[test]
+fn a_list_is_told_page_by_page_and_by_what_is_wanted() {
+    let jobs = jobs();
+    for number in 0..7 {
+        let job = jobs.begin(new(ROOT, &format!("d{number}"))).unwrap();
+        if number % 2 == 0 {
+            jobs.finish(&job.id, failed()).unwrap();
+        }
+    }
+    let page = |wanted: &Wanted, after| jobs.list(ROOT, wanted, Page { limit: 3, after }).unwrap();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let list = page(&Wanted::default(), after);
+        seen.extend(list.jobs.into_iter().map(|job| job.directory.to_string()));
+        let Some(next) = list.next else { break };
+        // What begins meanwhile is on no later page.
+        if seen.len() == 3 {
+            jobs.begin(new(ROOT, "meanwhile")).unwrap();
+        }
+        after = Some(next.parse().unwrap());
+    }
+    assert_eq!(seen, ["d6", "d5", "d4", "d3", "d2", "d1", "d0"]);
+    let failures = page(&Wanted { state: Some(JobState::Failed), ..Wanted::default() }, None);
+    assert_eq!((failures.jobs.len(), failures.next.is_some()), (3, true));
+    let one = Wanted { directory: Some(directory("d3")), ..Wanted::default() };
+    assert_eq!((page(&one, None).jobs.len(), page(&one, None).next), (1, None));
+    let restores = Wanted { kind: Some(JobKind::Restore), ..Wanted::default() };
+    assert_eq!(page(&restores, None).jobs, []);
+}
+
+#[test]
+fn a_request_that_is_sent_again_makes_one_job() {
+    let jobs = jobs();
+    let key = |request: &str| Some(Key { name: "k".to_owned(), request: request.to_owned() });
+    let begin = |asker, request, name| jobs.begin(NewJob { key: key(request), ..new(asker, name) });
+    let first = begin(ROOT, "one", "a").unwrap();
+    let again = |id: &String| match begin(ROOT, "one", "a") {
+        Err(NoJob::Again(job)) => job.id == *id,
+        other => panic!("{other:?}"),
+    };
+    assert!(again(&first.id));
+    jobs.finish(&first.id, failed()).unwrap();
+    assert!(again(&first.id), "it has ended, and is known still");
+    assert!(matches!(begin(ROOT, "two", "b"), Err(NoJob::OtherRequest)));
+    begin(user(1), "two", "b").unwrap();
+}
+
+#[test]
+fn jobs_outlive_the_gateway() {
+    let place = tempfile::tempdir().unwrap();
+    let jobs = Jobs::of(State::open(place.path()).unwrap());
+    let done = jobs.begin(new(ROOT, "done")).unwrap();
+    jobs.finish(&done.id, Outcome::Dumped(DumpSummary::default())).unwrap();
+    let his = jobs.begin(new(user(7), "his")).unwrap();
+    drop(jobs);
+    let jobs = Jobs::of(State::open(place.path()).unwrap());
+    assert_eq!(jobs.get(&done.id, ROOT).unwrap().unwrap().state, JobState::Done);
+    let found = jobs.found_again().unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].0.id, found[0].1), (&his.id, Some(User { uid: 7, gid: 1 })));
+    assert!(jobs.get(&his.id, ROOT).unwrap().unwrap().found_again);
+    jobs.finish(&his.id, failed()).unwrap();
+    assert_eq!(jobs.found_again().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_job_or_the_time() {
+    let jobs = jobs();
+    let job = jobs.begin(new(ROOT, "a")).unwrap();
+    let early = jobs.wait(&job.id, ROOT, Duration::from_millis(5)).await.unwrap().unwrap();
+    assert_eq!(early.state, JobState::Running);
+    let waiting = tokio::spawn({
+        let (jobs, id) = (jobs.clone(), job.id.clone());
+        async move { jobs.wait(&id, ROOT, Duration::from_secs(60)).await }
+    });
+    tokio::task::yield_now().await;
+    jobs.finish(&job.id, failed()).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().unwrap().state, JobState::Failed);
+    assert_eq!(jobs.wait("none", ROOT, Duration::from_secs(60)).await.unwrap(), None);
+}

@@ -1,0 +1,203 @@
+//! What the gateway remembers: a database of its own (SQLite), in a directory that nobody else reads.
+//!
+//! It is no truth about checkpoints, which their directories are, nor about processes: what is lost with it is who has asked for
+//! what, and what came of it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::unistd::User;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+/// Name of the database in the state directory.
+const DATABASE: &str = "state.db";
+
+/// Each brings a database from the version of its place to the next.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE jobs (
+        -- Grows: younger jobs have larger ones.
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        -- Who asked; NULL: somebody who may do everything.
+        user INTEGER,
+        group_id INTEGER,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        directory TEXT NOT NULL,
+        -- The root of the tree that is checkpointed.
+        pid INTEGER,
+        -- What the asker calls the request by, and the request.
+        key TEXT,
+        request TEXT,
+        -- The job as JSON, as it is told.
+        job TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_of_user ON jobs (user, state, number);
+    CREATE INDEX jobs_at_work ON jobs (state) WHERE state = 'running';
+    CREATE UNIQUE INDEX jobs_by_key ON jobs (ifnull(user, -1), key) WHERE key IS NOT NULL;
+"];
+
+/// Why there is no database.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The directory cannot be made, or not be given to the gateway's user.
+    #[error("make {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another gateway has it.
+    #[error(
+        "open {0}: another gateway is at work with it; end that one, or name another directory with --state-dir"
+    )]
+    Taken(PathBuf),
+    /// A newer gateway has written it.
+    #[error(
+        "open {path}: it is of version {version}, which a newer gateway has made; start that one, or move the file away"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// What is in it cannot be read.
+    #[error("read what jobs there were")]
+    Read(#[from] rusqlite::Error),
+    /// It cannot be opened or read.
+    #[error("open {path}; if it is damaged move it away, and what jobs there were is forgotten")]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+/// The database. A clone is the same one.
+#[derive(Clone, Debug)]
+pub struct State(Arc<Mutex<Connection>>);
+
+/// Makes the directory of the database, and gives it to the user that the gateway becomes.
+///
+/// # Errors
+/// If it cannot be made, or is another's.
+pub fn prepare_directory(path: &Path, user: Option<&str>) -> Result<(), StateError> {
+    let failed = |source| StateError::Directory { path: path.into(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    if let Some(user) = user {
+        let found = User::from_name(user).map_err(|errno| failed(errno.into()))?;
+        // That there is none is said where it is to be become.
+        let Some(user) = found else { return Ok(()) };
+        let files = fs::read_dir(path).map_err(failed)?.flatten().map(|entry| entry.path());
+        for path in files.chain([path.to_owned()]) {
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(failed)?;
+        }
+    }
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+impl State {
+    /// Opens the database in a directory, or makes one.
+    ///
+    /// # Errors
+    /// If another gateway has it, if it is a newer gateway's, or cannot be read.
+    pub fn open(directory: &Path) -> Result<Self, StateError> {
+        let path = directory.join(DATABASE);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let failed = |source| match source {
+            rusqlite::Error::SqliteFailure(error, _) if error.code == ErrorCode::DatabaseBusy => {
+                StateError::Taken(path.clone())
+            }
+            source => StateError::Open { path: path.clone(), source },
+        };
+        let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+        // Whoever has it keeps it: two gateways would end each other's jobs.
+        let settings =
+            [("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL"), ("synchronous", "NORMAL")];
+        for (name, value) in settings {
+            connection.pragma_update(None, name, value).map_err(failed)?;
+        }
+        match migrate(&mut connection).map_err(failed)? {
+            Some(version) => Err(StateError::Newer { path: path.clone(), version }),
+            None => Ok(Self(Arc::new(Mutex::new(connection)))),
+        }
+    }
+
+    /// One in memory, which is forgotten.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn forgotten() -> Result<Self, StateError> {
+        let failed = |source| StateError::Open { path: ":memory:".into(), source };
+        let mut connection = Connection::open_in_memory().map_err(failed)?;
+        migrate(&mut connection).map_err(failed)?;
+        Ok(Self(Arc::new(Mutex::new(connection))))
+    }
+
+    /// The connection. What it is asked takes microseconds: nobody waits for a disk.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic leaves nothing half done: what belongs together is a transaction, which ends with it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Brings a database up to date; its version if that is one that we do not know.
+fn migrate(connection: &mut Connection) -> Result<Option<u32>, rusqlite::Error> {
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(lacking) = MIGRATIONS.get(version as usize..) else { return Ok(Some(version)) };
+    for migration in lacking {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32)?;
+    transaction.commit()?;
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_gateway_has_it_and_a_newer_ones_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("gateway");
+        prepare_directory(&directory, None).unwrap();
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        let first = State::open(&directory).unwrap();
+        assert!(matches!(State::open(&directory), Err(StateError::Taken(_))));
+        drop(first);
+        let again = State::open(&directory).unwrap();
+        again.lock().pragma_update(None, "user_version", 99).unwrap();
+        drop(again);
+        let error = State::open(&directory).unwrap_err();
+        assert!(matches!(error, StateError::Newer { version: 99, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_database_is_said_to_be_none() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join(DATABASE), [7; 5000]).unwrap();
+        assert!(matches!(State::open(place.path()), Err(StateError::Open { .. })));
+        fs::remove_file(place.path().join(DATABASE)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", place.path().join(DATABASE)).unwrap();
+        assert!(State::open(place.path()).is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! What jobs do, by the services; and what became of it where a service, or the gateway, ended meanwhile.
+//!
+//! A service goes on with what it was asked for when who asked is gone, and says afterwards what came of it, by the job's id. One
+//! that was started anew knows nothing of it: then the checkpoint is there whole, or there is none; and a restored tree is there, or
+//! nobody of it.
+
+use std::time::Duration;
+
+use api::{
+    ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job, JobKind, Operation,
+    OperationState, RestoreRequest,
+};
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+use service::{Client, ClientError};
+use tokio::time::{Instant, sleep};
+
+use crate::GatewayMetrics;
+use crate::jobs::{Outcome, Target};
+use crate::services::Services;
+
+/// For so long a service that has ended is waited for: who starts services starts them again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// In between it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a job does.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Dump(DumpRequest),
+    Container(ContainerDumpRequest),
+    Restore(RestoreRequest),
+}
+
+impl Work {
+    pub(crate) const fn kind(&self) -> JobKind {
+        match self {
+            Self::Dump(_) | Self::Container(_) => JobKind::Checkpoint,
+            Self::Restore(_) => JobKind::Restore,
+        }
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        match self {
+            Self::Dump(request) => Target::Process(request.pid),
+            Self::Container(request) => Target::Container(request.container.clone()),
+            Self::Restore(_) => Target::Images,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        match self {
+            Self::Dump(request) => &request.directory,
+            Self::Container(request) => &request.directory,
+            Self::Restore(request) => &request.directory,
+        }
+    }
+}
+
+/// What a job does, for the log.
+pub(crate) fn described(job: &Job) -> String {
+    let directory = &job.directory;
+    match (job.kind, job.pid, &job.container) {
+        (JobKind::Checkpoint, _, Some(name)) => {
+            format!("checkpoint of container {name:?} to {directory}")
+        }
+        (JobKind::Checkpoint, Some(pid), _) => {
+            format!("checkpoint of process {pid} to {directory}")
+        }
+        (JobKind::Checkpoint, None, None) => format!("checkpoint to {directory}"),
+        (JobKind::Restore, ..) => format!("restore of {directory}"),
+    }
+}
+
+/// Has the services do what a job is to do.
+pub(crate) async fn perform(
+    services: &Services,
+    metrics: &GatewayMetrics,
+    job: &Job,
+    work: &Work,
+) -> Outcome {
+    let id = &job.id;
+    let done = match work {
+        Work::Dump(request) => services.dump(id, request).await.map(Outcome::Dumped),
+        Work::Container(request) => {
+            services.checkpoint_container(id, request).await.map(Outcome::Checkpointed)
+        }
+        Work::Restore(request) => services.restore(id, request).await.map(Outcome::Restored),
+    };
+    match done {
+        Ok(outcome) => outcome,
+        Err(error) if error.leaves_open() => settle(services, job).await,
+        Err(error) => {
+            if matches!(error, ClientError::Refused { status: StatusCode::FORBIDDEN, .. }) {
+                metrics.refused("right");
+            }
+            Outcome::Failed(error.into_detail())
+        }
+    }
+}
+
+/// Finds out what became of a job whose answer is lost.
+pub(crate) async fn settle(services: &Services, job: &Job) -> Outcome {
+    let client = match job.kind {
+        JobKind::Checkpoint => services.dumper(),
+        JobKind::Restore => services.restorer(),
+    };
+    let mut last_seen = Instant::now();
+    loop {
+        match outcome(services, client, job).await {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => last_seen = Instant::now(),
+            Err(error) if last_seen.elapsed() > PATIENCE => {
+                let mut detail = error.into_detail();
+                detail.message =
+                    format!("what became of the {}: {}", described(job), detail.message);
+                return Outcome::Failed(detail);
+            }
+            Err(_) => {}
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// What became of it; `None` while it is at work.
+async fn outcome(
+    services: &Services,
+    client: &Client,
+    job: &Job,
+) -> Result<Option<Outcome>, ClientError> {
+    let Some(operation) = operation(client, &job.id).await? else {
+        return found(services, job).await.map(Some);
+    };
+    Ok(match operation.state {
+        OperationState::Running => None,
+        OperationState::Failed => Some(Outcome::Failed(operation.error.unwrap_or_default())),
+        OperationState::Done => Some(match (job.kind, &job.container) {
+            (JobKind::Checkpoint, None) => answer(operation, Outcome::Dumped),
+            (JobKind::Checkpoint, Some(_)) => answer(operation, Outcome::Checkpointed),
+            (JobKind::Restore, _) => answer(operation, Outcome::Restored),
+        }),
+    })
+}
+
+fn answer<A: DeserializeOwned>(operation: Operation, outcome: fn(A) -> Outcome) -> Outcome {
+    match serde_json::from_value(operation.answer.unwrap_or_default()) {
+        Ok(answer) => outcome(answer),
+        Err(error) => Outcome::Failed(ErrorDetail {
+            message: format!(
+                "it was done, and what the service says of it is not understood: {error}"
+            ),
+            ..ErrorDetail::default()
+        }),
+    }
+}
+
+/// `None` if the service does not know it: it has been started anew.
+async fn operation(client: &Client, id: &str) -> Result<Option<Operation>, ClientError> {
+    match client.get(&format!("/v1/operations/{id}")).await {
+        Ok(operation) => Ok(Some(operation)),
+        Err(ClientError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How a job was lost of which its service knows nothing.
+fn lost(job: &Job, service: &str) -> String {
+    match job.found_again {
+        true => format!(
+            "the gateway ended before the {service} had heard of it, or the {service} ended while it was at work"
+        ),
+        false => format!("the {service} ended while it was at work"),
+    }
+}
+
+/// What is there of what a service that has ended was to make.
+async fn found(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
+    let nothing = |message: &str, remedy: &str| {
+        Outcome::Failed(ErrorDetail {
+            message: message.to_owned(),
+            remedy: Some(remedy.to_owned()),
+            ..ErrorDetail::default()
+        })
+    };
+    match job.kind {
+        JobKind::Checkpoint => {
+            let found = services.checkpoint(&job.directory).await?;
+            Ok(match found.filter(|there| there.created_ms >= job.created_ms) {
+                Some(summary) => Outcome::Found(summary),
+                None if job.container.is_some() => nothing(
+                    "the dumper ended while the container's engine was at work, and no images are under the checkpoint root",
+                    "ask the engine what became of it, and whether the container runs",
+                ),
+                None => nothing(
+                    &format!(
+                        "{}: there is no checkpoint, and the tree runs on",
+                        lost(job, "dumper")
+                    ),
+                    "send the request again",
+                ),
+            })
+        }
+        JobKind::Restore => {
+            let trees = services.restores().await?.restores;
+            let mut there = trees.into_iter().filter(|tree| tree.directory == job.directory);
+            Ok(there.find(|tree| tree.running).map_or_else(
+                || {
+                    nothing(
+                        &format!("{}: nobody of the tree is there", lost(job, "restorer")),
+                        "send the request again",
+                    )
+                },
+                Outcome::FoundTree,
+            ))
+        }
+    }
+}
