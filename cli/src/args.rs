@@ -38,6 +38,11 @@ pub(crate) enum Command {
     Programs(ProgramsOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
     Show(ShowOptions),
+    /// Read all of a checkpoint, and of those that it is an increment of, and compare it with what was written; the exit code is 0 when
+    /// nothing has changed
+    Verify(VerifyOptions),
+    /// Remove checkpoints; each is there whole until it is gone
+    Rm(RemoveOptions),
     /// What holds the tracking of changes between two dumps
     #[command(hide = true)]
     HoldUffds {
@@ -411,6 +416,23 @@ pub(crate) struct ShowOptions {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyOptions {
+    /// Directory that holds the checkpoint
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveOptions {
+    /// Directories that hold the checkpoints
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) directories: Vec<PathBuf>,
 }
 
 /// Where the collector's service listens.

@@ -19,6 +19,7 @@ mod ps;
 mod restore;
 mod show;
 mod track;
+mod verify;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,8 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Track(options) => track::track(&options),
         Command::Tracks(options) => track::tracks(&options),
         Command::Show(options) => show::run(&options),
+        Command::Verify(options) => verify::run(&options),
+        Command::Rm(options) => verify::remove(&options),
         Command::Criu { .. } => unreachable!("the criu face has its own log"),
     }
 }

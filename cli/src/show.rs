@@ -59,7 +59,7 @@ fn unfinished(directory: &Path) -> Vec<Unfinished> {
 }
 
 /// Images are closed to all but who made them.
-fn explain(error: images::Error) -> Failure {
+pub(crate) fn explain(error: images::Error) -> Failure {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     let mut denied = false;
     while let Some(error) = cause {

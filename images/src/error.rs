@@ -165,6 +165,17 @@ pub enum Error {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
+    /// A checkpoint that is to be removed has another one inside.
+    #[error(
+        "{} has the checkpoint {} inside, which would go with it: remove that one first, or move it out",
+        path.display(), checkpoint.display()
+    )]
+    Holds {
+        /// The directory.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
     /// Pages that a page server was sent are not with the images.
     #[error(
         "image {name} is missing: its pages went to a page server; copy the page maps and pages that it wrote into \

@@ -159,6 +159,26 @@ impl Images {
         Ok(pages)
     }
 
+    /// Whether it is known what was written.
+    pub(crate) fn has_manifest(&self) -> bool {
+        self.manifest.is_there()
+    }
+
+    /// The files that were written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &str> {
+        self.manifest.written()
+    }
+
+    /// Reads all of a file, and compares it with what was written; how long it is.
+    pub(crate) fn compare(&self, name: &str) -> Result<u64, Error> {
+        let missing = || Error::Missing { name: name.into() };
+        if names::is_pages(name) {
+            let pages = self.store.pages(name)?.ok_or_else(missing)?;
+            return self.manifest.check_pages(name, &*pages).map(|()| pages.bytes());
+        }
+        Ok(self.opened(name)?.ok_or_else(missing)?.size)
+    }
+
     /// An image, as it is.
     pub fn raw(&self, name: &str) -> Result<Box<dyn Content>, Error> {
         let missing = || Error::Missing { name: name.into() };

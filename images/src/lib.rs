@@ -34,6 +34,7 @@ mod pieces;
 mod progress;
 mod reader;
 pub mod store;
+mod verify;
 mod writer;
 
 pub use checkpoint::Checkpoint;
@@ -47,6 +48,7 @@ pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
     Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Safe,
-    Unfinished, WriteOptions, clear, unfinished,
+    Unfinished, WriteOptions, clear, leaves_pages_to, remove, unfinished,
 };
+pub use verify::{Damage, Verified, verify};
 pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe};

@@ -86,6 +86,17 @@ impl Manifest {
         Some(files.get(name))
     }
 
+    /// Whether there is one: otherwise nothing is compared.
+    pub(crate) fn is_there(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// The files that were written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &str> {
+        let names = self.files.iter().flat_map(BTreeMap::keys).map(String::as_str);
+        names.filter(|name| *name != names::PARENT_LINK)
+    }
+
     /// Whether a file of this name was written.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.files.as_ref().is_some_and(|files| files.contains_key(name))

@@ -115,6 +115,12 @@ pub fn pages(pages_id: u32) -> String {
     format!("pages-{pages_id}.img")
 }
 
+/// Whether a file is called as those of pages are.
+pub(crate) fn is_pages(name: &str) -> bool {
+    let number = name.strip_prefix("pages-").and_then(|name| name.strip_suffix(".img"));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
 /// `files.img`: the open file descriptions of the tree, and everything else that has a file id.
 pub fn files() -> Image<FileEntry> {
     Image::new("files.img", magic::FILES)

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use crate::error::Error;
 
 pub(crate) use directory::{Arriving, Staging};
-pub use directory::{Directory, NewDirectory, Unfinished, clear, unfinished};
+pub use directory::{
+    Directory, NewDirectory, Unfinished, clear, leaves_pages_to, remove, unfinished,
+};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 
 /// A file of a checkpoint.

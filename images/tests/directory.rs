@@ -7,7 +7,8 @@ use std::path::Path;
 
 use stasis_images::messages::{FdinfoEntry, FileEntry, InventoryEntry, PagemapHead, PstreeEntry};
 use stasis_images::{
-    Error, ImageWriter, Images, NewDirectory, Safe, WriteOptions, encode, make_safe, names,
+    Error, ImageWriter, Images, NewDirectory, Safe, WriteOptions, encode, leaves_pages_to,
+    make_safe, names, remove, verify,
 };
 
 fn inventory() -> InventoryEntry {
@@ -369,4 +370,74 @@ fn no_byte_of_a_long_file_changes_unseen() {
     make_safe(&NewDirectory { path: target.clone(), options }).unwrap();
     assert_eq!(told(), [true, true]);
     assert_eq!(listing(&target.join(names::PRE_COPY)).len(), 4);
+}
+
+#[test]
+fn all_that_has_changed_is_told_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    write_long(&target, Safe::AtOnce);
+    // It has no tree in it, which is found when every file is as it was.
+    let found = || verify(&Images::open(&target).unwrap()).unwrap();
+    let first = found();
+    assert_eq!(
+        (first.files, first.bytes > 18 << 20, first.unknown.len()),
+        (6, true, 0),
+        "{first:?}"
+    );
+    assert_eq!(first.damages.len(), 1, "{first:?}");
+    let early = target.join(names::PRE_COPY);
+    for file in [target.join("pages-1.img"), early.join("pages-1.img"), early.join("pagemap-7.img")]
+    {
+        let before = fs::read(&file).unwrap();
+        let mut changed = before.clone();
+        let last = changed.len() - 1;
+        changed[last] ^= 1;
+        fs::write(&file, &changed).unwrap();
+        let damaged: Vec<_> = found().damages.into_iter().map(|damage| damage.path).collect();
+        assert_eq!(damaged.len(), 1, "{damaged:?}");
+        assert!(damaged[0].canonicalize().unwrap() == file.canonicalize().unwrap(), "{damaged:?}");
+        fs::write(&file, &before).unwrap();
+    }
+    fs::remove_file(early.join("pages-1.img")).unwrap();
+    assert_eq!(found().damages.len(), 1);
+    fs::remove_file(target.join("stasis-manifest")).unwrap();
+    assert_eq!(found().unknown.len(), 1);
+}
+
+#[test]
+fn a_checkpoint_is_removed_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("checkpoint");
+    write(&target, WriteOptions::default(), &[7]).unwrap();
+    fs::write(target.join("dump.log"), "said").unwrap();
+    remove(&target).unwrap();
+    assert_eq!(listing(place.path()), [""; 0]);
+    assert!(remove(&target).is_err());
+    fs::create_dir(&target).unwrap();
+    assert!(matches!(remove(&target), Err(Error::NotACheckpoint { .. })));
+    assert_eq!(listing(place.path()), ["checkpoint"]);
+    // One that others have put inside is not to go with it.
+    write(&target, WriteOptions { in_place: true, ..WriteOptions::default() }, &[7]).unwrap();
+    fs::create_dir(target.join("inside")).unwrap();
+    fs::copy(target.join("inventory.img"), target.join("inside/inventory.img")).unwrap();
+    assert!(matches!(remove(&target), Err(Error::Holds { .. })));
+    assert_eq!(pids(&target), [7]);
+}
+
+#[test]
+fn whose_pages_are_where_is_known() {
+    let place = tempfile::tempdir().unwrap().keep();
+    let (parent, child) = (place.join("parent-of"), place.join("child"));
+    write(&parent, WriteOptions::default(), &[7]).unwrap();
+    let writer = ImageWriter::create(&child, WriteOptions::default()).unwrap();
+    let early = writer.pre_copies(1).unwrap();
+    early[0].write_one(&names::inventory(), &inventory()).unwrap();
+    early[0].link_parent(Path::new("../../parent-of")).unwrap();
+    writer.link_parent(Path::new(names::PRE_COPY)).unwrap();
+    writer.write_one(&names::inventory(), &inventory()).unwrap();
+    writer.commit().unwrap();
+    assert!(leaves_pages_to(&child, &parent.canonicalize().unwrap()));
+    assert!(!leaves_pages_to(&parent, &child.canonicalize().unwrap()));
+    fs::remove_dir_all(place).unwrap();
 }

@@ -87,6 +87,33 @@ impl Drop for Bare {
 }
 
 #[test]
+fn checkpoints_are_verified_and_removed() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start("memory", scratch.path("work"));
+    let images = scratch.path("images");
+    Engine::Stasis.dump(workload.pid(), &images, RUNNING_ON).must_succeed("dump");
+    let path = images.to_str().expect("a path");
+    let text = stasis(&["verify", path]).must_succeed("verify").stdout;
+    assert!(text.contains("as they were written"), "{text}");
+    let pages = images.join("pre-copy/pages-1.img");
+    let mut bytes = std::fs::read(&pages).expect("read");
+    bytes[5 << 20] ^= 4;
+    std::fs::write(&pages, bytes).expect("write");
+    let outcome = stasis(&["verify", "--json", path]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
+    let found: Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    assert_eq!((&found["sound"], &found["damages"][1]), (&Value::Bool(false), &Value::Null));
+    let damage = &found["damages"][0];
+    assert!(damage["path"].as_str().is_some_and(|it| it.ends_with("pages-1.img")), "{found}");
+    assert!(damage["what"].as_str().is_some_and(|it| it.contains("from 4194304")), "{found}");
+    stasis(&["rm", path]).must_succeed("rm");
+    assert!(!images.exists());
+    let gone = stasis(&["rm", path]);
+    assert!(gone.code == Some(1) && gone.stderr.contains("images"), "{}", gone.stderr);
+}
+
+#[test]
 fn programs_are_loaded_shown_and_removed() {
     let _machine = Machine::prepare();
     let scratch = Scratch::new();

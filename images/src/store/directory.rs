@@ -4,6 +4,7 @@ mod arriving;
 mod leftovers;
 mod nesting;
 mod output;
+mod removal;
 mod staging;
 
 use std::fs::File;
@@ -20,6 +21,7 @@ use nix::sys::stat::Mode;
 
 pub(crate) use arriving::Arriving;
 pub use leftovers::{Unfinished, clear, unfinished};
+pub use removal::{leaves_pages_to, remove};
 pub(crate) use staging::Staging;
 
 use super::{

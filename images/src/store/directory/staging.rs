@@ -70,7 +70,7 @@ impl Staging {
         Self::make(&target, false, options)
     }
 
-    fn make(target: &Path, beside: bool, options: WriteOptions) -> Result<Self, Error> {
+    pub(super) fn make(target: &Path, beside: bool, options: WriteOptions) -> Result<Self, Error> {
         let (place, prefix) = match (beside, target.parent(), target.file_name()) {
             (true, Some(parent), Some(name)) => {
                 // Short enough for any file system, also when the name itself is as long as it may be.

@@ -1,0 +1,39 @@
+//! Removing a checkpoint: it is there whole until it is no checkpoint any more.
+
+use std::fs;
+use std::path::Path;
+
+use super::nesting::below;
+use super::staging::Staging;
+use crate::error::Error;
+use crate::names;
+use crate::store::WriteOptions;
+
+/// Removes a checkpoint, and the directory that it is in. Whoever is killed meanwhile leaves it whole, or what the next writer beside it
+/// removes ([`super::clear`]).
+///
+/// # Errors
+/// If there is none, if another one lies inside, or if the directory cannot be moved or removed.
+pub fn remove(directory: &Path) -> Result<(), Error> {
+    let failed = |source| Error::OpenDirectory { path: directory.into(), source };
+    let path = fs::canonicalize(directory).map_err(failed)?;
+    if !path.join(names::inventory().name()).is_file() {
+        return Err(Error::NotACheckpoint { path });
+    }
+    if let Some(checkpoint) = below(&path) {
+        return Err(Error::Holds { path, checkpoint });
+    }
+    // What is in a temporary directory goes with it, whoever removes that.
+    let staging = Staging::make(&path, true, WriteOptions::default())?;
+    let away = staging.path().join("removed");
+    fs::rename(&path, &away).map_err(Error::path("move away", &path))?;
+    fs::remove_dir_all(&away).map_err(Error::path("remove", &away))
+}
+
+/// Whether one checkpoint has left pages to another one, at its real path.
+pub fn leaves_pages_to(child: &Path, parent: &Path) -> bool {
+    let early = names::PRE_COPIES.iter().map(|folder| child.join(folder));
+    let links =
+        std::iter::once(child.to_owned()).chain(early).map(|it| it.join(names::PARENT_LINK));
+    links.filter_map(|link| link.canonicalize().ok()).any(|leads_to| leads_to == parent)
+}

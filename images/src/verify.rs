@@ -1,0 +1,100 @@
+//! Whether all of a checkpoint is as it was written.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::images::Images;
+use crate::lineage::Lineage;
+use crate::names;
+
+/// A file that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file; the checkpoint itself where it is no single one.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What is found of a checkpoint, and of those that it has left pages to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// The files that were compared, all bytes of them.
+    pub files: u64,
+    /// How long they are together.
+    pub bytes: u64,
+    /// The directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
+    pub unknown: Vec<PathBuf>,
+    /// What is not as it was.
+    pub damages: Vec<Damage>,
+}
+
+/// Reads all of a checkpoint, and of its parents, and compares it with what was written. What is damaged does not end it: all of it is
+/// told.
+///
+/// # Errors
+/// If the files cannot be listed.
+pub fn verify(images: &Images) -> Result<Verified, Error> {
+    let mut found = Verified::default();
+    let mut lineage = Lineage::of(images)?;
+    let mut at = 0;
+    loop {
+        let level = match lineage.level(at) {
+            Ok(level) => level.clone(),
+            Err(error) => {
+                found.damages.push(Damage { path: images.path().into(), what: said(&error) });
+                break;
+            }
+        };
+        files(&level, &mut found)?;
+        match level.parent() {
+            Ok(None) if !level.parent_is_lost() => break,
+            _ => at += 1,
+        }
+    }
+    if found.damages.is_empty()
+        && let Err(error) = Checkpoint::load(images.clone())
+    {
+        found.damages.push(Damage { path: images.path().into(), what: said(&error) });
+    }
+    Ok(found)
+}
+
+/// The files of one directory.
+fn files(level: &Images, found: &mut Verified) -> Result<(), Error> {
+    if !level.has_manifest() {
+        found.unknown.push(level.path().into());
+        return Ok(());
+    }
+    let own = |name: &String| !name.contains('/') && name != names::manifest().name();
+    let there = level.files()?.into_iter().map(|file| file.name).filter(own);
+    let mut names: Vec<String> = there.chain(level.written().map(str::to_owned)).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        match level.compare(&name) {
+            Ok(bytes) => {
+                found.files += 1;
+                found.bytes += bytes;
+            }
+            Err(error) => {
+                let path = level.path().join(&name);
+                found.damages.push(Damage { path, what: said(&error) });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An error and its causes in one line.
+fn said(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
