@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use support::Unsupported;
 
-use crate::Directory;
+use crate::{Directory, Labels};
 
 /// Who runs a container. One that several know belongs to the first of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,6 +147,9 @@ pub struct ContainerDumpRequest {
     /// TCP connections are carried.
     #[serde(default)]
     pub tcp_established: bool,
+    /// What the checkpoint is to be called by, where it is under the checkpoint root.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// What became of a container's checkpoint.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Directory;
+use crate::{Directory, Labels};
 
 /// What becomes of the tree when its images are safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct DumpRequest {
     /// How long the whole dump may take, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What the checkpoint is to be called by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Where the frozen time went, in microseconds.
@@ -116,6 +119,12 @@ pub struct CheckpointSummary {
     /// How long the tree was frozen for it, when its `stats-dump` tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_us: Option<u64>,
+    /// The checkpoint that it has left pages to, where that is under the checkpoint root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Directory>,
+    /// What it is called by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// Why the images cannot be read; absent when they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -129,6 +138,67 @@ pub struct CheckpointList {
     /// What is being written, or was left by a dumper that was killed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<UnfinishedCheckpoint>,
+    /// Where there are more: the cursor of the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// The query of `GET /v1/checkpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointQuery {
+    /// As many are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Those below this directory alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<Directory>,
+    /// Those of trees whose root had this pid alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Those of trees whose root had this name alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// Those that have all of these labels alone: `KEY=VALUE`, more of them with commas between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+}
+
+/// `POST /v1/verifications`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Directory of the images under the checkpoint root.
+    pub directory: Directory,
+}
+
+/// What was found when all of a checkpoint was read, and of those that it has left pages to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Whether nothing has changed since it was written.
+    pub sound: bool,
+    /// The files that were compared, all bytes of them.
+    pub files: u64,
+    /// How long they are together.
+    pub bytes: u64,
+    /// Directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_manifest: Vec<String>,
+    /// What is not as it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damages: Vec<DamagedFile>,
+}
+
+/// A file that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Its path under the checkpoint root.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: String,
 }
 
 /// A temporary directory under the checkpoint root.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail,
-    RestoreSummary,
+    CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail, Labels,
+    RestoreSummary, Verification,
 };
 
 /// `POST /v1/checkpoints`.
@@ -49,6 +49,9 @@ pub struct CheckpointRequest {
     /// How long the whole dump may take, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// What the checkpoint is to be called by. Of a container's, only where its images are under the checkpoint root.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// `POST /v1/restores`.
@@ -76,11 +79,13 @@ pub enum JobKind {
     Checkpoint,
     /// Restores one.
     Restore,
+    /// Reads all of one, and compares it with what was written.
+    Verify,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Checkpoint, Self::Restore];
+    pub const ALL: [Self; 3] = [Self::Checkpoint, Self::Restore, Self::Verify];
 
     /// What it is called.
     #[must_use]
@@ -88,6 +93,7 @@ impl JobKind {
         match self {
             Self::Checkpoint => "checkpoint",
             Self::Restore => "restore",
+            Self::Verify => "verify",
         }
     }
 }
@@ -152,6 +158,9 @@ pub struct Job {
     /// What the restore says of itself, when it is done; absent if the restorer ended before it could say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreSummary>,
+    /// What was found, when all was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verification>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorDetail>,

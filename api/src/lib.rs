@@ -11,6 +11,7 @@ mod dumps;
 mod error;
 mod health;
 mod jobs;
+mod labels;
 mod leases;
 mod operations;
 mod processes;
@@ -25,15 +26,16 @@ pub use containers::{
 };
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{
-    After, CheckpointList, CheckpointSummary, DumpRequest, DumpSummary, FrozenAccount,
-    UnfinishedCheckpoint,
+    After, CheckpointList, CheckpointQuery, CheckpointSummary, DamagedFile, DumpRequest,
+    DumpSummary, FrozenAccount, UnfinishedCheckpoint, Verification, VerifyRequest,
 };
 pub use error::{ErrorBody, ErrorDetail};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobRequest};
+pub use labels::{LabelError, Labels};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use operations::{Operation, OperationState};
-pub use processes::{ProcessList, ProcessSummary};
+pub use processes::{ProcessList, ProcessQuery, ProcessSummary};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
 pub use support::{Unsupported, said};
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};

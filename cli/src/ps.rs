@@ -102,7 +102,10 @@ mod tests {
         let mut refused = process(7, "redis-server\x1b[2J *:6379");
         refused.dumpable = false;
         refused.refusals.push(support::files::MEMFD_NAME.of(7, "descriptor 5"));
-        let list = ProcessList { processes: vec![refused, process(8, ""), process(9, "x y")] };
+        let list = ProcessList {
+            processes: vec![refused, process(8, ""), process(9, "x y")],
+            ..ProcessList::default()
+        };
         let shown = text(&list, false);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0], "     PID THREADS      MEMORY  DUMP  COMMAND");

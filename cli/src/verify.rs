@@ -92,5 +92,5 @@ pub(crate) fn remove(options: &RemoveOptions) -> Result<ExitCode, Failure> {
 fn child_beside(directory: &Path) -> Option<PathBuf> {
     let own = directory.canonicalize().ok()?;
     let beside = std::fs::read_dir(own.parent()?).ok()?.flatten().map(|entry| entry.path());
-    beside.into_iter().find(|child| *child != own && images::leaves_pages_to(child, &own))
+    beside.into_iter().find(|child| *child != own && images::parents_of(child).contains(&own))
 }

@@ -2,7 +2,7 @@
 //! would say: it is looked for by the same code.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use api::{ProcessList, ProcessSummary};
 use collector::{Collector, Home, Inventory, Parts, Process, ProcessState, proc_source};
@@ -25,6 +25,8 @@ use crate::options::DumpOptions;
 /// # Errors
 /// If the processes cannot be listed, or an inventory of them not be taken.
 pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let as_of_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let mut collector = Collector::open_at(programs);
     let own = HostPid::own();
     let pids = procfs::processes()?;
@@ -59,7 +61,7 @@ pub fn list(programs: &Home, user: Option<User>) -> Result<ProcessList, Error> {
     let his = |pid: &HostPid| !open.contains(pid) || still.contains(pid);
     processes.retain(|(pid, _)| user.is_none() || tree(*pid, &children).iter().all(his));
     let processes = processes.into_iter().map(|(_, row)| row).collect();
-    Ok(ProcessList { processes })
+    Ok(ProcessList { processes, as_of_ms, next: None })
 }
 
 /// Those that a user may look into; all of them if none asks.

@@ -4,25 +4,27 @@ use std::path::Path as FilePath;
 
 use api::{
     After, CheckpointList, CheckpointRequest, CheckpointSummary, ContainerDumpRequest, Directory,
-    DumpRequest, JobKind,
+    DumpRequest, JobKind, Labels, VerifyRequest,
 };
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use service::{Body, Problem};
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Manner, sent_before, start};
-use crate::services::problem;
+use crate::job_routes::{Accepted, Manner, busy, lost, sent_before, start};
+use crate::services::{problem, with_query};
 use crate::work::Work;
 
 /// The paths.
 pub(crate) fn router() -> Router<Gateway> {
     Router::new()
         .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
-        .route("/v1/checkpoints/{*directory}", get(one_checkpoint))
+        .route("/v1/checkpoints/{*directory}", get(one_checkpoint).delete(remove))
+        .route("/v1/labels/{*directory}", put(label))
+        .route("/v1/verifications", post(verify))
 }
 
 /// Refuses a pid that cannot be one, or that nobody has.
@@ -98,6 +100,7 @@ async fn checkpoint_of_process(
         link_remap: request.link_remap,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
+        labels: request.labels.clone(),
     };
     start(gateway, asker, manner, request, Work::Dump(asked)).await
 }
@@ -132,6 +135,7 @@ async fn checkpoint_of_container(
         leave_running: stays,
         shell_job: request.shell_job,
         tcp_established: request.tcp_established,
+        labels: request.labels.clone(),
     };
     start(gateway, asker, manner, request, Work::Container(asked)).await
 }
@@ -170,9 +174,61 @@ pub(crate) fn no_checkpoint(directory: &Directory) -> Problem {
 async fn checkpoints(
     State(gateway): State<Gateway>,
     asker: Asker,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<CheckpointList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    services.checkpoints().await.map(Json).map_err(|error| problem(error, asker))
+    let path = with_query("/v1/checkpoints", query);
+    services.dumper().get(&path).await.map(Json).map_err(|error| problem(error, asker))
+}
+
+fn named(name: &str) -> Result<Directory, Problem> {
+    name.parse().map_err(|error: api::DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
+    })
+}
+
+async fn remove(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let directory = named(&name)?;
+    if let Some(other) = gateway.jobs.at_work_on(asker, &directory).map_err(lost)? {
+        return Err(busy(&other, &directory));
+    }
+    let services = gateway.services.on_behalf_of(asker.user);
+    let removed = services.dumper().delete(&format!("/v1/checkpoints/{directory}")).await;
+    removed.map_err(|error| problem(error, asker))?;
+    tracing::info!("{asker}: removed checkpoint {directory}");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn label(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Path(name): Path<String>,
+    Body(labels): Body<Labels>,
+) -> Result<Json<CheckpointSummary>, Problem> {
+    let directory = named(&name)?;
+    let services = gateway.services.on_behalf_of(asker.user);
+    let told = services.dumper().put(&format!("/v1/labels/{directory}"), &labels).await;
+    told.map(Json).map_err(|error| problem(error, asker))
+}
+
+async fn verify(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    manner: Manner,
+    Body(request): Body<VerifyRequest>,
+) -> Result<Accepted, Problem> {
+    if let Some(job) = sent_before(&gateway, asker, &manner, JobKind::Verify, &request).await? {
+        return Ok(job);
+    }
+    let found = gateway.services.on_behalf_of(asker.user).checkpoint(&request.directory).await;
+    if found.map_err(|error| problem(error, asker))?.is_none() {
+        return Err(no_checkpoint(&request.directory).of("directory"));
+    }
+    start(&gateway, asker, manner, &request, Work::Verify(request.clone())).await
 }
 
 async fn one_checkpoint(
@@ -180,9 +236,7 @@ async fn one_checkpoint(
     asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
-    let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
-        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
-    })?;
+    let directory = named(&name)?;
     let services = gateway.services.on_behalf_of(asker.user);
     let found = services.checkpoint(&directory).await.map_err(|error| problem(error, asker))?;
     found.map(Json).ok_or_else(|| no_checkpoint(&directory))

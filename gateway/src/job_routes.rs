@@ -9,13 +9,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::routing::get;
 use axum::{Json, Router};
-use service::Problem;
+use service::{Page, Problem};
 use tracing::Instrument;
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
 use crate::jobs::{Key, NewJob, NoJob, Outcome, Wanted};
-use crate::pages::Page;
 use crate::state::StateError;
 use crate::work::{Work, described, perform, settle};
 
@@ -209,11 +208,11 @@ fn no_job(none: NoJob, asker: Asker, work: Option<&Work>) -> Problem {
                 .remedy("name each request otherwise, and send the same again only as it was")
         }
         NoJob::Busy(other) => {
-            let directory = work.map(Work::directory).map(ToString::to_string).unwrap_or_default();
-            let message = format!("job {other} is at work on directory {directory}");
-            Problem::new(StatusCode::CONFLICT, message)
-                .of("directory")
-                .remedy("wait until it is finished, or name another directory")
+            let message = format!("job {other} is at work on the same directory");
+            work.map(Work::directory).map_or_else(
+                || Problem::new(StatusCode::CONFLICT, message),
+                |directory| busy(&other, directory),
+            )
         }
         NoJob::SameProcess(other) => {
             let pid = match work {
@@ -232,6 +231,14 @@ fn no_job(none: NoJob, asker: Asker, work: Option<&Work>) -> Problem {
         }
         NoJob::Lost(error) => lost(error),
     }
+}
+
+/// Another job is at work on a directory.
+pub(crate) fn busy(other: &str, directory: &Directory) -> Problem {
+    let message = format!("job {other} is at work on directory {directory}");
+    Problem::new(StatusCode::CONFLICT, message)
+        .of("directory")
+        .remedy("wait until it is finished, or name another directory")
 }
 
 /// The database does not answer as it should.

@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{
     CheckpointSummary, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind,
-    JobList, JobState, RestoreSummary, RestoredTree, User,
+    JobList, JobState, RestoreSummary, RestoredTree, User, Verification,
 };
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use service::Page;
 use tokio::sync::watch;
 
 use crate::callers::Asker;
-use crate::pages::Page;
 use crate::state::State;
 
 /// Of one who asks, so many jobs that are done are remembered, and as many that have failed: the oldest are forgotten first, and
@@ -86,6 +86,7 @@ pub(crate) enum Outcome {
     Dumped(DumpSummary),
     Checkpointed(ContainerCheckpoint),
     Restored(RestoreSummary),
+    Verified(Verification),
     /// The service that was at work has ended; the checkpoint is there.
     Found(CheckpointSummary),
     /// The service that was at work has ended; the tree is there.
@@ -147,6 +148,7 @@ impl Jobs {
             dump: None,
             checkpointed: None,
             restore: None,
+            verified: None,
             error: None,
         };
         let (name, request) = key.map(|key| (key.name, key.request)).unzip();
@@ -202,6 +204,20 @@ impl Jobs {
             params![user, job.state.name(), KEPT],
         )?;
         transaction.commit()
+    }
+
+    /// The id of a job of who asks that is at work on a directory, or on one above or below it.
+    pub(crate) fn at_work_on(
+        &self,
+        asker: Asker,
+        directory: &Directory,
+    ) -> Result<Option<String>, rusqlite::Error> {
+        let user = asker.user.map(|user| user.uid);
+        match not_busy(&self.state.lock(), user, directory, None) {
+            Err(NoJob::Busy(id)) => Ok(Some(id)),
+            Err(NoJob::Lost(error)) => Err(error),
+            Ok(()) | Err(_) => Ok(None),
+        }
     }
 
     /// The jobs that were at work when the gateway ended, and on whose behalf. They are at work still: they are said to have been
@@ -319,12 +335,12 @@ fn sent_before(connection: &Connection, user: Option<u32>, key: &Key) -> Result<
 
 /// Whether nothing speaks against another job of a user's on that directory and process.
 fn not_busy(
-    transaction: &Transaction<'_>,
+    connection: &Connection,
     user: Option<u32>,
     directory: &Directory,
     pid: Option<i32>,
 ) -> Result<(), NoJob> {
-    let mut query = transaction.prepare_cached(
+    let mut query = connection.prepare_cached(
         "SELECT id, directory, pid FROM jobs WHERE state = 'running' AND user IS ?1",
     )?;
     let mut rows = query.query([user])?;
@@ -357,6 +373,7 @@ fn tell(job: &mut Job, outcome: Outcome) {
             job.pid = Some(summary.pid);
             job.restore = Some(summary);
         }
+        Outcome::Verified(found) => job.verified = Some(found),
         Outcome::Found(summary) => job.pid = job.pid.or(Some(summary.pid)),
         Outcome::FoundTree(tree) => job.pid = Some(tree.pid),
         Outcome::Failed(error) => {

@@ -10,7 +10,6 @@ mod hosts;
 mod job_routes;
 mod jobs;
 mod metrics;
-mod pages;
 mod restores;
 mod routes;
 mod services;

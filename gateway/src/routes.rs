@@ -1,7 +1,7 @@
 //! The paths.
 
 use api::{ContainerList, GatewayHealth, HealthState, ProcessList};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
@@ -10,7 +10,7 @@ use service::Problem;
 
 use crate::callers::{Asker, Scraper};
 use crate::gateway::Gateway;
-use crate::services::{health, problem};
+use crate::services::{health, problem, with_query};
 
 /// The gateway's router; the doors before it (`doors.rs`) say who asks.
 pub fn router(gateway: Gateway) -> Router {
@@ -29,9 +29,11 @@ pub fn router(gateway: Gateway) -> Router {
 async fn processes(
     State(gateway): State<Gateway>,
     asker: Asker,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<ProcessList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    services.processes().await.map(Json).map_err(|error| problem(error, asker))
+    let listed = services.dumper().get(&with_query("/v1/processes", query)).await;
+    listed.map(Json).map_err(|error| problem(error, asker))
 }
 
 async fn containers(

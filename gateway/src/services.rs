@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use api::{
-    CheckpointList, CheckpointSummary, ContainerCheckpoint, ContainerDumpRequest, ContainerList,
-    Directory, DumpRequest, DumpSummary, Health, HealthState, ProcessList, RestoreRequest,
-    RestoreSummary, RestoredList, ServiceHealth, User,
+    CheckpointSummary, ContainerCheckpoint, ContainerDumpRequest, ContainerList, Directory,
+    DumpRequest, DumpSummary, Health, HealthState, RestoreRequest, RestoreSummary, RestoredList,
+    ServiceHealth, User, Verification, VerifyRequest,
 };
 use axum::http::StatusCode;
 use service::{Client, ClientError, Problem};
@@ -95,8 +95,12 @@ impl Services {
         self.restorer.post_as(id, "/v1/restores", request).await
     }
 
-    pub(crate) async fn checkpoints(&self) -> Result<CheckpointList, ClientError> {
-        self.dumper.get("/v1/checkpoints").await
+    pub(crate) async fn verify(
+        &self,
+        id: &str,
+        request: &VerifyRequest,
+    ) -> Result<Verification, ClientError> {
+        self.dumper.post_as(id, "/v1/verifications", request).await
     }
 
     /// One checkpoint; `None` when there is none of that name.
@@ -115,10 +119,11 @@ impl Services {
     pub(crate) async fn restores(&self) -> Result<RestoredList, ClientError> {
         self.restorer.get("/v1/restores").await
     }
+}
 
-    pub(crate) async fn processes(&self) -> Result<ProcessList, ClientError> {
-        self.dumper.get("/v1/processes").await
-    }
+/// A path of a service, with the query that it was asked for with: the service reads it, and says what it does not understand.
+pub(crate) fn with_query(path: &str, query: Option<String>) -> String {
+    query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
 /// How well a service is.

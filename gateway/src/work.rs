@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::{
     ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job, JobKind, Operation,
-    OperationState, RestoreRequest,
+    OperationState, RestoreRequest, VerifyRequest,
 };
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -30,6 +30,7 @@ pub(crate) enum Work {
     Dump(DumpRequest),
     Container(ContainerDumpRequest),
     Restore(RestoreRequest),
+    Verify(VerifyRequest),
 }
 
 impl Work {
@@ -37,6 +38,7 @@ impl Work {
         match self {
             Self::Dump(_) | Self::Container(_) => JobKind::Checkpoint,
             Self::Restore(_) => JobKind::Restore,
+            Self::Verify(_) => JobKind::Verify,
         }
     }
 
@@ -44,7 +46,7 @@ impl Work {
         match self {
             Self::Dump(request) => Target::Process(request.pid),
             Self::Container(request) => Target::Container(request.container.clone()),
-            Self::Restore(_) => Target::Images,
+            Self::Restore(_) | Self::Verify(_) => Target::Images,
         }
     }
 
@@ -53,6 +55,7 @@ impl Work {
             Self::Dump(request) => &request.directory,
             Self::Container(request) => &request.directory,
             Self::Restore(request) => &request.directory,
+            Self::Verify(request) => &request.directory,
         }
     }
 }
@@ -69,6 +72,7 @@ pub(crate) fn described(job: &Job) -> String {
         }
         (JobKind::Checkpoint, None, None) => format!("checkpoint to {directory}"),
         (JobKind::Restore, ..) => format!("restore of {directory}"),
+        (JobKind::Verify, ..) => format!("verification of {directory}"),
     }
 }
 
@@ -86,6 +90,7 @@ pub(crate) async fn perform(
             services.checkpoint_container(id, request).await.map(Outcome::Checkpointed)
         }
         Work::Restore(request) => services.restore(id, request).await.map(Outcome::Restored),
+        Work::Verify(request) => services.verify(id, request).await.map(Outcome::Verified),
     };
     match done {
         Ok(outcome) => outcome,
@@ -102,7 +107,7 @@ pub(crate) async fn perform(
 /// Finds out what became of a job whose answer is lost.
 pub(crate) async fn settle(services: &Services, job: &Job) -> Outcome {
     let client = match job.kind {
-        JobKind::Checkpoint => services.dumper(),
+        JobKind::Checkpoint | JobKind::Verify => services.dumper(),
         JobKind::Restore => services.restorer(),
     };
     let mut last_seen = Instant::now();
@@ -138,6 +143,7 @@ async fn outcome(
             (JobKind::Checkpoint, None) => answer(operation, Outcome::Dumped),
             (JobKind::Checkpoint, Some(_)) => answer(operation, Outcome::Checkpointed),
             (JobKind::Restore, _) => answer(operation, Outcome::Restored),
+            (JobKind::Verify, _) => answer(operation, Outcome::Verified),
         }),
     })
 }
@@ -200,6 +206,10 @@ async fn found(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
                 ),
             })
         }
+        JobKind::Verify => Ok(nothing(
+            &format!("{}: nothing was found out", lost(job, "dumper")),
+            "send the request again",
+        )),
         JobKind::Restore => {
             let trees = services.restores().await?.restores;
             let mut there = trees.into_iter().filter(|tree| tree.directory == job.directory);

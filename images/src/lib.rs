@@ -48,7 +48,7 @@ pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
     Committed, Destination, ImageFile, ImageStore, NewDirectory, PageSink, PageSource, Safe,
-    Unfinished, WriteOptions, clear, leaves_pages_to, remove, unfinished,
+    Unfinished, WriteOptions, clear, parents_of, remove, unfinished,
 };
 pub use verify::{Damage, Verified, verify};
 pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe};

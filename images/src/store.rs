@@ -17,9 +17,7 @@ use std::sync::Arc;
 use crate::error::Error;
 
 pub(crate) use directory::{Arriving, Staging};
-pub use directory::{
-    Directory, NewDirectory, Unfinished, clear, leaves_pages_to, remove, unfinished,
-};
+pub use directory::{Directory, NewDirectory, Unfinished, clear, parents_of, remove, unfinished};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 
 /// A file of a checkpoint.

@@ -79,7 +79,9 @@ fn files(level: &Images, found: &mut Verified) -> Result<(), Error> {
                 found.bytes += bytes;
             }
             Err(error) => {
-                let path = level.path().join(&name);
+                // By its own name, and not that of a link to a parent.
+                let place = level.path().canonicalize();
+                let path = place.unwrap_or_else(|_| level.path().into()).join(&name);
                 found.damages.push(Damage { path, what: said(&error) });
             }
         }

@@ -17,7 +17,7 @@ const USERS: &str = "users";
 /// Deepest nesting of directories that is searched for checkpoints.
 const DEEPEST: usize = 8;
 /// Most directories that are looked into.
-const MOST: usize = 10_000;
+const MOST: usize = 1_000_000;
 
 /// What a service with a checkpoint root can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +45,12 @@ impl CheckpointRoot {
         let path = &settings.checkpoints;
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         path.canonicalize().map(Self)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
     }
 
     /// The part of it that is a user's; all of it for who may do everything.

@@ -132,6 +132,16 @@ impl Client {
         self.json(self.request(Method::POST, path).header(Operation::HEADER, name).json(body)).await
     }
 
+    /// Puts something in the place of what is there, within 10 seconds.
+    pub async fn put<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<A, ClientError> {
+        let request = self.request(Method::PUT, path).timeout(Duration::from_secs(10));
+        self.json(request.json(body)).await
+    }
+
     /// Asks without a body, for at most 10 seconds.
     pub async fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
         self.json(self.request(Method::GET, path).timeout(Duration::from_secs(10))).await

@@ -1,7 +1,12 @@
 //! The dumper: dumps process trees for others, under one checkpoint root.
 
+mod checkpoints;
 mod containers;
+mod index;
+mod labels;
+mod processes;
 mod routes;
+mod summary;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,7 +84,9 @@ fn run(args: &Args) -> Result<(), Error> {
         let of_containers = containers::router(root.clone(), places, operations.clone());
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
         let asked = operations.router();
+        let of_processes = processes::router(programs.clone());
+        let there = checkpoints::router(root.clone(), operations.clone());
         let own = routes::router(root, programs, undo, operations, &metrics, traces)?;
-        Ok(own.merge(of_containers).merge(asked))
+        Ok(own.merge(there).merge(of_processes).merge(of_containers).merge(asked))
     })
 }

@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 
 pub(crate) use arriving::Arriving;
 pub use leftovers::{Unfinished, clear, unfinished};
-pub use removal::{leaves_pages_to, remove};
+pub use removal::{parents_of, remove};
 pub(crate) use staging::Staging;
 
 use super::{

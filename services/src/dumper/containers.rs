@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::labels;
 use api::{ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -135,7 +136,18 @@ fn checkpoint(
         ext_unix_sk: false,
         shell_job: request.shell_job,
     };
-    containers::checkpoint(container, &asked, &state.places).map_err(|error| problem(&error))
+    if !request.labels.is_empty() && asked.directory.is_none() {
+        let message = "the engine keeps the images itself, and no labels with them";
+        return Err(Problem::field("labels", message).remedy("leave them out"));
+    }
+    let done = containers::checkpoint(container, &asked, &state.places);
+    let done = done.map_err(|error| problem(&error))?;
+    if let Some(directory) = &asked.directory
+        && let Err(error) = labels::give(directory, &request.labels)
+    {
+        tracing::warn!("checkpoint of {:?}: {error}", request.container);
+    }
+    Ok(done)
 }
 
 fn prepare(root: &CheckpointRoot, request: &ContainerDumpRequest) -> Result<PathBuf, Problem> {

@@ -1,28 +1,26 @@
 //! The dumper's paths: dumps and checkpoints, for who asks over its socket.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use api::{
-    After, CheckpointList, CheckpointSummary, Directory, DumpRequest, DumpSummary, ProcessList,
-    UnfinishedCheckpoint, User,
-};
-use axum::extract::{Path, State};
+use api::{After, Directory, DumpRequest, DumpSummary, User};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::post;
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{Images, NewDirectory, Quiet, WriteOptions, names};
+use images::{NewDirectory, Quiet, WriteOptions};
 use kernel::rights;
 use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 use service::metrics::{Metrics, seconds_buckets};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, blocking, chain,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, chain,
     holds_checkpoint,
 };
 
-use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump, ps};
+use super::labels;
+use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump};
 
 #[derive(Clone, Debug)]
 struct Dumper {
@@ -116,12 +114,7 @@ pub(super) fn router(
 ) -> Result<Router, prometheus::Error> {
     let metrics = DumpMetrics::new(metrics)?;
     let dumper = Dumper { root, programs, undo, metrics, traces, operations };
-    Ok(Router::new()
-        .route("/v1/dumps", post(make))
-        .route("/v1/checkpoints", get(list))
-        .route("/v1/processes", get(processes))
-        .route("/v1/checkpoints/{*directory}", get(one))
-        .with_state(dumper))
+    Ok(Router::new().route("/v1/dumps", post(make)).with_state(dumper))
 }
 
 fn micros(time: Duration) -> u64 {
@@ -288,12 +281,18 @@ async fn make(
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
+    let wanted = request.labels;
     let metrics = dumper.metrics.clone();
     metrics.running.inc();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
-        let result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
+        let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
+        if let Ok(report) = &mut result
+            && let Err(problem) = labels::give(&destination.path, &wanted)
+        {
+            report.warnings.push(problem);
+        }
         metrics.finished(&result);
         match &result {
             Ok(report) => operation.end(Ok(&summary(report))),
@@ -325,103 +324,6 @@ async fn make(
     }
 }
 
-/// What the images of a checkpoint say of it in short.
-fn summarize(root: &CheckpointRoot, directory: Directory) -> Result<CheckpointSummary, Problem> {
-    let path = root.path(&directory).map_err(|error| directory_problem(&directory, &error))?;
-    let created = std::fs::metadata(path.join("inventory.img"))
-        .and_then(|inventory| inventory.modified())
-        .map_err(|_| {
-            Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
-                .remedy("GET /v1/checkpoints lists those there are")
-        })?;
-    let since = created.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut summary = CheckpointSummary {
-        directory,
-        created_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        image_bytes: 0,
-        pid: 0,
-        comm: String::new(),
-        processes: 0,
-        threads: 0,
-        frozen_us: None,
-        damage: None,
-    };
-    if let Err(error) = Images::open(&path).and_then(|images| fill(&mut summary, &images)) {
-        summary.damage = Some(chain(&error));
-    }
-    Ok(summary)
-}
-
-fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::Error> {
-    summary.image_bytes = images.files()?.iter().map(|file| file.size).sum();
-    let tree = images.read_all(&names::pstree())?;
-    summary.processes = tree.len() as u64;
-    summary.threads = tree.iter().map(|process| process.threads.len() as u64).sum();
-    if let Some(root) = tree.first() {
-        summary.pid = root.pid.cast_signed();
-        let core = images.require(&names::core(root.pid))?;
-        let comm = core.tc.map(|task| task.comm).unwrap_or_default();
-        summary.comm = String::from_utf8_lossy(&comm).into_owned();
-    }
-    let stats = images.read_one(&names::stats_dump())?;
-    summary.frozen_us = stats.and_then(|stats| stats.dump).map(|dump| dump.frozen_time.into());
-    Ok(())
-}
-
-async fn processes(
-    State(dumper): State<Dumper>,
-    OnBehalfOf(user): OnBehalfOf,
-) -> Result<Json<ProcessList>, Problem> {
-    let user = user.map(|User { uid, gid }| rights::User { uid, gid });
-    blocking(move || {
-        ps::list(&dumper.programs, user).map_err(|error| {
-            let message = format!("list the processes: {}", chain(&error));
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-        })
-    })
-    .await
-    .map(Json)
-}
-
-async fn list(
-    State(dumper): State<Dumper>,
-    OnBehalfOf(user): OnBehalfOf,
-) -> Result<Json<CheckpointList>, Problem> {
-    blocking(move || {
-        let root = dumper.root.of(user);
-        let failed = |error| {
-            let message = format!("list the checkpoints: {error}");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-        };
-        let directories = root.list().map_err(failed)?.into_iter().filter(|name| !is_ours(name));
-        // One that goes away while the list is made is not in it.
-        let checkpoints = directories.flat_map(|name| summarize(&root, name)).collect();
-        let unfinished = unfinished(&root).map_err(failed)?;
-        Ok(CheckpointList { checkpoints, unfinished })
-    })
-    .await
-    .map(Json)
-}
-
-/// A part of another checkpoint: pages that were copied early lie in a checkpoint of their own.
-fn is_ours(directory: &Directory) -> bool {
-    directory.as_str().split('/').next_back() == Some(names::PRE_COPY)
-}
-
-fn unfinished(root: &CheckpointRoot) -> std::io::Result<Vec<UnfinishedCheckpoint>> {
-    let mut found = Vec::new();
-    root.walk(&mut |path, name| {
-        for there in images::unfinished(path).unwrap_or_default() {
-            let own = there.path.file_name().unwrap_or_default().to_string_lossy();
-            let path = if name.is_empty() { own.into_owned() } else { format!("{name}/{own}") };
-            let (bytes, being_written) = (there.bytes, there.being_written);
-            found.push(UnfinishedCheckpoint { path, bytes, being_written });
-        }
-    })?;
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
-}
-
 /// Removes what dumpers that were killed left under the root.
 ///
 /// # Errors
@@ -433,15 +335,4 @@ pub(super) fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
             tracing::info!("removed {path}, {bytes} bytes, which a dump that was killed had left");
         }
     })
-}
-
-async fn one(
-    State(dumper): State<Dumper>,
-    OnBehalfOf(user): OnBehalfOf,
-    Path(name): Path<String>,
-) -> Result<Json<CheckpointSummary>, Problem> {
-    let directory: Directory = name.parse().map_err(|error: api::DirectoryError| {
-        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
-    })?;
-    blocking(move || summarize(&dumper.root.of(user), directory)).await.map(Json)
 }

@@ -1,7 +1,7 @@
 //! Removing a checkpoint: it is there whole until it is no checkpoint any more.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::nesting::below;
 use super::staging::Staging;
@@ -30,10 +30,12 @@ pub fn remove(directory: &Path) -> Result<(), Error> {
     fs::remove_dir_all(&away).map_err(Error::path("remove", &away))
 }
 
-/// Whether one checkpoint has left pages to another one, at its real path.
-pub fn leaves_pages_to(child: &Path, parent: &Path) -> bool {
+/// The real paths of the checkpoints that one has left pages to.
+pub fn parents_of(child: &Path) -> Vec<PathBuf> {
+    let Ok(own) = child.canonicalize() else { return Vec::new() };
     let early = names::PRE_COPIES.iter().map(|folder| child.join(folder));
-    let links =
-        std::iter::once(child.to_owned()).chain(early).map(|it| it.join(names::PARENT_LINK));
-    links.filter_map(|link| link.canonicalize().ok()).any(|leads_to| leads_to == parent)
+    // Without the first of these there is none of the others.
+    let folders = std::iter::once(child.to_owned()).chain(early).take_while(|it| it.is_dir());
+    let links = folders.filter_map(|it| it.join(names::PARENT_LINK).canonicalize().ok());
+    links.filter(|leads_to| !leads_to.starts_with(&own)).collect()
 }

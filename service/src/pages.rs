@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use service::Problem;
+use crate::Problem;
 
 /// As many entries are told if nothing is said.
 const USUAL: u32 = 100;
@@ -11,16 +11,19 @@ const MOST: u32 = 1000;
 
 /// What part of a list is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Page<P> {
+pub struct Page<P> {
     /// As many entries as there may be.
-    pub(crate) limit: u32,
+    pub limit: u32,
     /// The place of the last entry of the page before.
-    pub(crate) after: Option<P>,
+    pub after: Option<P>,
 }
 
 impl<P: FromStr> Page<P> {
     /// By what is in the query of a request.
-    pub(crate) fn asked(limit: Option<u32>, cursor: Option<&str>) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// If there may not be so many, or the cursor is none.
+    pub fn asked(limit: Option<u32>, cursor: Option<&str>) -> Result<Self, Problem> {
         let limit = limit.unwrap_or(USUAL);
         if !(1..=MOST).contains(&limit) {
             return Err(Problem::field("limit", format!("limit is {limit}"))

@@ -1,0 +1,240 @@
+//! The dumper's paths for checkpoints that are there.
+
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+
+use api::{
+    CheckpointList, CheckpointQuery, CheckpointSummary, DamagedFile, Directory, Labels,
+    Verification, VerifyRequest,
+};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use images::Images;
+use service::{
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, blocking, chain,
+};
+
+use super::index::Index;
+use super::labels;
+
+#[derive(Clone, Debug)]
+struct Checkpoints {
+    root: CheckpointRoot,
+    index: Index,
+    operations: Operations,
+}
+
+/// The router of these paths.
+pub(super) fn router(root: CheckpointRoot, operations: Operations) -> Router {
+    let index = Index::of(root.clone());
+    Router::new()
+        .route("/v1/checkpoints", get(list))
+        .route("/v1/checkpoints/{*directory}", get(one).delete(remove))
+        .route("/v1/labels/{*directory}", put(label))
+        .route("/v1/verifications", post(verify))
+        .with_state(Checkpoints { root, index, operations })
+}
+
+fn failed(error: &io::Error) -> Problem {
+    let message = format!("list the checkpoints: {error}");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+}
+
+fn none(directory: &Directory) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
+        .remedy("GET /v1/checkpoints lists those there are")
+}
+
+fn named(name: &str) -> Result<Directory, Problem> {
+    name.parse().map_err(|error: api::DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
+    })
+}
+
+/// What a checkpoint is called from the whole root, and where it is.
+fn place(
+    root: &CheckpointRoot,
+    OnBehalfOf(user): OnBehalfOf,
+    directory: &Directory,
+) -> Result<(Directory, PathBuf), Problem> {
+    let whole = CheckpointRoot::whole_name(user, directory).map_err(|_| none(directory))?;
+    let wrong = |error: io::Error| {
+        Problem::field("directory", format!("use directory {directory}: {error}"))
+    };
+    let path = root.of(user).path(directory).map_err(wrong)?;
+    Ok((whole, path))
+}
+
+async fn list(
+    State(state): State<Checkpoints>,
+    OnBehalfOf(user): OnBehalfOf,
+    query: Result<Query<CheckpointQuery>, QueryRejection>,
+) -> Result<Json<CheckpointList>, Problem> {
+    let Query(asked) = query.map_err(|rejection| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
+            .remedy("send limit, cursor, below, pid, comm or labels")
+    })?;
+    let page = Page::<Directory>::asked(asked.limit, asked.cursor.as_deref())?;
+    let labels: Labels = match asked.labels.as_deref().map(str::parse).transpose() {
+        Ok(labels) => labels.unwrap_or_default(),
+        Err(error) => {
+            let error: api::LabelError = error;
+            return Err(Problem::field("labels", error.to_string())
+                .remedy("send KEY=VALUE, more of them with commas between"));
+        }
+    };
+    blocking(move || {
+        let own = match user {
+            Some(user) => format!("users/{}/", user.uid),
+            None => String::new(),
+        };
+        let below = asked.below.as_ref().map(|below| format!("{below}/")).unwrap_or_default();
+        let prefix = format!("{own}{below}");
+        let after = match page.after {
+            Some(after) => match CheckpointRoot::whole_name(user, &after) {
+                Ok(whole) => Some(whole),
+                Err(error) => return Err(Problem::field("cursor", error.to_string())),
+            },
+            None => None,
+        };
+        let wanted = |found: &CheckpointSummary| {
+            asked.pid.is_none_or(|pid| found.pid == pid)
+                && asked.comm.as_ref().is_none_or(|comm| found.comm == *comm)
+                && found.labels.have(&labels)
+        };
+        let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+        let listed = state.index.list(&prefix, after.as_ref(), limit, wanted);
+        let (mut checkpoints, more) = listed.map_err(|error| failed(&error))?;
+        checkpoints.retain_mut(|found| match CheckpointRoot::own_name(user, &found.directory) {
+            Some(name) => {
+                found.directory = name;
+                found.parent =
+                    found.parent.take().and_then(|it| CheckpointRoot::own_name(user, &it));
+                true
+            }
+            None => false,
+        });
+        let last = checkpoints.last().filter(|_| more);
+        let next = last.map(|last| last.directory.to_string());
+        let mut unfinished = state.index.unfinished(&own).map_err(|error| failed(&error))?;
+        for there in &mut unfinished {
+            there.path = there.path.split_off(own.len());
+        }
+        Ok(CheckpointList { checkpoints, unfinished, next })
+    })
+    .await
+    .map(Json)
+}
+
+async fn one(
+    State(state): State<Checkpoints>,
+    asker: OnBehalfOf,
+    Path(name): Path<String>,
+) -> Result<Json<CheckpointSummary>, Problem> {
+    let directory = named(&name)?;
+    blocking(move || {
+        let (whole, _) = place(&state.root, asker, &directory)?;
+        let found = state.index.one(&whole).map_err(|error| failed(&error))?;
+        let mut summary = found.ok_or_else(|| none(&directory))?.summary;
+        summary.parent = summary.parent.and_then(|it| CheckpointRoot::own_name(asker.0, &it));
+        summary.directory = directory;
+        Ok(summary)
+    })
+    .await
+    .map(Json)
+}
+
+async fn remove(
+    State(state): State<Checkpoints>,
+    asker: OnBehalfOf,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let directory = named(&name)?;
+    blocking(move || {
+        let (whole, path) = place(&state.root, asker, &directory)?;
+        state.index.one(&whole).map_err(|error| failed(&error))?.ok_or_else(|| none(&directory))?;
+        let child = state.index.child_of(&path).map_err(|error| failed(&error))?;
+        if let Some(child) = child.map(|it| CheckpointRoot::own_name(asker.0, &it).unwrap_or(it)) {
+            let message = format!(
+                "{child} has left pages to {directory}, and could not be restored without it"
+            );
+            return Err(Problem::new(StatusCode::CONFLICT, message)
+                .of("directory")
+                .remedy(format!("remove {child} first")));
+        }
+        images::remove(&path).map_err(|error| match &error {
+            images::Error::Holds { .. } => {
+                Problem::new(StatusCode::CONFLICT, chain(&error)).of("directory")
+            }
+            images::Error::NotACheckpoint { .. } => none(&directory),
+            _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
+        })?;
+        tracing::info!("{asker}: removed checkpoint {whole}");
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+async fn label(
+    State(state): State<Checkpoints>,
+    asker: OnBehalfOf,
+    Path(name): Path<String>,
+    Body(wanted): Body<Labels>,
+) -> Result<Json<CheckpointSummary>, Problem> {
+    let directory = named(&name)?;
+    let told = state.clone();
+    blocking(move || {
+        let (whole, path) = place(&state.root, asker, &directory)?;
+        state.index.one(&whole).map_err(|error| failed(&error))?.ok_or_else(|| none(&directory))?;
+        labels::write(&path, &wanted)
+    })
+    .await?;
+    one(State(told), asker, Path(name)).await
+}
+
+async fn verify(
+    State(state): State<Checkpoints>,
+    asker: OnBehalfOf,
+    operation: OperationName,
+    Body(VerifyRequest { directory }): Body<VerifyRequest>,
+) -> Result<Json<Verification>, Problem> {
+    let (_, path) = place(&state.root, asker, &directory)?;
+    let operation = state.operations.begin(operation, asker.0)?;
+    blocking(move || {
+        let found = verified(&state.root, &path, &directory);
+        operation.end(found.as_ref());
+        found
+    })
+    .await
+    .map(Json)
+}
+
+fn verified(
+    root: &CheckpointRoot,
+    path: &FilePath,
+    directory: &Directory,
+) -> Result<Verification, Problem> {
+    let found = Images::open(path).and_then(|images| images::verify(&images));
+    let found = found.map_err(|error| match error {
+        images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. } => {
+            none(directory).of("directory")
+        }
+        error => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(&error)).of("directory"),
+    })?;
+    let below = |path: &FilePath| {
+        let path = path.strip_prefix(root.as_path()).unwrap_or(path);
+        path.display().to_string()
+    };
+    let damaged =
+        |it: &images::Damage| DamagedFile { path: below(&it.path), what: it.what.clone() };
+    Ok(Verification {
+        sound: found.damages.is_empty(),
+        files: found.files,
+        bytes: found.bytes,
+        without_manifest: found.unknown.iter().map(|path| below(path)).collect(),
+        damages: found.damages.iter().map(damaged).collect(),
+    })
+}
