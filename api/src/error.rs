@@ -1,23 +1,131 @@
-//! The body of every answer that is not a success.
+//! The body of every answer that is not a success: a problem in the sense of RFC 9457.
 
 use serde::{Deserialize, Serialize};
-
 use support::{Unsupported, remedies};
 
-/// The body of every 4xx and 5xx answer.
+/// What kind of problem it is. These names stay: programs go by them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The request is not understood: it is no JSON, or a header is none.
+    Malformed,
+    /// Nothing says who asks, or it is wrong.
+    Unauthenticated,
+    /// Who asks may not.
+    Forbidden,
+    /// There is nothing of that name.
+    NotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// Something else is in the way, which may go: a job, a checkpoint.
+    Conflict,
+    /// The body is too large.
+    TooLarge,
+    /// The body is of another kind than JSON.
+    UnsupportedMediaType,
+    /// The request calls us by another's name.
+    Misdirected,
+    /// A field cannot be taken as it is.
+    Invalid,
+    /// A tree cannot be dumped or restored as it is: `refusals` has all that is in the way.
+    Refused,
+    /// Too much at once.
+    TooMany,
+    /// Something failed that should not.
+    #[default]
+    Failed,
+    /// This kernel cannot do it.
+    Unsupported,
+    /// A service does not answer as it should.
+    ServiceFailed,
+    /// A service does not answer.
+    ServiceDown,
+    /// There is no room for it.
+    NoRoom,
+}
+
+impl Code {
+    /// The kind that an HTTP status stands for.
+    #[must_use]
+    pub const fn of_status(status: u16) -> Self {
+        match status {
+            400 => Self::Malformed,
+            401 => Self::Unauthenticated,
+            403 => Self::Forbidden,
+            404 => Self::NotFound,
+            405 => Self::MethodNotAllowed,
+            409 => Self::Conflict,
+            413 => Self::TooLarge,
+            415 => Self::UnsupportedMediaType,
+            421 => Self::Misdirected,
+            422 => Self::Invalid,
+            429 => Self::TooMany,
+            501 => Self::Unsupported,
+            502 => Self::ServiceFailed,
+            503 => Self::ServiceDown,
+            507 => Self::NoRoom,
+            _ => Self::Failed,
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Conflict => "conflict",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::Misdirected => "misdirected",
+            Self::Invalid => "invalid",
+            Self::Refused => "refused",
+            Self::TooMany => "too_many",
+            Self::Failed => "failed",
+            Self::Unsupported => "unsupported",
+            Self::ServiceFailed => "service_failed",
+            Self::ServiceDown => "service_down",
+            Self::NoRoom => "no_room",
+        }
+    }
+}
+
+/// The body of every 4xx and 5xx answer, `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
+    /// A name for the kind of problem: `urn:stasis:problem:CODE`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// What the HTTP status is called.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    #[serde(default)]
+    pub status: u16,
     /// What went wrong.
-    pub error: ErrorDetail,
+    #[serde(flatten)]
+    pub detail: ErrorDetail,
+}
+
+impl ErrorBody {
+    /// The media type.
+    pub const MEDIA_TYPE: &'static str = "application/problem+json";
 }
 
 /// What went wrong, where, and what helps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
+    /// What kind of problem it is.
+    #[serde(default)]
+    pub code: Code,
     /// The field of the request that is at fault; absent when none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// Operation, object and cause, outermost first.
+    #[serde(rename = "detail")]
     pub message: String,
     /// What to do about it; absent when nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,14 +139,25 @@ impl ErrorDetail {
     /// Everything that stands in the way, with each remedy once as what helps.
     #[must_use]
     pub fn refused(mut self, found: &[Unsupported]) -> Self {
+        self.code = Code::Refused;
         self.remedy = Some(remedies(found).join("; ")).filter(|said| !said.is_empty());
         self.refusals = found.to_vec();
         self
     }
 }
 
-impl From<ErrorDetail> for ErrorBody {
-    fn from(error: ErrorDetail) -> Self {
-        Self { error }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_called_what_they_are_sent_as() {
+        for status in
+            [400, 401, 403, 404, 405, 409, 413, 415, 421, 422, 429, 500, 501, 502, 503, 507]
+        {
+            let code = Code::of_status(status);
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
+        assert_eq!(serde_json::to_value(Code::Refused).unwrap(), Code::Refused.name());
     }
 }

@@ -29,7 +29,7 @@ pub use dumps::{
     After, CheckpointList, CheckpointQuery, CheckpointSummary, DamagedFile, DumpRequest,
     DumpSummary, FrozenAccount, UnfinishedCheckpoint, Verification, VerifyRequest,
 };
-pub use error::{ErrorBody, ErrorDetail};
+pub use error::{Code, ErrorBody, ErrorDetail};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobState, RestoreJobRequest};
 pub use labels::{LabelError, Labels};

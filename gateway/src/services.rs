@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use api::{
-    CheckpointSummary, ContainerCheckpoint, ContainerDumpRequest, ContainerList, Directory,
+    CheckpointSummary, Code, ContainerCheckpoint, ContainerDumpRequest, ContainerList, Directory,
     DumpRequest, DumpSummary, Health, HealthState, RestoreRequest, RestoreSummary, RestoredList,
     ServiceHealth, User, Verification, VerifyRequest,
 };
@@ -155,5 +155,10 @@ pub(crate) fn problem(error: ClientError, asker: Asker) -> Problem {
         }
         _ => StatusCode::BAD_GATEWAY,
     };
-    Problem { status, detail: error.into_detail() }
+    let mut detail = error.into_detail();
+    // What is a fault of ours, or of a service, is none of who asks.
+    if status == StatusCode::BAD_GATEWAY {
+        detail.code = Code::ServiceFailed;
+    }
+    Problem { status, detail }
 }

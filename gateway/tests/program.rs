@@ -147,7 +147,7 @@ fn slow_dumper(begun: Arc<Mutex<Vec<String>>>, done: Arc<Mutex<Vec<String>>>) ->
             false => Json(json!({"state": "running"})),
         }
     });
-    let none = || async { (StatusCode::NOT_FOUND, Json(json!({"error": {"message": "none"}}))) };
+    let none = || async { (StatusCode::NOT_FOUND, Json(json!({"detail": "none"}))) };
     Router::new()
         .route("/v1/dumps", dump)
         .route("/v1/operations/{name}", operation)
@@ -187,7 +187,7 @@ async fn a_job_outlives_the_gateway() {
     let job: serde_json::Value = second.get(&path).await;
     assert_eq!((&job["state"], &job["found_again"]), (&json!("running"), &json!(true)), "{job}");
     let busy: serde_json::Value = second.post("/v1/checkpoints", &body).await;
-    assert!(busy["error"]["message"].as_str().unwrap().contains(&id), "{busy}");
+    assert!(busy["detail"].as_str().unwrap().contains(&id), "{busy}");
     done.lock().unwrap().push(id.clone());
     let ended: serde_json::Value = second.get(&format!("{path}?wait=10s")).await;
     assert_eq!(
@@ -222,7 +222,7 @@ async fn a_job_of_a_service_that_ends_is_settled() {
     of_dumper.shutdown_background();
     std::fs::remove_file(&socket).unwrap();
     // The next one knows of nothing; what was written is there.
-    let unknown = || async { (StatusCode::NOT_FOUND, Json(json!({"error": {"message": "none"}}))) };
+    let unknown = || async { (StatusCode::NOT_FOUND, Json(json!({"detail": "none"}))) };
     let one = move |axum::extract::Path(name): axum::extract::Path<String>| async move {
         let summary = json!({"directory": name, "created_ms": 9_000_000_000_000_u64, "image_bytes": 5,
             "pid": 7, "comm": "x", "processes": 1, "threads": 1});

@@ -127,8 +127,7 @@ fn dumper(go: Arc<Notify>) -> Router {
     let dump = move |headers: HeaderMap, Json(request): Json<Value>| async move {
         go.notified().await;
         if request["pid"] == 1 {
-            let error = json!({"error": {"message": "dump process 1: it is init",
-                "remedy": "dump another"}});
+            let error = json!({"detail": "dump process 1: it is init", "remedy": "dump another"});
             return (StatusCode::UNPROCESSABLE_ENTITY, Json(error));
         }
         let parent = headers.get("traceparent").map(|parent| parent.to_str().unwrap());
@@ -143,7 +142,7 @@ fn dumper(go: Arc<Notify>) -> Router {
     let one = |Path(name): Path<String>| async move {
         match name.as_str() {
             "there" => (StatusCode::OK, Json(summary("there"))),
-            _ => (StatusCode::NOT_FOUND, Json(json!({"error": {"message": "none"}}))),
+            _ => (StatusCode::NOT_FOUND, Json(json!({"detail": "none"}))),
         }
     };
     Router::new()
@@ -174,7 +173,7 @@ async fn a_checkpoint_is_a_job() {
     assert_eq!((&job["directory"], &job["pid"]), (&json!("new"), &json!(pid)));
 
     let (status, busy) = rest.post("/v1/checkpoints", &body).await;
-    assert_eq!((status, &busy["error"]["field"]), (409, &json!("directory")), "{busy}");
+    assert_eq!((status, &busy["field"]), (409, &json!("directory")), "{busy}");
     let at = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
     assert_eq!(rest.get(&at).await.1["state"], "running");
 
@@ -216,7 +215,8 @@ async fn a_failed_job_says_what_the_service_said() {
     rest.go.notify_one();
     let failed = rest.finished(&job).await;
     assert_eq!(failed["state"], "failed");
-    let error = json!({"message": "dump process 1: it is init", "remedy": "dump another"});
+    let error = json!({"code": "failed", "detail": "dump process 1: it is init",
+        "remedy": "dump another"});
     assert_eq!(failed["error"], error);
 }
 
@@ -271,9 +271,9 @@ async fn bad_input_names_the_field_and_the_remedy() {
     ] {
         let (answered, answer) = rest.post(path, body).await;
         assert_eq!(answered, status, "{path} {body}: {answer}");
-        assert_eq!(answer["error"]["field"].as_str(), field, "{path} {body}: {answer}");
-        assert!(answer["error"]["message"].is_string(), "{path} {body}: {answer}");
-        assert!(answer["error"]["remedy"].is_string(), "{path} {body}: {answer}");
+        assert_eq!(answer["field"].as_str(), field, "{path} {body}: {answer}");
+        assert!(answer["detail"].is_string(), "{path} {body}: {answer}");
+        assert!(answer["remedy"].is_string(), "{path} {body}: {answer}");
     }
     let large =
         format!(r#"{{"pid": 1, "leave_running": true, "directory": "{}"}}"#, "x".repeat(70_000));
@@ -305,8 +305,8 @@ async fn wrong_paths_methods_types_and_queries_are_json_too() {
     ] {
         let (answered, answer) = rest.ask(method.clone(), path, None).await;
         assert_eq!(answered, status, "{method} {path}: {answer}");
-        assert!(answer["error"]["message"].is_string(), "{method} {path}: {answer}");
-        assert!(answer["error"]["remedy"].is_string(), "{method} {path}: {answer}");
+        assert!(answer["detail"].is_string(), "{method} {path}: {answer}");
+        assert!(answer["remedy"].is_string(), "{method} {path}: {answer}");
     }
 }
 
@@ -327,8 +327,8 @@ async fn a_service_that_is_down_is_said_to_be() {
     assert_eq!(health["services"]["dumper"]["status"], "down");
     let (status, answer) = rest.get("/v1/processes").await;
     assert_eq!(status, 503, "{answer}");
-    assert!(answer["error"]["message"].as_str().unwrap().contains("dumper"), "{answer}");
-    assert!(answer["error"]["remedy"].is_string(), "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("dumper"), "{answer}");
+    assert!(answer["remedy"].is_string(), "{answer}");
 
     let rest = Rest::with_services().await;
     let (status, health) = rest.get("/healthz").await;
@@ -369,7 +369,7 @@ fn refusing(seen: Arc<std::sync::Mutex<Vec<Option<String>>>>) -> Router {
     let answer = move |headers: HeaderMap| async move {
         let user = headers.get(api::User::HEADER).map(|user| user.to_str().unwrap().to_owned());
         seen.lock().unwrap().push(user);
-        let error = json!({"error": {"message": "not yours", "remedy": "ask as root"}});
+        let error = json!({"detail": "not yours", "remedy": "ask as root"});
         (StatusCode::FORBIDDEN, Json(error))
     };
     Router::new().fallback(answer)
@@ -403,7 +403,7 @@ async fn a_token_is_demanded_over_tcp() {
             assert_eq!(answer.status(), 401, "{method} {path}");
             assert!(answer.headers().contains_key("www-authenticate"), "{method} {path}");
             let answer: Value = answer.json().await.unwrap();
-            assert!(answer["error"]["remedy"].is_string(), "{method} {path}: {answer}");
+            assert!(answer["remedy"].is_string(), "{method} {path}: {answer}");
         }
         if path != "/metrics" && path != "/v1/nothing" {
             let metrics = rest.http.request(method.clone(), &url).bearer_auth(&rest.metrics_token);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{ErrorBody, ErrorDetail, Operation, User};
+use api::{Code, ErrorBody, ErrorDetail, Operation, User};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,7 +82,12 @@ impl ClientError {
         match self {
             Self::Refused { detail, .. } => detail,
             error => {
-                ErrorDetail { message: crate::chain(&error), remedy, ..ErrorDetail::default() }
+                let code = match &error {
+                    Self::Down { .. } => Code::ServiceDown,
+                    _ => Code::ServiceFailed,
+                };
+                let message = crate::chain(&error);
+                ErrorDetail { code, message, remedy, ..ErrorDetail::default() }
             }
         }
     }
@@ -190,7 +195,7 @@ impl Client {
             return Ok(response);
         }
         match response.json::<ErrorBody>().await {
-            Ok(body) => Err(ClientError::Refused { status, detail: body.error }),
+            Ok(body) => Err(ClientError::Refused { status, detail: body.detail }),
             Err(source) => Err(ClientError::Strange { service, source }),
         }
     }

@@ -1,7 +1,7 @@
 //! Answers that are not successes, and the reader of request bodies that makes the most common
 //! of them.
 
-use api::{ErrorBody, ErrorDetail, Unsupported};
+use api::{Code, ErrorBody, ErrorDetail, Unsupported};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -22,7 +22,8 @@ pub struct Problem {
 impl Problem {
     /// A problem of no field in particular.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        let detail = ErrorDetail { message: message.into(), ..ErrorDetail::default() };
+        let (code, message) = (Code::of_status(status.as_u16()), message.into());
+        let detail = ErrorDetail { code, message, ..ErrorDetail::default() };
         Self { status, detail }
     }
 
@@ -68,7 +69,15 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody::from(self.detail))).into_response()
+        let Self { status, detail } = self;
+        let body = ErrorBody {
+            kind: format!("urn:stasis:problem:{}", detail.code.name()),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail,
+        };
+        let kind = [(header::CONTENT_TYPE, ErrorBody::MEDIA_TYPE)];
+        (status, kind, Json(body)).into_response()
     }
 }
 

@@ -155,7 +155,7 @@ fn checkpoint(services: &Services, pid: i32, directory: &str, stay: bool) -> Res
 
 /// Why a job failed, in the gateway's words.
 fn why(job: &Value) -> String {
-    let message = job["error"]["message"].as_str();
+    let message = job["error"]["detail"].as_str();
     message.map_or_else(|| job.to_string(), str::to_owned)
 }
 

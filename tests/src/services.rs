@@ -213,7 +213,7 @@ impl Services {
         }
         let id = answer.body["id"].as_str().expect("a job has an id").to_owned();
         let job = self.call("GET", &format!("/v1/jobs/{id}?wait=60s"), None).body;
-        if job["state"] == "done" { Ok(job) } else { Err(job) }
+        if job["state"] == "done" { Ok(job) } else { Err(job["error"].clone()) }
     }
 
     /// Takes a checkpoint.

@@ -31,7 +31,7 @@ fn they_are_labelled_found_verified_and_removed() {
     assert_eq!(names(&services, &format!("?pid={}", workload.pid())).len(), 3);
     for wrong in ["?limit=0", "?cursor=../x", "?labels=x", "?sort=up"] {
         let answer = services.call("GET", &format!("/v1/checkpoints{wrong}"), None);
-        assert!(answer.status == 422 && answer.body["error"]["remedy"].is_string(), "{wrong}");
+        assert!(answer.status == 422 && answer.body["remedy"].is_string(), "{wrong}");
     }
 
     let labels = json!({"tier": "gone"}).to_string();
@@ -56,7 +56,7 @@ fn they_are_labelled_found_verified_and_removed() {
     );
     // A restore looks before it makes anybody.
     let refused = services.restore("b").expect_err("it is damaged");
-    let message = refused["error"]["message"].as_str().expect("a message");
+    let message = refused["detail"].as_str().expect("a message");
     assert!(message.contains("pages-1.img"), "{message}");
 
     for name in ["b", "a/two"] {

@@ -420,7 +420,7 @@ fn a_container_is_dumped_by_the_services() {
     assert_eq!(job["checkpointed"]["images"], utf8(&images));
     let before = container.counts_on(before);
     let failed = services.job("/v1/checkpoints", &asked("first", true)).expect_err("it is there");
-    assert_eq!(failed["error"]["field"], "directory");
+    assert_eq!(failed["field"], "directory");
     for (field, body) in [
         ("link_remap", json!({"container": "x", "leave_running": true, "link_remap": true})),
         ("container", json!({"container": "x", "pid": 7, "leave_running": true})),
@@ -428,12 +428,12 @@ fn a_container_is_dumped_by_the_services() {
         ("engine", json!({"container": "x", "engine": "lxc", "leave_running": true})),
     ] {
         let answer = services.call("POST", "/v1/checkpoints", Some(&body.to_string()));
-        assert_eq!((answer.status, &answer.body["error"]["field"]), (422, &json!(field)), "{body}");
+        assert_eq!((answer.status, &answer.body["field"]), (422, &json!(field)), "{body}");
     }
     let failed =
         services.job("/v1/checkpoints", &json!({"container": "none", "leave_running": true}));
     let failed = failed.expect_err("there is none");
-    assert_eq!(failed["error"]["field"], "container", "{failed}");
+    assert_eq!(failed["field"], "container", "{failed}");
     let job = services.job("/v1/checkpoints", &asked("second", false)).expect("a checkpoint");
     let back = job["checkpointed"]["restore"].as_str().expect("a command");
     assert!(back.contains("runc --root"), "{back}");

@@ -54,7 +54,7 @@ fn checkpoints_outlive_the_gateway_and_the_dumper() {
             killed(&mut services, victim, random.below(Duration::from_millis(120)));
             let job = ended(&services, &begun.body);
             // The dumper goes on without a gateway, if it has heard of it.
-            let unheard = job["error"]["message"].as_str().is_some_and(|it| it.contains(UNHEARD));
+            let unheard = job["error"]["detail"].as_str().is_some_and(|it| it.contains(UNHEARD));
             let good = victim == "dumper" || job["state"] == "done" || unheard;
             assert!(good, "{job}\n{}", services.logs());
             assert_eq!(is_listed(&services, &directory), job["state"] == "done", "{job}");
@@ -90,7 +90,7 @@ fn restores_outlive_the_gateway_and_the_restorer() {
             killed(&mut services, victim, random.below(Duration::from_millis(120)));
             let job = ended(&services, &begun.body);
             let what = format!("round {round}, {victim}: {job}\n{}", services.logs());
-            let unheard = job["error"]["message"].as_str().is_some_and(|it| it.contains(UNHEARD));
+            let unheard = job["error"]["detail"].as_str().is_some_and(|it| it.contains(UNHEARD));
             assert!(victim == "restorer" || job["state"] == "done" || unheard, "{what}");
             if job["state"] == "done" {
                 assert!(job["pid"] == pid && there(), "{what}");

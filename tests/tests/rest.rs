@@ -95,7 +95,7 @@ fn what_a_restore_refuses_has_its_remedy_in_a_field() {
     let workload = Workload::start("pipes", scratch.path("work"));
     services.checkpoint(workload.pid(), "running", true).expect("checkpoint");
     let failed = services.restore("running").expect_err("its number is in use");
-    let error = &failed["error"];
+    let error = &failed;
     let refused = error["refusals"].as_array().expect("what is refused");
     let [one] = &refused[..] else { panic!("one number is in use: {failed}") };
     let pid = workload.pid();
@@ -141,7 +141,7 @@ fn trees_are_tracked_until_they_end() {
         (r#"{"cgroup": "/no/such/one"}"#, "cgroup"),
     ] {
         let answer = services.call("POST", "/v1/tracks", Some(body));
-        let error = &answer.body["error"];
+        let error = &answer.body;
         assert_eq!((answer.status, error["field"].as_str()), (422, Some(field)), "{error}");
         assert!(error["remedy"].is_string(), "{error}");
     }
@@ -177,13 +177,13 @@ fn bad_input_is_answered_with_the_field_and_the_remedy() {
     for (path, body, field) in cases {
         let answer = services.call("POST", path, Some(&body.to_string()));
         assert_eq!(answer.status, 422, "{path} {body}: {}", answer.text);
-        let error = &answer.body["error"];
+        let error = &answer.body;
         assert_eq!(error["field"], *field, "{path} {body}: {error}");
         assert!(error["remedy"].as_str().is_some_and(|r| r.len() > 5), "{path} {body}: {error}");
     }
     let not_json = services.call("POST", "/v1/checkpoints", Some("{"));
     assert_eq!(not_json.status, 400, "{}", not_json.text);
-    assert!(not_json.body["error"]["message"].is_string(), "{}", not_json.text);
+    assert!(not_json.body["detail"].is_string(), "{}", not_json.text);
     for (method, path, status) in [
         ("GET", "/v1/jobs/none", 404),
         ("GET", "/nothing", 404),
@@ -191,7 +191,7 @@ fn bad_input_is_answered_with_the_field_and_the_remedy() {
     ] {
         let answer = services.call(method, path, None);
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
-        assert!(answer.body["error"]["message"].is_string(), "{method} {path}: {}", answer.text);
+        assert!(answer.body["detail"].is_string(), "{method} {path}: {}", answer.text);
     }
     let missing = services.restore("never/made").expect_err("there is no such checkpoint");
     assert!(missing.to_string().contains("never/made"), "{missing}");
@@ -223,8 +223,8 @@ fn a_checkpoint_hides_no_other() {
     services.checkpoint(workload.pid(), "l", true).expect("a checkpoint");
     for (name, other) in [("k", "k/one"), ("l/one", "l"), ("k/one/x/y", "k/one")] {
         let error = services.checkpoint(workload.pid(), name, false).expect_err(name);
-        assert!(error["error"]["message"].to_string().contains(other), "{name}: {error}");
-        assert!(error["error"]["remedy"].is_string(), "{name}: {error}");
+        assert!(error["detail"].to_string().contains(other), "{name}: {error}");
+        assert!(error["remedy"].is_string(), "{name}: {error}");
     }
     let listed = services.call("GET", "/v1/checkpoints", None).body;
     let names = listed["checkpoints"].as_array().expect("a list").iter();

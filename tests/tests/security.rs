@@ -48,14 +48,15 @@ fn by_socket(services: &Services, method: &str, path: &str, body: Option<&Value>
     ask(&arguments)
 }
 
-/// A job of the user's when it is finished; or the answer that there is none.
+/// A job of the user's when it is done; or why it is not, or there is none.
 fn job(services: &Services, path: &str, body: &Value) -> Value {
     let (status, answer) = by_socket(services, "POST", path, Some(body));
     if status != 202 {
         return answer;
     }
     let id = answer["id"].as_str().expect("an id");
-    by_socket(services, "GET", &format!("/v1/jobs/{id}?wait=60s"), None).1
+    let job = by_socket(services, "GET", &format!("/v1/jobs/{id}?wait=60s"), None).1;
+    if job["state"] == "failed" { job["error"].clone() } else { job }
 }
 
 /// A program in a session of its own.
@@ -166,9 +167,9 @@ fn a_user_sees_and_does_nothing_to_what_is_roots() {
     for stay in [true, false] {
         let asked = json!({"pid": roots.pid, "directory": "stolen", "leave_running": stay});
         let failed = job(&services, "/v1/checkpoints", &asked);
-        assert_eq!(failed["state"], "failed", "{failed}");
-        assert!(failed["error"]["message"].to_string().contains("may not trace"), "{failed}");
-        assert!(failed["error"]["remedy"].is_string(), "{failed}");
+        assert_eq!(failed["code"], "forbidden", "{failed}");
+        assert!(failed["detail"].to_string().contains("may not trace"), "{failed}");
+        assert!(failed["remedy"].is_string(), "{failed}");
     }
     for (body, field) in [
         (json!({"pid": roots.pid}), "pid"),
@@ -178,7 +179,7 @@ fn a_user_sees_and_does_nothing_to_what_is_roots() {
         (json!({"pid": his.pid, "files": true}), "files"),
     ] {
         let (status, answer) = by_socket(&services, "POST", "/v1/tracks", Some(&body));
-        assert_eq!((status, &answer["error"]["field"]), (403, &json!(field)), "{body}: {answer}");
+        assert_eq!((status, &answer["field"]), (403, &json!(field)), "{body}: {answer}");
     }
     assert_eq!(get("/metrics").0, 403);
     assert_eq!(refused(&services, "right"), before + 8);
@@ -236,7 +237,7 @@ fn a_user_has_his_own_process_dumped_ended_and_restored() {
     let mut linked = asked("mine/linked", true);
     linked["link_remap"] = json!(true);
     let refused = job(&services, "/v1/checkpoints", &linked);
-    assert!(refused["error"]["message"].to_string().contains("given no names"), "{refused}");
+    assert!(refused["detail"].to_string().contains("given no names"), "{refused}");
     let done = job(&services, "/v1/checkpoints", &asked("mine/end", false));
     assert_eq!(done["state"], "done", "{done}");
     his.reap();
@@ -254,15 +255,12 @@ fn a_user_has_his_own_process_dumped_ended_and_restored() {
 
     let shell = json!({"directory": "mine/end", "shell_job": true});
     let refused = job(&services, "/v1/restores", &shell);
-    assert!(
-        refused["error"]["message"].to_string().contains("terminal of the restorer"),
-        "{refused}"
-    );
+    assert!(refused["detail"].to_string().contains("terminal of the restorer"), "{refused}");
     // They would be set, or left, by the restorer's rights.
     for mode in ["ignore", "props", "full"] {
         let asked = json!({"directory": "mine/end", "cgroups": mode});
         let refused = job(&services, "/v1/restores", &asked);
-        assert!(refused["error"]["message"].to_string().contains("its own control groups"));
+        assert!(refused["detail"].to_string().contains("its own control groups"));
     }
     let back = job(&services, "/v1/restores", &json!({"directory": "mine/end"}));
     assert_eq!((&back["state"], &back["pid"]), (&json!("done"), &json!(his.pid)), "{back}");
@@ -305,7 +303,7 @@ fn what_has_more_rights_than_the_user_is_refused_with_its_tree_and_from_images()
         "/tmp is mounted without set-user-id programs (nosuid)"
     );
     let failed = job(&services, "/v1/checkpoints", &asked);
-    let said = failed["error"]["message"].as_str().expect("an error").to_owned();
+    let said = failed["detail"].as_str().expect("an error").to_owned();
     assert!(said.contains(&format!("uid 54321 may not trace process {pid} of its tree")), "{said}");
     let listed = by_socket(&services, "GET", "/v1/processes", None).1;
     let row = listed["processes"].as_array().expect("a list").iter().find(|p| p["pid"] == his.pid);
@@ -323,18 +321,18 @@ fn what_has_more_rights_than_the_user_is_refused_with_its_tree_and_from_images()
         (services.checkpoints().join("roots"), services.checkpoints().join("users/54321/x"));
     std::fs::rename(from, to).expect("move");
     let failed = job(&services, "/v1/restores", &json!({"directory": "x"}));
-    assert!(failed["error"]["message"].to_string().contains("its rights are more"), "{failed}");
+    assert!(failed["detail"].to_string().contains("its rights are more"), "{failed}");
     assert!(!roots.runs());
     // Containers are root's, whoever has a program in one.
     let (status, answer) = by_socket(&services, "GET", "/v1/containers", None);
     assert_eq!(status, 403, "{answer}");
     let failed =
         job(&services, "/v1/checkpoints", &json!({"container": "x", "leave_running": true}));
-    assert!(failed["error"]["message"].to_string().contains("containers are root's"), "{failed}");
+    assert!(failed["detail"].to_string().contains("containers are root's"), "{failed}");
     // And root puts nothing there by name.
     let his_part = json!({"pid": his.pid, "directory": "users/54321/y", "leave_running": true});
     let error = services.job("/v1/checkpoints", &his_part).expect_err("reserved");
-    assert_eq!(error["error"]["field"], "directory", "{error}");
+    assert_eq!(error["field"], "directory", "{error}");
 }
 
 #[test]
