@@ -66,6 +66,7 @@ test: deps ## all tests: units, and real programs checkpointed and restored
 # What needs large packages is marked as ignored.
 .PHONY: test-all
 test-all: export STASIS_JUPYTER := $(abspath $(or $(CARGO_TARGET_DIR),target)/jupyter)
+test-all: export STASIS_SCHEMATHESIS := $(abspath $(or $(CARGO_TARGET_DIR),target)/schemathesis)
 test-all: ## all tests, those too that need large packages (MariaDB, Java, Chromium ...), which it installs
 	@.ci/deps all
 	@$(MAKE) --no-print-directory test NEXTEST_ARGS="$(NEXTEST_ARGS) --run-ignored all"
@@ -73,6 +74,10 @@ test-all: ## all tests, those too that need large packages (MariaDB, Java, Chrom
 .PHONY: docs-state
 docs-state: deps ## docs/state.md from docs/state.tsv
 	UPDATE_DOCS=1 cargo nextest run --locked -p stasis-tests the_page_is_made_from_the_table
+
+.PHONY: docs-openapi
+docs-openapi: ## docs/openapi.json from the gateway's handlers and types
+	UPDATE_DOCS=1 cargo nextest run --locked -p stasis-gateway the_description_of_the_api
 
 .PHONY: bench
 bench: build ## frozen time, dump and restore times, beside CRIU where it is

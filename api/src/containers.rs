@@ -5,11 +5,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use support::Unsupported;
+use utoipa::ToSchema;
 
 use crate::{Directory, Labels};
 
 /// Who runs a container. One that several know belongs to the first of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerEngine {
     /// Docker.
@@ -69,7 +72,7 @@ impl FromStr for ContainerEngine {
 }
 
 /// What a container does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ContainerState {
     /// It was made, and has not been started.
@@ -94,7 +97,7 @@ impl fmt::Display for ContainerState {
 }
 
 /// One container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ContainerSummary {
     /// Who runs it.
     pub engine: ContainerEngine,
@@ -117,7 +120,7 @@ pub struct ContainerSummary {
 }
 
 /// `GET /v1/containers`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ContainerList {
     /// The containers by engine and name.
     pub containers: Vec<ContainerSummary>,
@@ -127,7 +130,7 @@ pub struct ContainerList {
 }
 
 /// `POST /v1/container-dumps` of the dumper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerDumpRequest {
     /// The container, by name or id.
@@ -153,7 +156,7 @@ pub struct ContainerDumpRequest {
 }
 
 /// What became of a container's checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ContainerCheckpoint {
     /// Who made it.
     pub engine: ContainerEngine,

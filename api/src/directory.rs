@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 const LONGEST_NAME: usize = 200;
 
 /// A relative directory of plain names: no `..`, no root, no hidden names, nothing that a shell
 /// or a file system could read otherwise. Joining it to a root stays under the root, symbolic
 /// links aside (the services refuse those when they open it).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(
+    pattern = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
+    max_length = 200
+)]
 pub struct Directory(String);
 
 /// Why a text is not a [`Directory`].

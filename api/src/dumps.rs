@@ -1,11 +1,12 @@
 //! The dumper's requests and answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{Directory, Labels};
 
 /// What becomes of the tree when its images are safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum After {
     /// It runs on.
@@ -17,7 +18,7 @@ pub enum After {
 }
 
 /// `POST /v1/dumps` of the dumper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DumpRequest {
     /// Process at the root of the tree.
@@ -53,7 +54,7 @@ pub struct DumpRequest {
 }
 
 /// Where the frozen time went, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FrozenAccount {
     /// Stopping every task.
     pub stop_us: u64,
@@ -79,7 +80,7 @@ pub struct FrozenAccount {
 }
 
 /// What a dump says of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DumpSummary {
     /// From the first stopped task to the last resumed one.
     pub frozen_us: u64,
@@ -100,7 +101,7 @@ pub struct DumpSummary {
 }
 
 /// One checkpoint under the checkpoint root.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CheckpointSummary {
     /// Directory under the checkpoint root.
     pub directory: Directory,
@@ -131,7 +132,7 @@ pub struct CheckpointSummary {
 }
 
 /// `GET /v1/checkpoints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CheckpointList {
     /// The checkpoints by directory.
     pub checkpoints: Vec<CheckpointSummary>,
@@ -144,11 +145,13 @@ pub struct CheckpointList {
 }
 
 /// The query of `GET /v1/checkpoints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointQuery {
     /// As many are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +171,7 @@ pub struct CheckpointQuery {
 }
 
 /// `POST /v1/verifications`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyRequest {
     /// Directory of the images under the checkpoint root.
@@ -176,7 +179,7 @@ pub struct VerifyRequest {
 }
 
 /// What was found when all of a checkpoint was read, and of those that it has left pages to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Verification {
     /// Whether nothing has changed since it was written.
     pub sound: bool,
@@ -193,7 +196,7 @@ pub struct Verification {
 }
 
 /// A file that is not as it was.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DamagedFile {
     /// Its path under the checkpoint root.
     pub path: String,
@@ -202,7 +205,7 @@ pub struct DamagedFile {
 }
 
 /// A temporary directory under the checkpoint root.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UnfinishedCheckpoint {
     /// Its path under the checkpoint root.
     pub path: String,

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use support::{Unsupported, remedies};
+use utoipa::ToSchema;
 
 /// What kind of problem it is. These names stay: programs go by them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The request is not understood: it is no JSON, or a header is none.
@@ -94,7 +95,7 @@ impl Code {
 }
 
 /// The body of every 4xx and 5xx answer, `application/problem+json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// A name for the kind of problem: `urn:stasis:problem:CODE`.
     #[serde(rename = "type", default)]
@@ -116,7 +117,7 @@ impl ErrorBody {
 }
 
 /// What went wrong, where, and what helps.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetail {
     /// What kind of problem it is.
     #[serde(default)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The most labels that one thing has.
 const MOST: usize = 32;
@@ -15,7 +16,7 @@ const LONGEST_VALUE: usize = 255;
 
 /// The labels of a checkpoint, at most 32: keys of 1 to 63 letters, digits, `.`, `_`, `-` and `/`, values of at most 255 bytes without control
 /// characters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Labels(BTreeMap<String, String>);
 

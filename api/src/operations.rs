@@ -1,11 +1,12 @@
 //! What came of what a service was asked to do.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ErrorDetail;
 
 /// How far an operation is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationState {
     /// At work.
@@ -18,7 +19,7 @@ pub enum OperationState {
 }
 
 /// `GET /v1/operations/NAME` of the dumper and the restorer: what came of the request that was sent with that name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     /// How far it is.
     pub state: OperationState,

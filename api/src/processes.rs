@@ -1,11 +1,12 @@
 //! What the collector says of the processes of the machine.
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use support::Unsupported;
 
 /// One process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProcessSummary {
     /// Process id.
     pub pid: i32,
@@ -16,6 +17,7 @@ pub struct ProcessSummary {
     /// Command line, empty for a zombie or a kernel thread.
     pub command: String,
     /// Effective user id.
+    #[schema(value_type = u64)]
     pub uid: u32,
     /// Threads.
     pub threads: u64,
@@ -28,7 +30,7 @@ pub struct ProcessSummary {
 }
 
 /// `GET /v1/processes`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProcessList {
     /// The processes by pid.
     pub processes: Vec<ProcessSummary>,
@@ -41,11 +43,13 @@ pub struct ProcessList {
 }
 
 /// The query of `GET /v1/processes`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessQuery {
     /// As many are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// `next` of the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +62,7 @@ pub struct ProcessQuery {
     pub comm: Option<String>,
     /// Those with this effective user id alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<u64>, maximum = 4294967295_u32)]
     pub uid: Option<u32>,
     /// Those alone that can be dumped, or that cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]

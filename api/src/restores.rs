@@ -1,11 +1,12 @@
 //! The restorer's requests and answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{CgroupsMode, Directory};
 
 /// What becomes of the tree once it stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AfterRestore {
     /// It runs.
@@ -16,7 +17,7 @@ pub enum AfterRestore {
 }
 
 /// `POST /v1/restores` of the restorer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreRequest {
     /// Directory of the images under the restorer's checkpoint root.
@@ -36,7 +37,7 @@ pub struct RestoreRequest {
 }
 
 /// What a restore says of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RestoreSummary {
     /// Pid of the restored root.
     pub pid: i32,
@@ -51,7 +52,7 @@ pub struct RestoreSummary {
 }
 
 /// One tree that the restorer restored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RestoredTree {
     /// Directory it was restored from.
     pub directory: Directory,
@@ -68,7 +69,7 @@ pub struct RestoredTree {
 }
 
 /// `GET /v1/restores` of the restorer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RestoredList {
     /// The trees restored since the restorer started, newest first, at most 1,000.
     pub restores: Vec<RestoredTree>,

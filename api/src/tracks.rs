@@ -1,17 +1,20 @@
 //! What the collector says of processes that it tracks.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `POST /v1/tracks`: exactly one of `pid`, `tree` and `cgroup`. Processes that they make from then
 /// on are tracked with them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrackRequest {
     /// One process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub pid: Option<i32>,
     /// Root of a tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub tree: Option<i32>,
     /// A cgroup with all below it, as `/proc/PID/cgroup` writes it (`/name/of/it`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,7 +26,7 @@ pub struct TrackRequest {
 }
 
 /// What was asked to be tracked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TrackTarget {
     /// One process.
@@ -35,7 +38,7 @@ pub enum TrackTarget {
 }
 
 /// A set of processes whose changes are counted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Track {
     /// Names the track.
     pub id: u64,
@@ -56,7 +59,7 @@ pub struct Track {
 }
 
 /// A tracked process. Its generations only grow; two equal ones mean that nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrackedProcess {
     /// Process id.
     pub pid: i32,
@@ -73,7 +76,7 @@ pub struct TrackedProcess {
 }
 
 /// `GET /v1/tracks`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrackList {
     /// The tracks by id.
     pub tracks: Vec<Track>,

@@ -3,28 +3,32 @@
 use std::path::Path as FilePath;
 
 use api::{
-    After, CheckpointList, CheckpointRequest, CheckpointSummary, ContainerDumpRequest, Directory,
-    DumpRequest, JobKind, Labels, VerifyRequest,
+    After, CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary,
+    ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, VerifyRequest,
 };
+use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post, put};
-use axum::{Json, Router};
 use service::{Body, Problem};
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Manner, busy, lost, sent_before, start};
+use crate::openapi::Problems;
 use crate::services::{problem, with_query};
+use crate::wait::Wait;
 use crate::work::Work;
 
 /// The paths.
-pub(crate) fn router() -> Router<Gateway> {
-    Router::new()
-        .route("/v1/checkpoints", post(checkpoint).get(checkpoints))
-        .route("/v1/checkpoints/{*directory}", get(one_checkpoint).delete(remove))
-        .route("/v1/labels/{*directory}", put(label))
-        .route("/v1/verifications", post(verify))
+pub(crate) fn router() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new()
+        .routes(routes!(checkpoint, checkpoints))
+        .routes(routes!(one_checkpoint, remove))
+        .routes(routes!(label))
+        .routes(routes!(verify))
 }
 
 /// Refuses a pid that cannot be one, or that nobody has.
@@ -42,6 +46,8 @@ fn check_pid(pid: i32) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Starts a checkpoint of a process and all its descendants, or of a container.
+#[utoipa::path(post, path = "/v1/checkpoints", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = CheckpointRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 async fn checkpoint(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -171,6 +177,8 @@ pub(crate) fn no_checkpoint(directory: &Directory) -> Problem {
         .remedy("GET /v1/checkpoints lists those there are")
 }
 
+/// The complete checkpoints under the checkpoint root, by directory.
+#[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", params(CheckpointQuery), responses((status = 200, description = "A page of them", body = CheckpointList), Problems))]
 async fn checkpoints(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -187,6 +195,8 @@ fn named(name: &str) -> Result<Directory, Problem> {
     })
 }
 
+/// Removes a checkpoint.
+#[utoipa::path(delete, path = "/v1/checkpoints/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), responses((status = 204, description = "It is gone"), Problems))]
 async fn remove(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -203,6 +213,8 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Gives a checkpoint these labels, in place of those it had.
+#[utoipa::path(put, path = "/v1/labels/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), request_body = Labels, responses((status = 200, description = "The checkpoint", body = CheckpointSummary), Problems))]
 async fn label(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -215,6 +227,8 @@ async fn label(
     told.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// Reads all of a checkpoint and compares it with what was written.
+#[utoipa::path(post, path = "/v1/verifications", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = VerifyRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 async fn verify(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -231,6 +245,8 @@ async fn verify(
     start(&gateway, asker, manner, &request, Work::Verify(request.clone())).await
 }
 
+/// One checkpoint.
+#[utoipa::path(get, path = "/v1/checkpoints/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), responses((status = 200, description = "The checkpoint", body = CheckpointSummary), Problems))]
 async fn one_checkpoint(
     State(gateway): State<Gateway>,
     asker: Asker,

@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
-use api::{Directory, Job, JobKind, JobList, JobState};
+use api::{Directory, Job, JobKind, JobList, JobQuery, JobState};
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, header};
-use axum::routing::get;
-use axum::{Json, Router};
 use service::{Page, Problem};
 use tracing::Instrument;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
 use crate::jobs::{Key, NewJob, NoJob, Outcome, Wanted};
+use crate::openapi::Problems;
 use crate::state::StateError;
+use crate::wait::Wait;
 use crate::work::{Work, described, perform, settle};
-
-/// The longest that an answer is held back.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The longest name of a request.
 const LONGEST_KEY: usize = 200;
@@ -27,8 +28,8 @@ const LONGEST_KEY: usize = 200;
 const KEY: &str = "idempotency-key";
 
 /// The paths.
-pub(crate) fn router() -> Router<Gateway> {
-    Router::new().route("/v1/jobs", get(jobs)).route("/v1/jobs/{id}", get(job))
+pub(crate) fn router() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(job))
 }
 
 /// A job that was begun, or is done.
@@ -64,30 +65,6 @@ fn bad_key() -> Problem {
     let message = "the header Idempotency-Key is no name of a request";
     Problem::new(StatusCode::BAD_REQUEST, message)
         .remedy(format!("send it once, with 1 to {LONGEST_KEY} letters that ASCII has"))
-}
-
-/// The query of a job's path, and of those that begin one.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wait {
-    wait: Option<String>,
-}
-
-impl Wait {
-    fn asked(query: Result<Query<Self>, QueryRejection>) -> Result<Duration, Problem> {
-        let wrong = |message: String| {
-            Problem::field("wait", message)
-                .remedy("send a time of at most 60s (30s, 500ms), and no other parameter")
-        };
-        let Query(Self { wait }) = query.map_err(|rejection| wrong(rejection.body_text()))?;
-        let Some(wait) = wait else { return Ok(Duration::ZERO) };
-        let time = humantime::parse_duration(&wait)
-            .map_err(|error| wrong(format!("wait is {wait:?}: {error}")))?;
-        match time <= LONGEST_WAIT {
-            true => Ok(time),
-            false => Err(wrong(format!("wait is {wait}"))),
-        }
-    }
 }
 
 /// By what a request is known, if it was given a name.
@@ -253,21 +230,12 @@ pub(crate) fn lost(error: rusqlite::Error) -> Problem {
     Problem::new(status, format!("use the gateway's database: {error}")).remedy(remedy)
 }
 
-/// The query of the list.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    limit: Option<u32>,
-    cursor: Option<String>,
-    state: Option<JobState>,
-    kind: Option<JobKind>,
-    directory: Option<Directory>,
-}
-
+/// The jobs that who asks may see, newest first.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobQuery), responses((status = 200, description = "A page of them", body = JobList), Problems))]
 async fn jobs(
     State(gateway): State<Gateway>,
     asker: Asker,
-    query: Result<Query<Asked>, QueryRejection>,
+    query: Result<Query<JobQuery>, QueryRejection>,
 ) -> Result<Json<JobList>, Problem> {
     let Query(asked) = query.map_err(|rejection| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
@@ -278,6 +246,8 @@ async fn jobs(
     gateway.jobs.list(asker, &wanted, page).map(Json).map_err(lost)
 }
 
+/// A job.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job"), Wait), responses((status = 200, description = "The job", body = Job), Problems))]
 async fn job(
     State(gateway): State<Gateway>,
     asker: Asker,

@@ -1,23 +1,29 @@
 //! `/v1/restores`.
 
-use api::{AfterRestore, JobKind, RestoreJobRequest, RestoreRequest, RestoredList};
+use api::{AfterRestore, Job, JobKind, RestoreJobRequest, RestoreRequest, RestoredList};
+use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use service::{Body, Problem};
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::callers::Asker;
 use crate::checkpoints::no_checkpoint;
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Manner, sent_before, start};
+use crate::openapi::Problems;
 use crate::services::problem;
+use crate::wait::Wait;
 use crate::work::Work;
 
 /// The paths.
-pub(crate) fn router() -> Router<Gateway> {
-    Router::new().route("/v1/restores", post(restore).get(restores))
+pub(crate) fn router() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(restore, restores))
 }
 
+/// Starts a restore.
+#[utoipa::path(post, path = "/v1/restores", tag = "restores", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = RestoreJobRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 async fn restore(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -43,6 +49,8 @@ async fn restore(
     start(&gateway, asker, manner, &request, Work::Restore(asked)).await
 }
 
+/// What was restored, newest first, and how it ended.
+#[utoipa::path(get, path = "/v1/restores", tag = "restores", responses((status = 200, description = "The trees", body = RestoredList), Problems))]
 async fn restores(
     State(gateway): State<Gateway>,
     asker: Asker,

@@ -1,31 +1,50 @@
 //! The paths.
 
-use api::{ContainerList, GatewayHealth, HealthState, ProcessList};
+use api::{ContainerList, GatewayHealth, HealthState, ProcessList, ProcessQuery};
 use axum::extract::{RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use service::Problem;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::callers::{Asker, Scraper};
 use crate::gateway::Gateway;
+use crate::openapi::{self, Problems};
 use crate::services::{health, problem, with_query};
 
-/// The gateway's router; the doors before it (`doors.rs`) say who asks.
-pub fn router(gateway: Gateway) -> Router {
-    Router::new()
-        .route("/v1/processes", get(processes))
-        .route("/v1/containers", get(containers))
+/// All paths, and what is said of them. The doors before them (`doors.rs`) say who asks.
+fn routes() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::with_openapi(openapi::document())
         .merge(crate::checkpoints::router())
         .merge(crate::restores::router())
         .merge(crate::job_routes::router())
+        .routes(routes!(processes))
+        .routes(routes!(containers))
         .merge(crate::tracks::router())
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .with_state(gateway)
+        .routes(routes!(healthz))
+        .routes(routes!(metrics))
 }
 
+/// The description of the API for programs (OpenAPI 3.1), as it is served.
+#[must_use]
+pub fn openapi() -> String {
+    openapi::text(&routes().into_openapi())
+}
+
+/// The gateway's router.
+pub fn router(gateway: Gateway) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let document = openapi::text(&document);
+    let served =
+        get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
+    router.route("/openapi.json", served).with_state(gateway)
+}
+
+/// What runs on the machine, what of it can be checkpointed, and what speaks against it.
+#[utoipa::path(get, path = "/v1/processes", tag = "machine", params(ProcessQuery), responses((status = 200, description = "A page of them", body = ProcessList), Problems))]
 async fn processes(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -36,6 +55,8 @@ async fn processes(
     listed.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// The containers of Docker, containerd, Podman, crun and runc, and what speaks against a checkpoint of each.
+#[utoipa::path(get, path = "/v1/containers", tag = "machine", responses((status = 200, description = "The containers", body = ContainerList), Problems))]
 async fn containers(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -44,6 +65,8 @@ async fn containers(
     services.containers().await.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// Whether the services answer. Open to all.
+#[utoipa::path(get, path = "/healthz", tag = "machine", security(()), responses((status = 200, description = "All services are well", body = GatewayHealth), (status = 503, description = "Some are not", body = GatewayHealth), Problems))]
 async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHealth>) {
     let clients = gateway.services.all();
     let [a, b, c, d] = clients.map(health);
@@ -65,6 +88,8 @@ async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHea
     (code, Json(GatewayHealth { status, version, services }))
 }
 
+/// The metrics of the gateway and of the services that answer, as Prometheus reads them.
+#[utoipa::path(get, path = "/metrics", tag = "machine", responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"), Problems))]
 async fn metrics(State(gateway): State<Gateway>, _: Scraper) -> Result<Response, Problem> {
     gateway.metrics.page(gateway.services.all()).await
 }

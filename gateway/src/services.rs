@@ -146,6 +146,10 @@ pub(crate) async fn health(client: &Client) -> ServiceHealth {
 pub(crate) fn problem(error: ClientError, asker: Asker) -> Problem {
     let status = match &error {
         ClientError::Down { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Refused {
+            status: status @ (StatusCode::NOT_IMPLEMENTED | StatusCode::INSUFFICIENT_STORAGE),
+            ..
+        } => *status,
         ClientError::Refused { status, .. } if status.is_client_error() => {
             // Being refused for who we are is no fault of who may do everything.
             match *status {

@@ -1,21 +1,25 @@
 //! `/v1/tracks`: passed on to the collector.
 
 use api::{Track, TrackList, TrackRequest};
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::{Json, Router, routing::get};
 use service::{Body, Problem};
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
+use crate::openapi::Problems;
 use crate::services::problem;
 
 /// The paths.
-pub(crate) fn router() -> Router<Gateway> {
-    Router::new()
-        .route("/v1/tracks", get(tracks).post(begin))
-        .route("/v1/tracks/{id}", get(track).delete(end))
-        .route("/v1/tracks/{id}/inventory", get(inventory))
+pub(crate) fn router() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new()
+        .routes(routes!(tracks, begin))
+        .routes(routes!(track, end))
+        .routes(routes!(inventory))
 }
 
 /// A number that can stand in a path.
@@ -27,6 +31,8 @@ fn number(id: &str) -> Result<u64, Problem> {
     })
 }
 
+/// Begins a track: the kernel counts what its processes change.
+#[utoipa::path(post, path = "/v1/tracks", tag = "tracks", request_body = TrackRequest, responses((status = 201, description = "The track", body = Track), Problems))]
 async fn begin(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -39,12 +45,16 @@ async fn begin(
     Ok((StatusCode::CREATED, Json(track)))
 }
 
+/// The tracks that there are.
+#[utoipa::path(get, path = "/v1/tracks", tag = "tracks", responses((status = 200, description = "The tracks", body = TrackList), Problems))]
 async fn tracks(State(gateway): State<Gateway>, asker: Asker) -> Result<Json<TrackList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
     let tracks = services.collector().get("/v1/tracks").await;
     tracks.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// A track.
+#[utoipa::path(get, path = "/v1/tracks/{id}", tag = "tracks", params(("id" = u64, Path, description = "The track")), responses((status = 200, description = "The track", body = Track), Problems))]
 async fn track(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -55,6 +65,8 @@ async fn track(
     services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// All that is known from outside of the processes of a track.
+#[utoipa::path(get, path = "/v1/tracks/{id}/inventory", tag = "tracks", params(("id" = u64, Path, description = "The track")), responses((status = 200, description = "The inventory", body = serde_json::Value), Problems))]
 async fn inventory(
     State(gateway): State<Gateway>,
     asker: Asker,
@@ -65,6 +77,8 @@ async fn inventory(
     services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
 }
 
+/// Ends a track.
+#[utoipa::path(delete, path = "/v1/tracks/{id}", tag = "tracks", params(("id" = u64, Path, description = "The track")), responses((status = 204, description = "It has ended"), Problems))]
 async fn end(
     State(gateway): State<Gateway>,
     asker: Asker,

@@ -503,3 +503,15 @@ async fn a_list_has_pages() {
     let (_, last) = rest.get(&format!("/v1/jobs?limit=2&cursor={next}")).await;
     assert_eq!((last["jobs"].as_array().unwrap().len(), &last["next"]), (1, &Value::Null));
 }
+
+/// `make docs-openapi` writes it.
+#[test]
+fn the_description_of_the_api_is_that_of_the_code() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+    let made = stasis_gateway::openapi() + "\n";
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(there == made, "docs/openapi.json is not what the code says: run `make docs-openapi`");
+}

@@ -48,6 +48,7 @@ impl Refusal {
 /// `stasis ps`, dumps and restores find them by the rules of this crate and say them by [`said`]; the
 /// services pass them on as JSON. Nobody else can make one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Unsupported {
     /// The process or thread that has it; 0 for what belongs to none.
