@@ -31,7 +31,9 @@ pub use dumps::{
 };
 pub use error::{Code, ErrorBody, ErrorDetail};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
-pub use jobs::{CheckpointRequest, Job, JobKind, JobList, JobQuery, JobState, RestoreJobRequest};
+pub use jobs::{
+    CheckpointRequest, EventQuery, Job, JobKind, JobList, JobQuery, JobState, RestoreJobRequest,
+};
 pub use labels::{LabelError, Labels};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use operations::{Operation, OperationState};

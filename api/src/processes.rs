@@ -67,6 +67,9 @@ pub struct ProcessQuery {
     /// Those alone that can be dumped, or that cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dumpable: Option<bool>,
+    /// Those that run a program alone: no threads of the kernel's, and no zombies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<bool>,
     /// They are looked at anew if that was longer ago (`0s`: in any case; otherwise a second).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,

@@ -11,6 +11,8 @@ use service::Problem;
 pub(crate) enum Caller {
     /// Who has shown the token: may do everything.
     Token,
+    /// Who has logged in to the page with the token: may do everything.
+    Session,
     /// Root, or the gateway's own user, on the Unix socket: may do everything.
     Owner(u32),
     /// Anybody else on the Unix socket: may do what ptrace would let him.
@@ -24,6 +26,7 @@ impl std::fmt::Display for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Token => f.write_str("token"),
+            Self::Session => f.write_str("page"),
             Self::Owner(uid) => write!(f, "uid {uid}"),
             Self::User(user) => write!(f, "uid {}", user.uid),
             Self::Metrics => f.write_str("metrics token"),
@@ -63,7 +66,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Asker {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = caller(parts)?;
         let user = match caller {
-            Caller::Token | Caller::Owner(_) => None,
+            Caller::Token | Caller::Session | Caller::Owner(_) => None,
             Caller::User(user) => Some(user),
             Caller::Metrics => {
                 let message = "the metrics token is good for /metrics alone";
@@ -81,7 +84,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Scraper {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         match caller(parts)? {
-            Caller::Token | Caller::Owner(_) | Caller::Metrics => Ok(Self),
+            Caller::Token | Caller::Session | Caller::Owner(_) | Caller::Metrics => Ok(Self),
             Caller::User(user) => {
                 let message = format!("uid {} may not read the metrics of all", user.uid);
                 Err(Problem::new(StatusCode::FORBIDDEN, message)

@@ -48,7 +48,7 @@ fn check_pid(pid: i32) -> Result<(), Problem> {
 
 /// Starts a checkpoint of a process and all its descendants, or of a container.
 #[utoipa::path(post, path = "/v1/checkpoints", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = CheckpointRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
-async fn checkpoint(
+pub(crate) async fn checkpoint(
     State(gateway): State<Gateway>,
     asker: Asker,
     manner: Manner,
@@ -197,7 +197,7 @@ fn named(name: &str) -> Result<Directory, Problem> {
 
 /// Removes a checkpoint.
 #[utoipa::path(delete, path = "/v1/checkpoints/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), responses((status = 204, description = "It is gone"), Problems))]
-async fn remove(
+pub(crate) async fn remove(
     State(gateway): State<Gateway>,
     asker: Asker,
     Path(name): Path<String>,
@@ -229,7 +229,7 @@ async fn label(
 
 /// Reads all of a checkpoint and compares it with what was written.
 #[utoipa::path(post, path = "/v1/verifications", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = VerifyRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
-async fn verify(
+pub(crate) async fn verify(
     State(gateway): State<Gateway>,
     asker: Asker,
     manner: Manner,
@@ -252,8 +252,17 @@ async fn one_checkpoint(
     asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
-    let directory = named(&name)?;
+    find(&gateway, asker, &name).await.map(Json)
+}
+
+/// A checkpoint by its name.
+pub(crate) async fn find(
+    gateway: &Gateway,
+    asker: Asker,
+    name: &str,
+) -> Result<CheckpointSummary, Problem> {
+    let directory = named(name)?;
     let services = gateway.services.on_behalf_of(asker.user);
     let found = services.checkpoint(&directory).await.map_err(|error| problem(error, asker))?;
-    found.map(Json).ok_or_else(|| no_checkpoint(&directory))
+    found.ok_or_else(|| no_checkpoint(&directory))
 }

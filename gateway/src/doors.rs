@@ -3,7 +3,7 @@
 //! - The Unix socket: the kernel says who is at the other end. Root and the gateway's own user may do
 //!   everything; anybody else what he might do to the processes himself, by ptrace. The services ask
 //!   the kernel that, at the time of the deed.
-//! - TCP: a token says it. `Host` and `Origin` must be ours.
+//! - TCP: a token says it, or the cookie of a browser in which somebody has logged in with it. `Host` and `Origin` must be ours.
 //!
 //! `/healthz` is open to all: it tells whether the services are well, and nothing of processes.
 
@@ -11,16 +11,16 @@ use std::net::SocketAddr;
 
 use api::User;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use service::metrics::Metrics;
 use service::{Doors, Peer, Problem};
 
 use crate::callers::Caller;
 use crate::hosts::{Foreign, Hosts};
 use crate::tokens::{Good, Tokens};
-use crate::{Gateway, GatewayMetrics, router};
+use crate::{Gateway, GatewayMetrics, Sessions, page, router};
 
 /// What the doors are told.
 #[derive(Clone, Debug)]
@@ -56,8 +56,9 @@ pub fn check_listen(address: SocketAddr) -> Result<(), BeyondLoopback> {
 /// The gateway's routers behind its doors. `common` are the metrics that all services have.
 pub fn doors(gateway: Gateway, settings: DoorSettings, common: Metrics) -> Doors {
     let metrics = gateway.metrics.clone();
+    let sessions = gateway.sessions.clone();
     let own = service::dress(router(gateway), common);
-    let door = Door { settings, metrics };
+    let door = Door { settings, metrics, sessions };
     Doors {
         tcp: own.clone().layer(middleware::from_fn_with_state(door.clone(), by_tcp)),
         unix: own.layer(middleware::from_fn_with_state(door, by_socket)),
@@ -68,6 +69,7 @@ pub fn doors(gateway: Gateway, settings: DoorSettings, common: Metrics) -> Doors
 struct Door {
     settings: DoorSettings,
     metrics: GatewayMetrics,
+    sessions: Sessions,
 }
 
 impl Door {
@@ -80,7 +82,20 @@ impl Door {
 }
 
 fn is_open(request: &Request) -> bool {
-    request.uri().path() == "/healthz"
+    let path = request.uri().path();
+    path == "/healthz" || path == page::LOG_IN || path.starts_with(page::ASSETS)
+}
+
+/// Whether a browser asks for a page, and would show one.
+fn wants_page(request: &Request) -> bool {
+    let accepted = request.headers().get_all(header::ACCEPT).iter();
+    request.method() == Method::GET
+        && accepted.filter_map(|it| it.to_str().ok()).any(|it| it.contains("text/html"))
+}
+
+/// Whether a request that a browser sends with its cookie was meant by who uses it: it says that a page of ours sent it.
+fn is_meant(request: &Request) -> bool {
+    request.method().is_safe() || request.headers().contains_key(header::ORIGIN)
 }
 
 async fn by_socket(
@@ -134,6 +149,11 @@ async fn by_tcp(State(door): State<Door>, mut request: Request, next: Next) -> R
             answered(&door, caller, next.run(request).await)
         }
         None if is_open(&request) => next.run(request).await,
+        None if door.sessions.knows(request.headers()) && is_meant(&request) => {
+            request.extensions_mut().insert(Caller::Session);
+            answered(&door, Caller::Session, next.run(request).await)
+        }
+        None if wants_page(&request) => Redirect::to(page::LOG_IN).into_response(),
         None => {
             let (message, remedy) = match request.headers().contains_key(header::AUTHORIZATION) {
                 true => ("the token is not the gateway's", "read it again from its file"),

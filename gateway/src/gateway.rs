@@ -1,6 +1,6 @@
 //! What the paths work with.
 
-use crate::{GatewayMetrics, Jobs, Services};
+use crate::{GatewayMetrics, Jobs, Services, Sessions};
 
 /// What the paths work with.
 #[derive(Clone, Debug)]
@@ -11,4 +11,6 @@ pub struct Gateway {
     pub jobs: Jobs,
     /// The metrics.
     pub metrics: GatewayMetrics,
+    /// Who has logged in to the page.
+    pub sessions: Sessions,
 }

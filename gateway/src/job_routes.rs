@@ -230,6 +230,32 @@ pub(crate) fn lost(error: rusqlite::Error) -> Problem {
     Problem::new(status, format!("use the gateway's database: {error}")).remedy(remedy)
 }
 
+fn no_such_job(id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no job {id}"))
+        .remedy("GET /v1/jobs lists those there are")
+}
+
+/// What a query asks for.
+pub(crate) fn asked(query: Result<Query<JobQuery>, QueryRejection>) -> Result<JobQuery, Problem> {
+    query.map(|Query(asked)| asked).map_err(|rejection| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
+            .remedy("send limit, cursor, state, kind or directory")
+    })
+}
+
+/// A page of the jobs that who asks may see.
+pub(crate) fn list(gateway: &Gateway, asker: Asker, asked: &JobQuery) -> Result<JobList, Problem> {
+    let page = Page::asked(asked.limit, asked.cursor.as_deref())?;
+    let directory = asked.directory.clone();
+    let wanted = Wanted { state: asked.state, kind: asked.kind, directory };
+    gateway.jobs.list(asker, &wanted, page).map_err(lost)
+}
+
+/// A job, as it is now.
+pub(crate) fn find(gateway: &Gateway, asker: Asker, id: &str) -> Result<Job, Problem> {
+    gateway.jobs.get(id, asker).map_err(lost)?.ok_or_else(|| no_such_job(id))
+}
+
 /// The jobs that who asks may see, newest first.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobQuery), responses((status = 200, description = "A page of them", body = JobList), Problems))]
 async fn jobs(
@@ -237,13 +263,7 @@ async fn jobs(
     asker: Asker,
     query: Result<Query<JobQuery>, QueryRejection>,
 ) -> Result<Json<JobList>, Problem> {
-    let Query(asked) = query.map_err(|rejection| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
-            .remedy("send limit, cursor, state, kind or directory")
-    })?;
-    let page = Page::asked(asked.limit, asked.cursor.as_deref())?;
-    let wanted = Wanted { state: asked.state, kind: asked.kind, directory: asked.directory };
-    gateway.jobs.list(asker, &wanted, page).map(Json).map_err(lost)
+    list(&gateway, asker, &asked(query)?).map(Json)
 }
 
 /// A job.
@@ -255,8 +275,5 @@ async fn job(
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Job>, Problem> {
     let found = gateway.jobs.wait(&id, asker, Wait::asked(wait)?).await.map_err(lost)?;
-    found.map(Json).ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, format!("no job {id}"))
-            .remedy("GET /v1/jobs lists those there are")
-    })
+    found.map(Json).ok_or_else(|| no_such_job(&id))
 }

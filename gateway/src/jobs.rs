@@ -9,7 +9,7 @@ use api::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use service::Page;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::callers::Asker;
 use crate::state::State;
@@ -17,6 +17,8 @@ use crate::state::State;
 /// Of one who asks, so many jobs that are done are remembered, and as many that have failed: the oldest are forgotten first, and
 /// a flood of the one kind takes none of the other's room.
 const KEPT: u32 = 1000;
+/// Who listens and is so many changes behind has lost some.
+const CHANGES: usize = 256;
 /// So many jobs of one user may be at work at a time.
 const AT_WORK: u64 = 4;
 
@@ -26,6 +28,15 @@ pub struct Jobs {
     state: State,
     /// Counts finished jobs, for those who wait for one.
     finished: Arc<watch::Sender<u64>>,
+    /// For those who listen.
+    changes: broadcast::Sender<Change>,
+}
+
+/// A job that has begun or ended, and the user that asked for it; `None`: somebody who may do everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) user: Option<u32>,
+    pub(crate) job: Arc<Job>,
 }
 
 /// A job that is to begin.
@@ -111,7 +122,18 @@ impl Jobs {
     /// Those that are remembered in a database.
     #[must_use]
     pub fn of(state: State) -> Self {
-        Self { state, finished: Arc::new(watch::channel(0).0) }
+        let finished = Arc::new(watch::channel(0).0);
+        Self { state, finished, changes: broadcast::channel(CHANGES).0 }
+    }
+
+    /// What begins and ends from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, user: Option<u32>, job: &Job) {
+        // Without listeners there is nobody to tell.
+        drop(self.changes.send(Change { user, job: Arc::new(job.clone()) }));
     }
 
     /// Whether nobody has sent a request of that name before.
@@ -169,6 +191,8 @@ impl Jobs {
             ],
         )?;
         transaction.commit()?;
+        drop(connection);
+        self.tell(user, &job);
         Ok(job)
     }
 
@@ -203,7 +227,10 @@ impl Jobs {
                 ORDER BY number DESC LIMIT 1 OFFSET ?3)",
             params![user, job.state.name(), KEPT],
         )?;
-        transaction.commit()
+        transaction.commit()?;
+        drop(connection);
+        self.tell(user, &job);
+        Ok(())
     }
 
     /// The id of a job of who asks that is at work on a directory, or on one above or below it.

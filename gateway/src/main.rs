@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use service::{BoundSocket, Error, LogSettings, Privileges, Service};
 use stasis_gateway::{
-    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, State, TokenSettings, Tokens,
-    check_listen, doors, prepare_directory,
+    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, Sessions, State, TokenSettings,
+    Tokens, check_listen, doors, prepare_directory,
 };
 
 /// Checkpoints and restores for who asks over HTTP, by way of the services
@@ -71,7 +71,8 @@ fn run(args: &Args) -> Result<(), Error> {
     prepared.run_doors(args.listen, socket, async || {
         let services = Services::in_directory(&args.run_dir)?;
         let jobs = Jobs::of(State::open(&args.state_dir)?);
-        let gateway = Gateway { services, jobs, metrics };
+        let sessions = Sessions::of(settings.tokens.clone());
+        let gateway = Gateway { services, jobs, metrics, sessions };
         gateway.find_again()?;
         Ok(doors(gateway, settings, common))
     })

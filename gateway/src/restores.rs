@@ -24,7 +24,7 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
 
 /// Starts a restore.
 #[utoipa::path(post, path = "/v1/restores", tag = "restores", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = RestoreJobRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
-async fn restore(
+pub(crate) async fn restore(
     State(gateway): State<Gateway>,
     asker: Asker,
     manner: Manner,

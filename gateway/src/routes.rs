@@ -21,6 +21,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .merge(crate::checkpoints::router())
         .merge(crate::restores::router())
         .merge(crate::job_routes::router())
+        .merge(crate::events::router())
         .routes(routes!(processes))
         .routes(routes!(containers))
         .merge(crate::tracks::router())
@@ -40,7 +41,7 @@ pub fn router(gateway: Gateway) -> Router {
     let document = openapi::text(&document);
     let served =
         get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
-    router.route("/openapi.json", served).with_state(gateway)
+    router.route("/openapi.json", served).merge(crate::page::router()).with_state(gateway)
 }
 
 /// What runs on the machine, what of it can be checkpointed, and what speaks against it.

@@ -170,17 +170,22 @@ impl Token {
 }
 
 /// Makes a token file that is whole when it appears; of two that make it, one does.
+/// 244 bits that nobody guesses.
+pub(crate) fn random() -> String {
+    let half = || uuid::Uuid::new_v4().simple().to_string();
+    half() + &half()
+}
+
 fn make(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| *parent != Path::new(""));
     if let Some(directory) = directory {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    let random = || uuid::Uuid::new_v4().simple().to_string();
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}", random()));
+    name.push(format!(".{}", uuid::Uuid::new_v4().simple()));
     let new = path.with_file_name(name);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    let written = write(&mut file, &format!("{}{}\n", random(), random()));
+    let written = write(&mut file, &format!("{}\n", random()));
     let linked = written.and_then(|()| fs::hard_link(&new, path));
     fs::remove_file(&new)?;
     match linked {

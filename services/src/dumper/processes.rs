@@ -120,7 +120,7 @@ async fn list(
 ) -> Result<Json<ProcessList>, Problem> {
     let Query(asked) = query.map_err(|rejection| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
-            .remedy("send limit, cursor, pid, comm, uid, dumpable or max_age")
+            .remedy("send limit, cursor, pid, comm, uid, dumpable, programs or max_age")
     })?;
     let page = Page::<i32>::asked(asked.limit, asked.cursor.as_deref())?;
     let age = asked.max_age.as_deref().map(humantime::parse_duration).transpose();
@@ -146,6 +146,7 @@ fn page_of(list: &ProcessList, asked: &ProcessQuery, page: Page<i32>) -> Process
             && asked.comm.as_ref().is_none_or(|comm| found.comm == *comm)
             && asked.uid.is_none_or(|uid| found.uid == uid)
             && asked.dumpable.is_none_or(|dumpable| found.dumpable == dumpable)
+            && asked.programs.is_none_or(|programs| found.command.is_empty() != programs)
     };
     let mut found = list.processes.iter().filter(wanted);
     let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);

@@ -1,0 +1,92 @@
+//! `/v1/events`: what becomes of jobs, as it happens (server-sent events).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use api::{EventQuery, Job};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use service::Problem;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::callers::Asker;
+use crate::gateway::Gateway;
+use crate::jobs::Change;
+use crate::openapi::Problems;
+
+/// In between something is sent, so that who listens knows that nothing is lost.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The paths.
+pub(crate) fn router() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new().routes(routes!(events))
+}
+
+/// One who listens.
+struct Listener {
+    changes: Receiver<Change>,
+    asker: Asker,
+    job: Option<String>,
+    ends: Signal,
+}
+
+impl Listener {
+    fn wants(&self, change: &Change) -> bool {
+        self.asker.user.is_none_or(|user| change.user == Some(user.uid))
+            && self.job.as_ref().is_none_or(|job| change.job.id == *job)
+    }
+
+    /// The next that is told; `None` when the gateway ends.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
+                _ = self.ends.recv() => return None,
+            };
+            match change {
+                Ok(change) if self.wants(&change) => {
+                    // Who cannot be told as it is, is told that there is something.
+                    let told = Event::default().event("job").json_data(&*change.job);
+                    return Some(told.unwrap_or_else(|_| Event::default().event("lost")));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => {
+                    return Some(Event::default().event("lost").data("ask for the list"));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// What becomes of jobs: an event `job`, with the job, when one begins and when it ends; `lost` where some could not be told.
+#[utoipa::path(get, path = "/v1/events", tag = "jobs", params(EventQuery), responses((status = 200, description = "Events, until who listens hangs up", body = Job, content_type = "text/event-stream"), Problems))]
+async fn events(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Query(EventQuery { job }) = query.map_err(|rejection| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text()).remedy("send job")
+    })?;
+    // A listener that stays must not keep the gateway from its end.
+    let ends = signal(SignalKind::terminate()).map_err(|error| {
+        let message = format!("listen for the end: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })?;
+    let listener = Listener { changes: gateway.jobs.changes(), asker, job, ends };
+    let told = unfold(listener, async |mut listener| {
+        let event = listener.next().await?;
+        Some((Ok(event), listener))
+    });
+    Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}

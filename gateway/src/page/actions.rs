@@ -1,0 +1,132 @@
+//! What the buttons do: what the API does.
+
+use api::{CheckpointRequest, Directory, DirectoryError, Labels, RestoreJobRequest, VerifyRequest};
+use axum::Form;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Redirect;
+use serde::Deserialize;
+use service::{Body, Problem};
+
+use super::Failed;
+use crate::callers::Asker;
+use crate::gateway::Gateway;
+use crate::job_routes::{Accepted, Manner};
+use crate::{checkpoints, restores};
+
+/// The fields of the form for a checkpoint; what is empty is not said.
+#[derive(Debug, Deserialize)]
+pub(super) struct CheckpointForm {
+    #[serde(default)]
+    pid: String,
+    #[serde(default)]
+    container: String,
+    #[serde(default)]
+    directory: String,
+    /// What becomes of the tree: `on` or `end`.
+    #[serde(default)]
+    after: String,
+    #[serde(default)]
+    labels: String,
+    shell_job: Option<String>,
+    tcp_established: Option<String>,
+    link_remap: Option<String>,
+    #[serde(default)]
+    max_freeze_ms: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct DirectoryForm {
+    directory: String,
+    shell_job: Option<String>,
+    tcp_close: Option<String>,
+}
+
+/// What somebody has typed; `None` if that is nothing.
+fn typed<T: std::str::FromStr>(field: &str, text: &str) -> Result<Option<T>, Problem>
+where
+    T::Err: std::fmt::Display,
+{
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|error: T::Err| {
+            Problem::field(field, format!("{text:?}: {error}")).remedy("go back and change it")
+        }),
+    }
+}
+
+fn directory(text: &str) -> Result<Directory, Problem> {
+    text.parse().map_err(|error: DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
+    })
+}
+
+/// The page of a job that was begun.
+fn followed((_, _, job): Accepted) -> Redirect {
+    Redirect::to(&format!("/jobs/{}", job.id))
+}
+
+pub(super) async fn checkpoint(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Form(form): Form<CheckpointForm>,
+) -> Result<Redirect, Failed> {
+    let leave_running = match form.after.as_str() {
+        "on" => Some(true),
+        "end" => Some(false),
+        _ => None,
+    };
+    let request = CheckpointRequest {
+        pid: typed("pid", &form.pid)?,
+        container: typed("container", &form.container)?,
+        engine: None,
+        directory: typed("directory", &form.directory)?,
+        leave_running,
+        shell_job: form.shell_job.is_some(),
+        tcp_established: form.tcp_established.is_some(),
+        tcp_close: false,
+        skip_in_flight: false,
+        link_remap: form.link_remap.is_some(),
+        max_freeze_ms: typed("max_freeze_ms", &form.max_freeze_ms)?,
+        timeout_ms: None,
+        labels: typed::<Labels>("labels", &form.labels)?.unwrap_or_default(),
+    };
+    let begun = checkpoints::checkpoint(State(gateway), asker, Manner::default(), Body(request));
+    Ok(followed(begun.await?))
+}
+
+pub(super) async fn restore(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Form(form): Form<DirectoryForm>,
+) -> Result<Redirect, Failed> {
+    let request = RestoreJobRequest {
+        directory: directory(&form.directory)?,
+        shell_job: form.shell_job.is_some(),
+        tcp_close: form.tcp_close.is_some(),
+        cgroups: Default::default(),
+    };
+    let begun = restores::restore(State(gateway), asker, Manner::default(), Body(request));
+    Ok(followed(begun.await?))
+}
+
+pub(super) async fn verify(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Form(form): Form<DirectoryForm>,
+) -> Result<Redirect, Failed> {
+    let request = VerifyRequest { directory: directory(&form.directory)? };
+    let begun = checkpoints::verify(State(gateway), asker, Manner::default(), Body(request));
+    Ok(followed(begun.await?))
+}
+
+pub(super) async fn remove(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Form(form): Form<DirectoryForm>,
+) -> Result<Redirect, Failed> {
+    let removed: StatusCode =
+        checkpoints::remove(State(gateway), asker, Path(form.directory)).await?;
+    debug_assert!(removed.is_success());
+    Ok(Redirect::to("/checkpoints"))
+}
