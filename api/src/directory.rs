@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 const LONGEST_NAME: usize = 200;
+/// Lists look no deeper.
+const DEEPEST: usize = 8;
 
 /// A relative directory of plain names: no `..`, no root, no hidden names, nothing that a shell
 /// or a file system could read otherwise. Joining it to a root stays under the root, symbolic
@@ -30,6 +32,10 @@ pub enum DirectoryError {
     Absolute,
     /// A part is empty, or begins with a dot (`..`, `.` and hidden names).
     Part(String),
+    /// A part that stasis itself gives to directories (`pre-copy`, temporary ones).
+    Taken(String),
+    /// More than eight parts.
+    Deep,
     /// A character other than letters, digits, `.`, `_`, `-` and `/`.
     Character(char),
 }
@@ -42,6 +48,8 @@ impl std::fmt::Display for DirectoryError {
             Self::Absolute => f.write_str("directory is an absolute path"),
             Self::Part(part) if part.is_empty() => f.write_str("directory has an empty part"),
             Self::Part(part) => write!(f, "directory has a part that begins with a dot: {part}"),
+            Self::Taken(part) => write!(f, "directory has a part that stasis gives itself: {part}"),
+            Self::Deep => write!(f, "directory has more than {DEEPEST} parts"),
             Self::Character(c) => write!(f, "directory has the character {c:?}"),
         }
     }
@@ -95,6 +103,13 @@ impl FromStr for Directory {
         }
         if let Some(part) = text.split('/').find(|part| part.is_empty() || part.starts_with('.')) {
             return Err(DirectoryError::Part(part.to_owned()));
+        }
+        let taken = |part: &&str| *part == "pre-copy" || part.contains(".stasis-tmp-");
+        if let Some(part) = text.split('/').find(taken) {
+            return Err(DirectoryError::Taken(part.to_owned()));
+        }
+        if text.split('/').count() > DEEPEST {
+            return Err(DirectoryError::Deep);
         }
         Ok(Self(text.to_owned()))
     }

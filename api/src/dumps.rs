@@ -187,6 +187,9 @@ pub struct Verification {
     pub files: u64,
     /// How long they are together.
     pub bytes: u64,
+    /// Files of which only the length, or samples, could be compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_part: Vec<String>,
     /// Directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_manifest: Vec<String>,

@@ -136,13 +136,21 @@ pub struct ErrorDetail {
     pub refusals: Vec<Unsupported>,
 }
 
+/// So many of what stands in the way are told.
+const MOST_REFUSALS: usize = 500;
+
 impl ErrorDetail {
     /// Everything that stands in the way, with each remedy once as what helps.
     #[must_use]
     pub fn refused(mut self, found: &[Unsupported]) -> Self {
         self.code = Code::Refused;
-        self.remedy = Some(remedies(found).join("; ")).filter(|said| !said.is_empty());
-        self.refusals = found.to_vec();
+        // A program may hold hundreds of thousands of the same kind.
+        let told = &found[..found.len().min(MOST_REFUSALS)];
+        self.remedy = Some(remedies(told).join("; ")).filter(|said| !said.is_empty());
+        self.refusals = told.to_vec();
+        if let Some(left) = found.len().checked_sub(told.len()).filter(|left| *left > 0) {
+            self.message += &format!(" (and {left} more that are not told)");
+        }
         self
     }
 }

@@ -143,6 +143,12 @@ pub struct Job {
     pub container: Option<String>,
     /// Directory of the images under the checkpoint root.
     pub directory: Directory,
+    /// Of a checkpoint: whether the tree was to run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_running: Option<bool>,
+    /// Of a checkpoint: what it was to be called by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// When it was asked for.
     pub created_ms: u64,
     /// When it finished.

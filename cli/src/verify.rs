@@ -18,6 +18,7 @@ struct Told<'v> {
     sound: bool,
     files: u64,
     bytes: u64,
+    in_part: Vec<String>,
     without_manifest: Vec<String>,
     damages: Vec<ToldDamage<'v>>,
 }
@@ -45,6 +46,7 @@ fn told(found: &Verified) -> Told<'_> {
         sound: found.damages.is_empty(),
         files: found.files,
         bytes: found.bytes,
+        in_part: found.in_part.iter().map(|path| path.display().to_string()).collect(),
         without_manifest: found.unknown.iter().map(|path| path.display().to_string()).collect(),
         damages: found.damages.iter().map(told_damage).collect(),
     }
@@ -58,6 +60,9 @@ fn text(found: &Verified) -> String {
     let mut text = String::new();
     for Damage { path, what } in &found.damages {
         text += &format!("{}: {what}\n", path.display());
+    }
+    for path in &found.in_part {
+        text += &format!("{}: compared in part alone: all of it is not known\n", path.display());
     }
     for path in &found.unknown {
         let path = path.display();

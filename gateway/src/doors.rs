@@ -153,7 +153,9 @@ async fn by_tcp(State(door): State<Door>, mut request: Request, next: Next) -> R
             request.extensions_mut().insert(Caller::Session);
             answered(&door, Caller::Session, next.run(request).await)
         }
-        None if wants_page(&request) => Redirect::to(page::LOG_IN).into_response(),
+        None if wants_page(&request) && !request.headers().contains_key(header::AUTHORIZATION) => {
+            Redirect::to(page::LOG_IN).into_response()
+        }
         None => {
             let (message, remedy) = match request.headers().contains_key(header::AUTHORIZATION) {
                 true => ("the token is not the gateway's", "read it again from its file"),

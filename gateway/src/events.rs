@@ -36,24 +36,26 @@ struct Listener {
     changes: Receiver<Change>,
     asker: Asker,
     job: Option<String>,
-    ends: Signal,
+    ends: [Signal; 2],
+}
+
+fn wants(asker: Asker, job: Option<&String>, change: &Change) -> bool {
+    asker.user.is_none_or(|user| change.user == Some(user.uid))
+        && job.is_none_or(|job| change.job.id == *job)
 }
 
 impl Listener {
-    fn wants(&self, change: &Change) -> bool {
-        self.asker.user.is_none_or(|user| change.user == Some(user.uid))
-            && self.job.as_ref().is_none_or(|job| change.job.id == *job)
-    }
-
     /// The next that is told; `None` when the gateway ends.
     async fn next(&mut self) -> Option<Event> {
+        let [terminate, interrupt] = &mut self.ends;
         loop {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
-                _ = self.ends.recv() => return None,
+                _ = terminate.recv() => return None,
+                _ = interrupt.recv() => return None,
             };
             match change {
-                Ok(change) if self.wants(&change) => {
+                Ok(change) if wants(self.asker, self.job.as_ref(), &change) => {
                     // Who cannot be told as it is, is told that there is something.
                     let told = Event::default().event("job").json_data(&*change.job);
                     return Some(told.unwrap_or_else(|_| Event::default().event("lost")));
@@ -79,10 +81,13 @@ async fn events(
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text()).remedy("send job")
     })?;
     // A listener that stays must not keep the gateway from its end.
-    let ends = signal(SignalKind::terminate()).map_err(|error| {
-        let message = format!("listen for the end: {error}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-    })?;
+    let end = |kind| {
+        signal(kind).map_err(|error| {
+            let message = format!("listen for the end: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })
+    };
+    let ends = [end(SignalKind::terminate())?, end(SignalKind::interrupt())?];
     let listener = Listener { changes: gateway.jobs.changes(), asker, job, ends };
     let told = unfold(listener, async |mut listener| {
         let event = listener.next().await?;

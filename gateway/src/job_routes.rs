@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Directory, Job, JobKind, JobList, JobQuery, JobState};
+use api::{Directory, ErrorDetail, Job, JobKind, JobList, JobQuery, JobState};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
@@ -21,6 +21,9 @@ use crate::openapi::Problems;
 use crate::state::StateError;
 use crate::wait::Wait;
 use crate::work::{Work, described, perform, settle};
+
+/// In between it is tried again to note what came of a job.
+const TRIED_AGAIN: Duration = Duration::from_secs(5);
 
 /// The longest name of a request.
 const LONGEST_KEY: usize = 200;
@@ -106,7 +109,8 @@ pub(crate) async fn start(
 ) -> Result<Accepted, Problem> {
     let key = key(&manner, work.kind(), request)?;
     let (target, directory) = (work.target(), work.directory().clone());
-    let new = NewJob { asker, kind: work.kind(), target, directory, key };
+    let (leave_running, labels) = (work.leave_running(), work.labels());
+    let new = NewJob { asker, kind: work.kind(), target, directory, leave_running, labels, key };
     let job = match gateway.jobs.begin(new) {
         Ok(job) => job,
         Err(NoJob::Again(job)) => return answer(gateway, asker, manner.wait, *job).await,
@@ -141,7 +145,10 @@ impl Gateway {
 fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send + 'static) {
     let gateway = gateway.clone();
     let task = async move {
-        let outcome = work.await;
+        let outcome = tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+            let message = format!("the gateway failed at it: {error}");
+            Outcome::Failed(ErrorDetail { message, ..ErrorDetail::default() })
+        });
         let (id, asker, what) = (&job.id, &job.asked_by, described(&job));
         match &outcome {
             Outcome::Failed(error) => {
@@ -150,10 +157,10 @@ fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send +
             _ => tracing::info!("{asker}: job {id}, {what}, is done"),
         }
         gateway.metrics.finished(job.kind, !matches!(outcome, Outcome::Failed(_)));
-        if let Err(error) = gateway.jobs.finish(id, outcome) {
-            tracing::error!(
-                "note the end of job {id}: {error}; it is looked for at the next start"
-            );
+        // A disk that is full has room again some day.
+        while let Err(error) = gateway.jobs.finish(id, outcome.clone()) {
+            tracing::error!("note the end of job {id}: {error}; it is tried again");
+            tokio::time::sleep(TRIED_AGAIN).await;
         }
     };
     tokio::spawn(task.in_current_span());

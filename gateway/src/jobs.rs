@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{
     CheckpointSummary, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind,
-    JobList, JobState, RestoreSummary, RestoredTree, User, Verification,
+    JobList, JobState, Labels, RestoreSummary, RestoredTree, User, Verification,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use service::Page;
@@ -21,6 +21,8 @@ const KEPT: u32 = 1000;
 const CHANGES: usize = 256;
 /// So many jobs of one user may be at work at a time.
 const AT_WORK: u64 = 4;
+/// And so many of all users: one may have many numbers.
+const AT_WORK_OF_USERS: u64 = 32;
 
 /// The jobs of this gateway.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct NewJob {
     pub(crate) kind: JobKind,
     pub(crate) target: Target,
     pub(crate) directory: Directory,
+    pub(crate) leave_running: Option<bool>,
+    pub(crate) labels: Labels,
     /// By what a request that is sent again is known.
     pub(crate) key: Option<Key>,
 }
@@ -143,7 +147,7 @@ impl Jobs {
 
     /// Notes a job that begins.
     pub(crate) fn begin(&self, new: NewJob) -> Result<Job, NoJob> {
-        let NewJob { asker, kind, target, directory, key } = new;
+        let NewJob { asker, kind, target, directory, leave_running, labels, key } = new;
         let mut connection = self.state.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let user = asker.user.map(|user| user.uid);
@@ -155,7 +159,8 @@ impl Jobs {
             Target::Container(name) => (None, Some(name)),
             Target::Images => (None, None),
         };
-        not_busy(&transaction, user, &directory, pid)?;
+        let whole = whole_name(asker, &directory);
+        not_busy(&transaction, user, &whole, pid)?;
         let job = Job {
             id: uuid::Uuid::new_v4().to_string(),
             kind,
@@ -164,6 +169,8 @@ impl Jobs {
             pid,
             container,
             directory,
+            leave_running,
+            labels,
             created_ms: now_ms(),
             finished_ms: None,
             found_again: false,
@@ -183,7 +190,7 @@ impl Jobs {
                 asker.user.map(|user| user.gid),
                 kind.name(),
                 job.state.name(),
-                job.directory.as_str(),
+                whole,
                 pid,
                 name,
                 request,
@@ -233,14 +240,14 @@ impl Jobs {
         Ok(())
     }
 
-    /// The id of a job of who asks that is at work on a directory, or on one above or below it.
+    /// The id of a job that is at work on a directory, or on one above or below it.
     pub(crate) fn at_work_on(
         &self,
         asker: Asker,
         directory: &Directory,
     ) -> Result<Option<String>, rusqlite::Error> {
-        let user = asker.user.map(|user| user.uid);
-        match not_busy(&self.state.lock(), user, directory, None) {
+        let whole = whole_name(asker, directory);
+        match not_busy(&self.state.lock(), None, &whole, None) {
             Err(NoJob::Busy(id)) => Ok(Some(id)),
             Err(NoJob::Lost(error)) => Err(error),
             Ok(()) | Err(_) => Ok(None),
@@ -316,7 +323,7 @@ impl Jobs {
             asker.user.map(|user| user.uid),
             wanted.state.map(JobState::name),
             wanted.kind.map(JobKind::name),
-            wanted.directory.as_ref().map(Directory::as_str),
+            wanted.directory.as_ref().map(|directory| whole_name(asker, directory)),
             page.after,
             // One more tells whether there are more.
             page.limit + 1,
@@ -360,30 +367,42 @@ fn sent_before(connection: &Connection, user: Option<u32>, key: &Key) -> Result<
     }
 }
 
+/// What a directory is called from the whole checkpoint root: so those of several who ask are compared.
+fn whole_name(asker: Asker, directory: &Directory) -> String {
+    match asker.user {
+        Some(user) => format!("users/{}/{directory}", user.uid),
+        None => directory.to_string(),
+    }
+}
+
 /// Whether nothing speaks against another job of a user's on that directory and process.
 fn not_busy(
     connection: &Connection,
     user: Option<u32>,
-    directory: &Directory,
+    whole: &str,
     pid: Option<i32>,
 ) -> Result<(), NoJob> {
-    let mut query = connection.prepare_cached(
-        "SELECT id, directory, pid FROM jobs WHERE state = 'running' AND user IS ?1",
-    )?;
-    let mut rows = query.query([user])?;
-    let mut at_work = 0;
+    let mut query = connection
+        .prepare_cached("SELECT id, directory, pid, user FROM jobs WHERE state = 'running'")?;
+    let mut rows = query.query([])?;
+    let (mut own, mut of_users) = (0, 0);
+    let below = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     while let Some(row) = rows.next()? {
-        at_work += 1;
         let (id, other, process): (String, String, Option<i32>) =
             (row.get(0)?, row.get(1)?, row.get(2)?);
-        if other.parse::<Directory>().is_ok_and(|other| other.overlaps(directory)) {
+        let asked_by: Option<u32> = row.get(3)?;
+        own += u64::from(asked_by == user);
+        of_users += u64::from(asked_by.is_some());
+        if below(&other, whole) || below(whole, &other) {
             return Err(NoJob::Busy(id));
         }
         if pid.is_some() && process == pid {
             return Err(NoJob::SameProcess(id));
         }
     }
-    match user.is_some() && at_work >= AT_WORK {
+    match user.is_some() && (own >= AT_WORK || of_users >= AT_WORK_OF_USERS) {
         true => Err(NoJob::TooMany),
         false => Ok(()),
     }

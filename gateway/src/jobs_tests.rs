@@ -25,7 +25,15 @@ fn failed() -> Outcome {
 /// A checkpoint of a process that no other job is at work on, and not at all.
 fn new(asker: Asker, name: &str) -> NewJob {
     let target = Target::Container(name.to_owned());
-    NewJob { asker, kind: JobKind::Checkpoint, target, directory: directory(name), key: None }
+    NewJob {
+        asker,
+        kind: JobKind::Checkpoint,
+        target,
+        directory: directory(name),
+        leave_running: Some(true),
+        labels: Labels::default(),
+        key: None,
+    }
 }
 
 fn listed(jobs: &Jobs, asker: Asker) -> Vec<Job> {
@@ -66,6 +74,7 @@ fn a_user_has_jobs_of_his_own_and_not_too_many() {
     assert!(jobs.get(&his.id, user(1)).unwrap().is_some());
     assert_eq!(jobs.get(&his.id, user(2)).unwrap(), None);
     assert_eq!(jobs.get(&roots.id, user(1)).unwrap(), None);
+    assert_eq!(busy(begin(ROOT, "users/1/a")), his.id, "root calls it so");
     for name in ["b", "c", "d"] {
         begin(user(1), name).unwrap();
     }

@@ -120,10 +120,10 @@ async fn checkpoints(
     let services = gateway.services.on_behalf_of(asker.user);
     let list: CheckpointList = services
         .dumper()
-        .get(&with_query("/v1/checkpoints", query))
+        .get(&with_query("/v1/checkpoints", query.clone()))
         .await
         .map_err(|error| problem(error, asker))?;
-    Ok(views::checkpoints(&list))
+    Ok(views::checkpoints(&list, query.as_deref().unwrap_or_default()))
 }
 
 async fn checkpoint(
@@ -140,10 +140,11 @@ async fn checkpoint(
 async fn jobs(
     State(gateway): State<Gateway>,
     asker: Asker,
+    RawQuery(said): RawQuery,
     query: Result<Query<JobQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Markup, Failed> {
     let list: JobList = job_routes::list(&gateway, asker, &job_routes::asked(query)?)?;
-    Ok(views::jobs(&list))
+    Ok(views::jobs(&list, said.as_deref().unwrap_or_default()))
 }
 
 async fn job(

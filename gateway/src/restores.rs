@@ -3,6 +3,7 @@
 use api::{AfterRestore, Job, JobKind, RestoreJobRequest, RestoreRequest, RestoredList};
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use service::{Body, Problem};
 
 use utoipa_axum::router::OpenApiRouter;
@@ -38,6 +39,14 @@ pub(crate) async fn restore(
     let found = services.checkpoint(directory).await;
     if found.map_err(|error| problem(error, asker))?.is_none() {
         return Err(no_checkpoint(directory).of("directory"));
+    }
+    // What runs already would be refused later, and could be taken for what this one makes.
+    let trees = services.restores().await.map_err(|error| problem(error, asker))?.restores;
+    if let Some(tree) = trees.iter().find(|tree| tree.running && tree.directory == *directory) {
+        let message = format!("{directory} runs: it was restored as process {}", tree.pid);
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy(format!("end it before it is restored again: kill {}", tree.pid)));
     }
     let asked = RestoreRequest {
         directory: directory.clone(),

@@ -15,6 +15,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// Name of the database in the state directory.
 const DATABASE: &str = "state.db";
 
+/// All that is in the directory: the database and what SQLite puts beside it.
+const FILES: [&str; 4] = [DATABASE, "state.db-journal", "state.db-shm", "state.db-wal"];
+
 /// Each brings a database from the version of its place to the next.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE jobs (
@@ -52,6 +55,17 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+    /// In the directory is something else.
+    #[error(
+        "use {}: {} is none of the gateway's files; name a directory of its own with --state-dir",
+        path.display(), entry.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What else is there.
+        entry: PathBuf,
+    },
     /// Another gateway has it.
     #[error(
         "open {0}: another gateway is at work with it; end that one, or name another directory with --state-dir"
@@ -85,20 +99,29 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub struct State(Arc<Mutex<Connection>>);
 
-/// Makes the directory of the database, and gives it to the user that the gateway becomes.
+/// Makes the directory of the database, and gives it to the user that the gateway becomes. One that holds anything else is nobody's to
+/// give away.
 ///
 /// # Errors
-/// If it cannot be made, or is another's.
+/// If it cannot be made, or holds something else.
 pub fn prepare_directory(path: &Path, user: Option<&str>) -> Result<(), StateError> {
     let failed = |source| StateError::Directory { path: path.into(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let metadata = entry.metadata().map_err(failed)?;
+        let ours = entry.file_name().to_str().is_some_and(|name| FILES.contains(&name));
+        if !ours || !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(StateError::Foreign { path: path.into(), entry: entry.path() });
+        }
+    }
     if let Some(user) = user {
         let found = User::from_name(user).map_err(|errno| failed(errno.into()))?;
         // That there is none is said where it is to be become.
         let Some(user) = found else { return Ok(()) };
-        let files = fs::read_dir(path).map_err(failed)?.flatten().map(|entry| entry.path());
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        let files = FILES.iter().map(|name| path.join(name)).filter(|path| path.exists());
         for path in files.chain([path.to_owned()]) {
-            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
             std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(failed)?;
         }
     }
@@ -189,6 +212,17 @@ mod tests {
         drop(again);
         let error = State::open(&directory).unwrap_err();
         assert!(matches!(error, StateError::Newer { version: 99, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_with_anything_else_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        prepare_directory(place.path(), None).unwrap();
+        drop(State::open(place.path()).unwrap());
+        prepare_directory(place.path(), None).unwrap();
+        fs::create_dir(place.path().join("checkpoints")).unwrap();
+        let error = prepare_directory(place.path(), None).unwrap_err();
+        assert!(matches!(error, StateError::Foreign { .. }), "{error}");
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! that was started anew knows nothing of it: then the checkpoint is there whole, or there is none; and a restored tree is there, or
 //! nobody of it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use api::{
-    ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job, JobKind, Operation,
-    OperationState, RestoreRequest, VerifyRequest,
+    After, CheckpointSummary, ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job,
+    JobKind, Labels, Operation, OperationState, RestoreRequest, Verification, VerifyRequest,
 };
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -47,6 +48,24 @@ impl Work {
             Self::Dump(request) => Target::Process(request.pid),
             Self::Container(request) => Target::Container(request.container.clone()),
             Self::Restore(_) | Self::Verify(_) => Target::Images,
+        }
+    }
+
+    /// Whether the tree is to run on.
+    pub(crate) fn leave_running(&self) -> Option<bool> {
+        match self {
+            Self::Dump(request) => Some(request.after == After::Resume),
+            Self::Container(request) => Some(request.leave_running),
+            Self::Restore(_) | Self::Verify(_) => None,
+        }
+    }
+
+    /// What the checkpoint is to be called by.
+    pub(crate) fn labels(&self) -> Labels {
+        match self {
+            Self::Dump(request) => request.labels.clone(),
+            Self::Container(request) => request.labels.clone(),
+            Self::Restore(_) | Self::Verify(_) => Labels::default(),
         }
     }
 
@@ -162,11 +181,42 @@ fn answer<A: DeserializeOwned>(operation: Operation, outcome: fn(A) -> Outcome) 
 
 /// `None` if the service does not know it: it has been started anew.
 async fn operation(client: &Client, id: &str) -> Result<Option<Operation>, ClientError> {
-    match client.get(&format!("/v1/operations/{id}")).await {
+    // A request that is still on its way does nothing after that.
+    match client.give_up(&format!("/v1/operations/{id}")).await {
         Ok(operation) => Ok(Some(operation)),
         Err(ClientError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What the dumper has not done of a dump whose images are there; `None` if that is nothing.
+async fn unfinished(
+    services: &Services,
+    job: &Job,
+    there: &CheckpointSummary,
+) -> Result<Option<Outcome>, ClientError> {
+    let failed = |message: String, remedy: &str| {
+        let remedy = Some(remedy.to_owned());
+        Some(Outcome::Failed(ErrorDetail { message, remedy, ..ErrorDetail::default() }))
+    };
+    let request = VerifyRequest { directory: job.directory.clone() };
+    let found: Verification = services.dumper().post("/v1/verifications", &request).await?;
+    if !found.sound || there.damage.is_some() {
+        let message = format!(
+            "the dumper ended before its images were safe, and they are damaged: {}",
+            job.directory
+        );
+        return Ok(failed(message, "remove the checkpoint, and send the request again"));
+    }
+    let runs_on = job.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    if job.leave_running == Some(false) && runs_on {
+        let message = "the dumper ended when the images were safe, and before the tree was ended: both are there".to_owned();
+        return Ok(failed(
+            message,
+            "end the tree before the checkpoint is restored, or remove the checkpoint",
+        ));
+    }
+    Ok(None)
 }
 
 /// How a job was lost of which its service knows nothing.
@@ -191,7 +241,18 @@ async fn found(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
     match job.kind {
         JobKind::Checkpoint => {
             let found = services.checkpoint(&job.directory).await?;
-            Ok(match found.filter(|there| there.created_ms >= job.created_ms) {
+            let found = found.filter(|there| there.created_ms >= job.created_ms);
+            if let Some(summary) = &found {
+                if let Some(wrong) = unfinished(services, job, summary).await? {
+                    return Ok(wrong);
+                }
+                // They are given when the images are there.
+                if !job.labels.is_empty() {
+                    let path = format!("/v1/labels/{}", job.directory);
+                    let _: CheckpointSummary = services.dumper().put(&path, &job.labels).await?;
+                }
+            }
+            Ok(match found {
                 Some(summary) => Outcome::Found(summary),
                 None if job.container.is_some() => nothing(
                     "the dumper ended while the container's engine was at work, and no images are under the checkpoint root",

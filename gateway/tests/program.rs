@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -137,7 +137,7 @@ fn slow_dumper(begun: Arc<Mutex<Vec<String>>>, done: Arc<Mutex<Vec<String>>>) ->
         begun.lock().unwrap().push(name);
         std::future::pending::<Json<serde_json::Value>>().await
     });
-    let operation = get(move |axum::extract::Path(name): axum::extract::Path<String>| async move {
+    let operation = any(move |axum::extract::Path(name): axum::extract::Path<String>| async move {
         let is_done = done.lock().unwrap().contains(&name);
         let summary = json!({"frozen_us": 830, "total_us": 9, "processes": 1, "threads": 1, "pages_scanned": 3,
             "pages_written": 2, "image_bytes": 5, "account": {"stop_us": 1, "inventory_us": 2, "registers_us": 3,
@@ -229,7 +229,11 @@ async fn a_job_of_a_service_that_ends_is_settled() {
         Json(summary)
     };
     let next = Router::new()
-        .route("/v1/operations/{name}", get(unknown))
+        .route("/v1/operations/{name}", any(unknown))
+        .route(
+            "/v1/verifications",
+            axum::routing::post(async || Json(json!({"sound": true, "files": 1, "bytes": 1}))),
+        )
         .route("/v1/checkpoints/{*directory}", get(one));
     let listener = UnixListener::bind(&socket).unwrap();
     tokio::spawn(async move { axum::serve(listener, next).await });

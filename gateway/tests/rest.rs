@@ -151,6 +151,7 @@ fn dumper(go: Arc<Notify>) -> Router {
     let one = |Path(name): Path<String>| async move {
         match name.as_str() {
             "there" => (StatusCode::OK, Json(summary("there"))),
+            "runs" => (StatusCode::OK, Json(summary("runs"))),
             _ => (StatusCode::NOT_FOUND, Json(json!({"detail": "none"}))),
         }
     };
@@ -165,9 +166,8 @@ fn restorer() -> Router {
         assert_eq!(request["directory"], "there");
         Json(json!({"pid": 7, "total_us": 9, "processes": 1, "threads": 1, "pages_restored": 2}))
     });
-    let list = get(async || {
-        Json(json!({"restores": [{"directory": "there", "pid": 7, "running": true}]}))
-    });
+    let list =
+        get(async || Json(json!({"restores": [{"directory": "runs", "pid": 7, "running": true}]})));
     Router::new().route("/v1/restores", restore.merge(list))
 }
 
@@ -275,6 +275,7 @@ async fn bad_input_names_the_field_and_the_remedy() {
         (checkpoints, "", 400, None),
         (restores, r"{}", 422, Some("directory")),
         (restores, r#"{"directory": "nowhere"}"#, 404, Some("directory")),
+        (restores, r#"{"directory": "runs"}"#, 409, Some("directory")),
         (restores, r#"{"directory": 5}"#, 422, Some("directory")),
         (restores, r#"{"directory": "there", "pid": 1}"#, 422, Some("pid")),
     ] {

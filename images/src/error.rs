@@ -165,16 +165,16 @@ pub enum Error {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// A checkpoint that is to be removed has another one inside.
+    /// In the directory of a checkpoint that is to be removed is something that is no part of it.
     #[error(
-        "{} has the checkpoint {} inside, which would go with it: remove that one first, or move it out",
-        path.display(), checkpoint.display()
+        "{} is no part of the checkpoint in {}, and would go with it: move it out, or remove it",
+        other.display(), path.display()
     )]
     Holds {
         /// The directory.
         path: PathBuf,
-        /// The checkpoint.
-        checkpoint: PathBuf,
+        /// What else is there.
+        other: PathBuf,
     },
     /// Pages that a page server was sent are not with the images.
     #[error(

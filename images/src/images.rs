@@ -169,6 +169,11 @@ impl Images {
         self.manifest.written()
     }
 
+    /// Whether it is known what was in all of a file.
+    pub(crate) fn knows_all_of(&self, name: &str) -> bool {
+        self.manifest.knows_all_of(name)
+    }
+
     /// Reads all of a file, and compares it with what was written; how long it is.
     pub(crate) fn compare(&self, name: &str) -> Result<u64, Error> {
         let missing = || Error::Missing { name: name.into() };

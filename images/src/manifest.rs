@@ -97,6 +97,15 @@ impl Manifest {
         names.filter(|name| *name != names::PARENT_LINK)
     }
 
+    /// Whether all bytes of a file are known by digests.
+    pub(crate) fn knows_all_of(&self, name: &str) -> bool {
+        let known = self.files.as_ref().and_then(|files| files.get(name));
+        known.is_some_and(|known| {
+            let whole = known.bytes <= DIGEST_WHOLE || known.pieces.is_some();
+            whole && !known.digest.is_empty() && !self.served.contains_key(name)
+        })
+    }
+
     /// Whether a file of this name was written.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.files.as_ref().is_some_and(|files| files.contains_key(name))

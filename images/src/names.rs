@@ -390,6 +390,9 @@ pub fn stats_restore() -> Image<StatsEntry> {
 /// Name of the link to the checkpoint that holds the pages marked as being in the parent.
 pub const PARENT_LINK: &str = "parent";
 
+/// Name of the file of a checkpoint's labels, which is no image.
+pub const LABELS: &str = "stasis-labels.json";
+
 /// Name of the directory inside a checkpoint for pages that were copied while the processes still ran: a parent
 /// checkpoint of its own, with page maps and pages.
 pub const PRE_COPY: &str = PRE_COPIES[0];

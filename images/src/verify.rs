@@ -24,6 +24,9 @@ pub struct Verified {
     pub files: u64,
     /// How long they are together.
     pub bytes: u64,
+    /// The files of which only the length, or samples, could be compared: those that an older stasis wrote, whose room was given back, or that
+    /// a page server has.
+    pub in_part: Vec<PathBuf>,
     /// The directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
     pub unknown: Vec<PathBuf>,
     /// What is not as it was.
@@ -67,21 +70,23 @@ fn files(level: &Images, found: &mut Verified) -> Result<(), Error> {
         found.unknown.push(level.path().into());
         return Ok(());
     }
-    let own = |name: &String| !name.contains('/') && name != names::manifest().name();
+    // By its own name, and not that of a link to a parent.
+    let place = level.path().canonicalize().unwrap_or_else(|_| level.path().into());
+    let named = |name: &str| place.join(name);
+    let own = |name: &String| !name.contains('/') && !names::is_service(name);
     let there = level.files()?.into_iter().map(|file| file.name).filter(own);
     let mut names: Vec<String> = there.chain(level.written().map(str::to_owned)).collect();
     names.sort();
     names.dedup();
     for name in names {
         match level.compare(&name) {
-            Ok(bytes) => {
+            Ok(bytes) if level.knows_all_of(&name) => {
                 found.files += 1;
                 found.bytes += bytes;
             }
+            Ok(_) => found.in_part.push(named(&name)),
             Err(error) => {
-                // By its own name, and not that of a link to a parent.
-                let place = level.path().canonicalize();
-                let path = place.unwrap_or_else(|_| level.path().into()).join(&name);
+                let path = named(&name);
                 found.damages.push(Damage { path, what: said(&error) });
             }
         }

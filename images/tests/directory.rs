@@ -411,6 +411,10 @@ fn a_checkpoint_is_removed_whole() {
     let target = place.path().join("checkpoint");
     write(&target, WriteOptions::default(), &[7]).unwrap();
     fs::write(target.join("dump.log"), "said").unwrap();
+    assert!(matches!(remove(&target), Err(Error::Holds { .. })), "it is no part of it");
+    assert_eq!(pids(&target), [7]);
+    fs::remove_file(target.join("dump.log")).unwrap();
+    fs::write(target.join("stasis-labels.json"), "{}").unwrap();
     remove(&target).unwrap();
     assert_eq!(listing(place.path()), [""; 0]);
     assert!(remove(&target).is_err());

@@ -126,6 +126,18 @@ impl CheckpointRoot {
         Ok(path)
     }
 
+    /// Removes the directories above one that was to hold a checkpoint, and does not: those that are empty.
+    pub fn forget(&self, directory: &Directory) {
+        let above = directory.under(&self.0);
+        let above = above.ancestors().skip(1).take_while(|path| *path != self.0);
+        // What is not empty is in use, and what is above it, too.
+        for path in above {
+            if fs::remove_dir(path).is_err() {
+                break;
+            }
+        }
+    }
+
     /// The directories that hold a checkpoint, in order.
     ///
     /// # Errors

@@ -152,10 +152,15 @@ impl Client {
         self.json(self.request(Method::GET, path).timeout(Duration::from_secs(10))).await
     }
 
-    /// Asks for something to be deleted, for at most 10 seconds.
+    /// Asks for something to be deleted, for at most two minutes: it may be large.
     pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        let request = self.request(Method::DELETE, path).timeout(Duration::from_secs(10));
+        let request = self.request(Method::DELETE, path).timeout(Duration::from_secs(120));
         self.send(request).await.map(drop)
+    }
+
+    /// Asks for an operation to be given up that has not begun, for at most 10 seconds; what came of it if it has.
+    pub async fn give_up<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.json(self.request(Method::DELETE, path).timeout(Duration::from_secs(10))).await
     }
 
     /// Asks for text, for at most 5 seconds.

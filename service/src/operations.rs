@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{Operation, OperationState, User};
+use api::{ErrorDetail, Operation, OperationState, User};
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -29,6 +29,22 @@ struct Kept {
     by_name: BTreeMap<String, (Option<User>, Operation)>,
     /// The oldest first.
     order: VecDeque<String>,
+}
+
+impl Kept {
+    /// Forgets the oldest that have ended.
+    fn make_room(&mut self) {
+        while self.order.len() >= KEPT {
+            let ended = |name: &String| {
+                let at_work = |(_, it): &(_, Operation)| it.state == OperationState::Running;
+                !self.by_name.get(name).is_some_and(at_work)
+            };
+            let Some(oldest) = self.order.iter().position(ended) else { break };
+            if let Some(name) = self.order.remove(oldest) {
+                self.by_name.remove(&name);
+            }
+        }
+    }
 }
 
 /// The name that who asks gave to what is to be done ([`Operation::HEADER`]); `None`: nobody will ask for it.
@@ -63,7 +79,9 @@ pub struct Begun {
 impl Operations {
     /// The paths by which they are asked for.
     pub fn router(&self) -> Router {
-        Router::new().route("/v1/operations/{name}", get(one)).with_state(self.clone())
+        Router::new()
+            .route("/v1/operations/{name}", get(one).delete(forbid))
+            .with_state(self.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -79,6 +97,7 @@ impl Operations {
         let OperationName(name) = name;
         if let Some(name) = &name {
             let mut kept = self.lock();
+            kept.make_room();
             if kept.by_name.contains_key(name) {
                 let message = format!("operation {name} has been asked for already");
                 return Err(Problem::new(StatusCode::CONFLICT, message)
@@ -86,16 +105,6 @@ impl Operations {
             }
             kept.by_name.insert(name.clone(), (user, Operation::default()));
             kept.order.push_back(name.clone());
-            while kept.order.len() > KEPT {
-                let ended = |name: &String| {
-                    let at_work = |(_, it): &(_, Operation)| it.state == OperationState::Running;
-                    !kept.by_name.get(name).is_some_and(at_work)
-                };
-                let Some(oldest) = kept.order.iter().position(ended) else { break };
-                if let Some(name) = kept.order.remove(oldest) {
-                    kept.by_name.remove(&name);
-                }
-            }
         }
         Ok(Begun { operations: self.clone(), name })
     }
@@ -141,6 +150,34 @@ impl Drop for Begun {
     }
 }
 
+/// What came of it; if it is not known, it is not to be begun any more: a request for it may still be on its way.
+async fn forbid(
+    State(operations): State<Operations>,
+    OnBehalfOf(user): OnBehalfOf,
+    Path(name): Path<String>,
+) -> Result<Json<Operation>, Problem> {
+    {
+        let mut kept = operations.lock();
+        if !kept.by_name.contains_key(&name) && name.len() <= LONGEST {
+            kept.make_room();
+            let message = "it was given up before it was begun".to_owned();
+            let error = Some(ErrorDetail { message, ..ErrorDetail::default() });
+            let state = OperationState::Failed;
+            let never = Operation { state, status: Some(409), error, ..Operation::default() };
+            kept.by_name.insert(name.clone(), (user, never));
+            kept.order.push_back(name.clone());
+            return Err(unknown(&name));
+        }
+    }
+    one(State(operations), OnBehalfOf(user), Path(name)).await
+}
+
+fn unknown(name: &str) -> Problem {
+    let message = format!("no operation {name} since this service was started");
+    Problem::new(StatusCode::NOT_FOUND, message)
+        .remedy("look for what it would have made: its checkpoint, or its processes")
+}
+
 async fn one(
     State(operations): State<Operations>,
     OnBehalfOf(user): OnBehalfOf,
@@ -148,11 +185,7 @@ async fn one(
 ) -> Result<Json<Operation>, Problem> {
     let kept = operations.lock();
     let found = kept.by_name.get(&name).filter(|(asker, _)| user.is_none() || *asker == user);
-    found.map(|(_, operation)| Json(operation.clone())).ok_or_else(|| {
-        let message = format!("no operation {name} since this service was started");
-        Problem::new(StatusCode::NOT_FOUND, message)
-            .remedy("look for what it would have made: its checkpoint, or its processes")
-    })
+    found.map(|(_, operation)| Json(operation.clone())).ok_or_else(|| unknown(&name))
 }
 
 #[cfg(test)]

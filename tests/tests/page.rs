@@ -180,7 +180,7 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         assert!(counts(&web), "it is back");
         client.goto(&format!("{address}/checkpoints/by/hand")).await.expect("go");
         browser.click("form[action='/do/restore'] button").await;
-        browser.job_says("bad", "it runs: it was restored from").await;
+        browser.says("bad", "runs: it was restored as").await;
         browser.look("failed").await;
         client.goto(&format!("{address}/checkpoints/by/hand")).await.expect("go");
         browser.click("summary").await;

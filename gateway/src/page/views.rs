@@ -156,7 +156,7 @@ pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup
         let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         found.unwrap_or_default()
     };
-    let from = if query.is_empty() { "/".to_owned() } else { format!("/?{query}") };
+    let from = asked("/", query);
     let rows = html! {
         table {
             thead { tr {
@@ -190,7 +190,7 @@ pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup
         }
         @if list.processes.is_empty() { p.dim { "None." } }
         @if let Some(next) = &list.next {
-            p { a.button href={ "/?" (with_cursor(query, next)) } { "More" } }
+            p { a.button href=(asked("/", &with_cursor(query, next))) { "More" } }
         }
     };
     page(
@@ -228,7 +228,10 @@ pub(super) fn containers(list: &ContainerList) -> Markup {
                         td.number data-name="Pid" { (it.pid.map(|pid| pid.to_string()).unwrap_or_default()) }
                         td.actions {
                             @if it.checkpointable {
-                                a.button href={ "/new?container=" (it.name) } { "Checkpoint…" }
+                                form.inline method="get" action="/new" {
+                                    input type="hidden" name="container" value=(it.name);
+                                    button { "Checkpoint…" }
+                                }
                             } @else {
                                 details { summary.dim { "no" } (refusals(&it.refusals)) }
                             }
@@ -243,7 +246,12 @@ pub(super) fn containers(list: &ContainerList) -> Markup {
     page("/containers", "Containers", &live("containers", "/containers", "5s", &rows))
 }
 
-pub(super) fn checkpoints(list: &CheckpointList) -> Markup {
+/// A place with what was asked of it.
+fn asked(place: &str, query: &str) -> String {
+    if query.is_empty() { place.to_owned() } else { format!("{place}?{query}") }
+}
+
+pub(super) fn checkpoints(list: &CheckpointList, query: &str) -> Markup {
     let rows = html! {
         table {
             thead { tr {
@@ -272,9 +280,13 @@ pub(super) fn checkpoints(list: &CheckpointList) -> Markup {
                 @if it.being_written { "is being written" } @else { "was left by a dumper that was killed; the next start of the dumper clears it" }
             }
         }
-        @if let Some(next) = &list.next { p { a.button href={ "/checkpoints?cursor=" (next) } { "More" } } }
+        @if let Some(next) = &list.next { p { a.button href=(asked("/checkpoints", &with_cursor(query, next))) { "More" } } }
     };
-    page("/checkpoints", "Checkpoints", &live("checkpoints", "/checkpoints", "", &rows))
+    page(
+        "/checkpoints",
+        "Checkpoints",
+        &live("checkpoints", &asked("/checkpoints", query), "", &rows),
+    )
 }
 
 fn labels(of: &CheckpointSummary) -> Markup {
@@ -390,12 +402,12 @@ fn job_rows(jobs: &[Job]) -> Markup {
     }
 }
 
-pub(super) fn jobs(list: &JobList) -> Markup {
+pub(super) fn jobs(list: &JobList, query: &str) -> Markup {
     let rows = html! {
         (job_rows(&list.jobs))
-        @if let Some(next) = &list.next { p { a.button href={ "/jobs?cursor=" (next) } { "More" } } }
+        @if let Some(next) = &list.next { p { a.button href=(asked("/jobs", &with_cursor(query, next))) { "More" } } }
     };
-    page("/jobs", "Jobs", &live("jobs", "/jobs", "", &rows))
+    page("/jobs", "Jobs", &live("jobs", &asked("/jobs", query), "", &rows))
 }
 
 pub(super) fn job(job: &Job) -> Markup {
@@ -424,6 +436,7 @@ pub(super) fn job(job: &Job) -> Markup {
                 @if let Some(found) = &job.verified {
                     dt { "Compared" } dd { (found.files) " files, " (bytes(found.bytes)) }
                     @for damage in &found.damages { dt.bad { (damage.path) } dd { (damage.what) } }
+                    @for path in &found.in_part { dt { (path) } dd { "compared in part alone" } }
                     @for path in &found.without_manifest { dt { (path) } dd { "there is no manifest to compare with" } }
                 }
             }

@@ -218,12 +218,18 @@ fn verified(
     directory: &Directory,
 ) -> Result<Verification, Problem> {
     let found = Images::open(path).and_then(|images| images::verify(&images));
-    let found = found.map_err(|error| match error {
-        images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. } => {
-            none(directory).of("directory")
+    let found = match found {
+        Ok(found) => found,
+        Err(images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. }) => {
+            return Err(none(directory).of("directory"));
         }
-        error => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(&error)).of("directory"),
-    })?;
+        // What cannot be opened as a checkpoint has changed, too.
+        Err(error) => {
+            let (path, what) = (directory.to_string(), chain(&error));
+            let damages = vec![DamagedFile { path, what }];
+            return Ok(Verification { damages, ..Verification::default() });
+        }
+    };
     let below = |path: &FilePath| {
         let path = path.strip_prefix(root.as_path()).unwrap_or(path);
         path.display().to_string()
@@ -234,6 +240,7 @@ fn verified(
         sound: found.damages.is_empty(),
         files: found.files,
         bytes: found.bytes,
+        in_part: found.in_part.iter().map(|path| below(path)).collect(),
         without_manifest: found.unknown.iter().map(|path| below(path)).collect(),
         damages: found.damages.iter().map(damaged).collect(),
     })

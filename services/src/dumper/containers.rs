@@ -141,6 +141,9 @@ fn checkpoint(
         return Err(Problem::field("labels", message).remedy("leave them out"));
     }
     let done = containers::checkpoint(container, &asked, &state.places);
+    if done.is_err() {
+        state.root.forget(&request.directory);
+    }
     let done = done.map_err(|error| problem(&error))?;
     if let Some(directory) = &asked.directory
         && let Err(error) = labels::give(directory, &request.labels)

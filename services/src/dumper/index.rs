@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +42,8 @@ pub(super) struct Index(Arc<Mutex<Inner>>);
 struct Inner {
     root: CheckpointRoot,
     events: Option<Events>,
+    /// Device and inode of the root.
+    identity: Option<(u64, u64)>,
     /// Whether all was read, and events have told of what has changed since.
     is_whole: bool,
     found: Found,
@@ -115,9 +119,22 @@ impl Found {
             *self = Self::default();
             return;
         }
-        self.directories.retain(|other| !below(other));
-        self.temporary.retain(|other| !below(other));
-        self.checkpoints.retain(|other, _| !below(other.as_str()));
+        // Of names that begin so, those of other directories lie between.
+        let near = |other: &str| other.starts_with(name);
+        let behind = (Bound::Included(name.to_owned()), Bound::Unbounded);
+        let gone = |all: &BTreeSet<String>| -> Vec<String> {
+            let near = all.range(behind.clone()).take_while(|other| near(other));
+            near.filter(|other| below(other)).cloned().collect()
+        };
+        for other in gone(&self.directories) {
+            self.directories.remove(&other);
+            if let Ok(directory) = other.parse::<Directory>() {
+                self.checkpoints.remove(&directory);
+            }
+        }
+        for other in gone(&self.temporary) {
+            self.temporary.remove(&other);
+        }
     }
 }
 
@@ -132,7 +149,9 @@ impl Inner {
 
     /// Brings what is known up to date.
     fn refresh(&mut self) -> io::Result<()> {
-        let news = self.events.as_ref().filter(|_| self.is_whole).and_then(Events::read);
+        let is_same = self.identity().is_ok_and(|identity| self.identity == Some(identity));
+        let known = self.events.as_ref().filter(|_| self.is_whole && is_same);
+        let news = known.and_then(Events::read);
         let Some(news) = news else { return self.read_all() };
         let mut looked_at = BTreeSet::new();
         let mut looked_below = BTreeSet::new();
@@ -159,7 +178,7 @@ impl Inner {
         for name in looked_below {
             looked_at.remove(&name);
             self.found.forget(&name);
-            self.read_below(&name);
+            self.is_whole &= self.read_below(&name);
         }
         for name in looked_at {
             self.look_at(&name);
@@ -169,17 +188,25 @@ impl Inner {
 
     /// Reads all of the root again.
     fn read_all(&mut self) -> io::Result<()> {
+        self.is_whole = false;
         self.found = Found::default();
         self.events = Events::begin();
+        self.identity = Some(self.identity()?);
         // That it cannot be read must be said; of what cannot be read below it nothing is known.
         fs::read_dir(self.root.as_path())?;
-        self.read_below("");
-        self.is_whole = self.events.is_some();
+        let read = self.read_below("");
+        self.is_whole = self.events.is_some() && read;
         Ok(())
     }
 
-    /// Reads a directory and all below it.
-    fn read_below(&mut self, name: &str) {
+    /// By which the root is known if another one is put in its place.
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        fs::metadata(self.root.as_path()).map(|found| (found.dev(), found.ino()))
+    }
+
+    /// Reads a directory and all below it; whether that could be done.
+    fn read_below(&mut self, name: &str) -> bool {
+        let mut all = true;
         let mut waiting = vec![name.to_owned()];
         while let Some(name) = waiting.pop() {
             let is_ours =
@@ -203,10 +230,17 @@ impl Inner {
             }
             self.found.directories.insert(name.clone());
             self.look_at(&name);
-            if depth == DEEPEST {
+            if depth >= DEEPEST {
                 continue;
             }
-            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
+            let entries = match fs::read_dir(&path) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    all &= error.kind() == io::ErrorKind::NotFound;
+                    continue;
+                }
+            };
+            for entry in entries.flatten() {
                 let Ok(own) = entry.file_name().into_string() else { continue };
                 if own.contains(TEMPORARY) {
                     self.found.temporary.insert(name.clone());
@@ -215,6 +249,7 @@ impl Inner {
                 }
             }
         }
+        all
     }
 
     /// Looks whether a directory holds a checkpoint, and which.
@@ -255,7 +290,13 @@ fn is_part(directory: &Directory) -> bool {
 impl Index {
     pub(super) fn of(root: CheckpointRoot) -> Self {
         let found = Found::default();
-        Self(Arc::new(Mutex::new(Inner { root, events: None, is_whole: false, found })))
+        Self(Arc::new(Mutex::new(Inner {
+            root,
+            events: None,
+            identity: None,
+            is_whole: false,
+            found,
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -276,8 +317,6 @@ impl Index {
         limit: usize,
         wanted: impl Fn(&CheckpointSummary) -> bool,
     ) -> io::Result<(Vec<CheckpointSummary>, bool)> {
-        use std::ops::Bound;
-
         let mut inner = self.lock();
         inner.refresh()?;
         let from = match (after, prefix.trim_end_matches('/').parse::<Directory>()) {

@@ -1,16 +1,16 @@
 //! The labels of checkpoints: a file beside the images, so that they go wherever these go.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use api::Labels;
 use axum::http::StatusCode;
+use images::names::LABELS;
+use nix::libc;
 use service::Problem;
 
-/// The file of a checkpoint's labels.
-const LABELS: &str = "stasis-labels.json";
 /// More than all labels take.
 const LONGEST_LABELS: u64 = 64 * 1024;
 
@@ -18,7 +18,14 @@ const LONGEST_LABELS: u64 = 64 * 1024;
 pub(super) fn read(path: &Path) -> Labels {
     let read = || {
         let mut text = String::new();
-        File::open(path.join(LABELS)).ok()?.take(LONGEST_LABELS).read_to_string(&mut text).ok()?;
+        let mut options = OpenOptions::new();
+        // What hangs on a fifo holds up all lists, and a link may lead anywhere.
+        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let file = options.open(path.join(LABELS)).ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        file.take(LONGEST_LABELS).read_to_string(&mut text).ok()?;
         serde_json::from_str(&text).ok()
     };
     read().unwrap_or_default()
@@ -26,16 +33,17 @@ pub(super) fn read(path: &Path) -> Labels {
 
 /// Writes the labels of a checkpoint, all at once.
 pub(super) fn write(path: &Path, labels: &Labels) -> Result<(), Problem> {
-    let new = path.join(format!(".{LABELS}.new"));
+    let new = path.join(format!(".{LABELS}.{}", uuid::Uuid::new_v4().simple()));
     let write = || {
         let text = serde_json::to_vec(labels)?;
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.custom_flags(nix::libc::O_NOFOLLOW);
+        options.write(true).create_new(true).mode(0o600);
         let mut file = options.open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, path.join(LABELS))
+        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        written.and_then(|()| fs::rename(&new, path.join(LABELS))).inspect_err(|_| {
+            // What cannot be written is not to stay in part.
+            drop(fs::remove_file(&new));
+        })
     };
     write().map_err(|error: io::Error| {
         let message = format!("write the labels: {error}");

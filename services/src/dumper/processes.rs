@@ -14,7 +14,7 @@ use collector::Home;
 use dumper::ps;
 use kernel::rights;
 use service::{OnBehalfOf, Page, Problem, blocking, chain};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 /// For so long what was found is told again if nothing is said.
 const USUAL_AGE: Duration = Duration::from_secs(1);
@@ -22,6 +22,8 @@ const USUAL_AGE: Duration = Duration::from_secs(1);
 const COST: u32 = 10;
 /// Older than that nothing is told, and no more than that is waited for.
 const OLDEST: Duration = Duration::from_secs(10);
+/// So many users are looked for at once.
+const AT_ONCE: usize = 2;
 /// Of so many users it is kept what was found for them.
 const USERS: usize = 64;
 
@@ -48,11 +50,14 @@ type ByUser = BTreeMap<Option<(u32, u32)>, Latest>;
 struct Processes {
     programs: Home,
     by_user: Arc<Mutex<ByUser>>,
+    /// So many look at once, for all who ask.
+    at_once: Arc<Semaphore>,
 }
 
 /// The router of this path.
 pub(super) fn router(programs: Home) -> Router {
-    let processes = Processes { programs, by_user: Arc::default() };
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    let processes = Processes { programs, by_user: Arc::default(), at_once };
     Router::new().route("/v1/processes", get(list)).with_state(processes)
 }
 
@@ -70,7 +75,7 @@ impl Latest {
     /// little older while another one looks.
     async fn no_older(
         &self,
-        programs: &Home,
+        Processes { programs, at_once, .. }: &Processes,
         user: Option<User>,
         age: Duration,
     ) -> Result<Arc<Seen>, Problem> {
@@ -82,14 +87,14 @@ impl Latest {
             return Ok(seen);
         }
         let asked = Instant::now();
-        let _looking = match self.looking.try_lock() {
+        let looking = match Arc::clone(&self.looking).try_lock_owned() {
             Ok(looking) => looking,
             Err(_) => {
                 let usable = |seen: &Arc<Seen>| !age.is_zero() && seen.at.elapsed() < OLDEST;
                 if let Some(seen) = self.seen().filter(usable) {
                     return Ok(seen);
                 }
-                let looking = self.looking.lock().await;
+                let looking = Arc::clone(&self.looking).lock_owned().await;
                 // Somebody has begun to look since.
                 if let Some(seen) = self.seen().filter(|seen| seen.at >= asked) {
                     return Ok(seen);
@@ -97,11 +102,17 @@ impl Latest {
                 looking
             }
         };
-        let (programs, at) = (programs.clone(), Instant::now());
-        let list = blocking(move || look(&programs, user)).await?;
-        let seen = Arc::new(Seen { list, at, took: at.elapsed() });
-        *lock(&self.seen) = Some(Arc::clone(&seen));
-        Ok(seen)
+        let at_once = Arc::clone(at_once).acquire_owned().await;
+        let (programs, kept) = (programs.clone(), Arc::clone(&self.seen));
+        // To its end, also if who asked hangs up: otherwise each who does would begin another one.
+        blocking(move || {
+            let (_looking, _at_once, at) = (looking, at_once, Instant::now());
+            let list = look(&programs, user)?;
+            let seen = Arc::new(Seen { list, at, took: at.elapsed() });
+            *lock(&kept) = Some(Arc::clone(&seen));
+            Ok(seen)
+        })
+        .await
     }
 }
 
@@ -131,11 +142,12 @@ async fn list(
         let mut by_user = lock(&state.by_user);
         let key = user.map(|user| (user.uid, user.gid));
         if by_user.len() >= USERS && !by_user.contains_key(&key) {
-            by_user.clear();
+            // What is found for who may do everything stays.
+            by_user.retain(|user, _| user.is_none());
         }
         by_user.entry(key).or_default().clone()
     };
-    let seen = latest.no_older(&state.programs, user, age.unwrap_or(USUAL_AGE)).await?;
+    let seen = latest.no_older(&state, user, age.unwrap_or(USUAL_AGE)).await?;
     Ok(Json(page_of(&seen.list, &asked, page)))
 }
 

@@ -281,17 +281,21 @@ async fn make(
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
-    let wanted = request.labels;
+    let (root, wanted) = (dumper.root.of(asker.0), request.labels);
     let metrics = dumper.metrics.clone();
     metrics.running.inc();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
+        let above = (root, request.directory);
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
         if let Ok(report) = &mut result
             && let Err(problem) = labels::give(&destination.path, &wanted)
         {
             report.warnings.push(problem);
+        }
+        if result.is_err() {
+            above.0.forget(&above.1);
         }
         metrics.finished(&result);
         match &result {

@@ -28,7 +28,7 @@ fn holds_checkpoint(directory: &Path) -> bool {
 
 /// A checkpoint somewhere below a directory. Hidden directories are those being written; what is
 /// copied early lies in a directory of the checkpoint's own.
-pub(super) fn below(target: &Path) -> Option<PathBuf> {
+fn below(target: &Path) -> Option<PathBuf> {
     let mut waiting = vec![(target.to_owned(), 0)];
     let mut seen = 0;
     while let Some((directory, depth)) = waiting.pop() {

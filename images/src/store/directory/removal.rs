@@ -1,9 +1,8 @@
-//! Removing a checkpoint: it is there whole until it is no checkpoint any more.
+//! Removing a checkpoint: it is there whole until it is no checkpoint any more, and nothing goes with it that is none of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::nesting::below;
 use super::staging::Staging;
 use crate::error::Error;
 use crate::names;
@@ -13,21 +12,43 @@ use crate::store::WriteOptions;
 /// removes ([`super::clear`]).
 ///
 /// # Errors
-/// If there is none, if another one lies inside, or if the directory cannot be moved or removed.
+/// If there is none, if something else is in the directory, or if that cannot be moved or removed.
 pub fn remove(directory: &Path) -> Result<(), Error> {
     let failed = |source| Error::OpenDirectory { path: directory.into(), source };
     let path = fs::canonicalize(directory).map_err(failed)?;
     if !path.join(names::inventory().name()).is_file() {
         return Err(Error::NotACheckpoint { path });
     }
-    if let Some(checkpoint) = below(&path) {
-        return Err(Error::Holds { path, checkpoint });
+    if let Some(other) = foreign(&path)? {
+        return Err(Error::Holds { path, other });
     }
     // What is in a temporary directory goes with it, whoever removes that.
     let staging = Staging::make(&path, true, WriteOptions::default())?;
     let away = staging.path().join("removed");
     fs::rename(&path, &away).map_err(Error::path("move away", &path))?;
     fs::remove_dir_all(&away).map_err(Error::path("remove", &away))
+}
+
+/// Something in a checkpoint's directory that is no part of it.
+fn foreign(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let listing = |source| Error::path("list", path)(source);
+    for entry in fs::read_dir(path).map_err(&listing)? {
+        let entry = entry.map_err(&listing)?;
+        let (name, kind) = (entry.file_name(), entry.file_type().map_err(&listing)?);
+        let name = name.to_str().unwrap_or_default();
+        if kind.is_dir() && name == names::PRE_COPY {
+            if let Some(other) = foreign(&entry.path())? {
+                return Ok(Some(other));
+            }
+            continue;
+        }
+        let file = names::is_image(name) || names::is_service(name) || name == names::LABELS;
+        let part = (kind.is_file() && file) || (kind.is_symlink() && name == names::PARENT_LINK);
+        if !part {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
 }
 
 /// The real paths of the checkpoints that one has left pages to.
