@@ -328,18 +328,19 @@ impl<'a> Rig<'a> {
     }
 
     fn kill_service(&mut self, at: Duration) -> bool {
-        let (pid, services) = (self.workload.pid(), &*self.services);
-        let done = std::thread::scope(|scope| {
-            let job = scope.spawn(|| services.checkpoint(pid, "killed", true).is_ok());
-            std::thread::sleep(at);
-            services.kill("dumper");
-            job.join().expect("ask for a checkpoint")
-        });
+        let body =
+            json!({"pid": self.workload.pid(), "directory": "killed", "leave_running": true});
+        let begun = Instant::now();
+        let job = self.services.begin("/v1/checkpoints", &body);
+        std::thread::sleep(at.saturating_sub(begun.elapsed()));
+        self.services.kill("dumper");
+        self.services.start_again("dumper");
+        // The gateway asks the next one what became of it.
+        let done = job.and_then(|job| self.services.ended(&job)).is_ok();
         let left = self.services.checkpoints().join("killed");
         if left.exists() {
             fs::rename(left, self.images()).expect("move the checkpoint");
         }
-        self.services.start_again("dumper");
         done
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::engine::{Dump, Engine, Outcome};
 use crate::faults::{Random, Shape, Tally, held, median, start_quietly};
@@ -209,14 +210,13 @@ impl<'a> RestoreRig<'a> {
     }
 
     fn kill_service(&mut self, at: Duration, what: &str) -> bool {
-        let this = &*self;
-        let told = std::thread::scope(|scope| {
-            let job = scope.spawn(|| this.restore_by_service());
-            std::thread::sleep(at);
-            this.services.kill("restorer");
-            job.join().expect("ask for a restore")
-        });
+        let begun = Instant::now();
+        let body = json!({"directory": self.workload.pid().to_string()});
+        let job = self.services.begin("/v1/restores", &body);
+        std::thread::sleep(at.saturating_sub(begun.elapsed()));
+        self.services.kill("restorer");
         self.services.start_again("restorer");
+        let told = job.and_then(|job| self.services.ended(&job)).is_ok();
         let alive = self.alive(what);
         assert!(alive || !told, "{what}: it said that the tree runs");
         assert_eq!(self.listed(), alive, "{what}: the new service's list");

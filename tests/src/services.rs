@@ -202,18 +202,33 @@ impl Services {
         Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or_default(), text })
     }
 
+    /// Asks for a job; its id.
+    ///
+    /// # Errors
+    /// The error of the request for it.
+    pub fn begin(&self, path: &str, body: &Value) -> Result<String, Value> {
+        let answer = self.call("POST", path, Some(&body.to_string()));
+        match answer.status {
+            202 => Ok(answer.body["id"].as_str().expect("a job has an id").to_owned()),
+            _ => Err(answer.body),
+        }
+    }
+
+    /// Waits for the end of a job; the job when it is done.
+    ///
+    /// # Errors
+    /// The error of the job.
+    pub fn ended(&self, id: &str) -> Result<Value, Value> {
+        let job = self.call("GET", &format!("/v1/jobs/{id}?wait=60s"), None).body;
+        if job["state"] == "done" { Ok(job) } else { Err(job["error"].clone()) }
+    }
+
     /// Asks for a job and waits for its end; the job when it is done.
     ///
     /// # Errors
     /// The error of the job, or of the request for it.
     pub fn job(&self, path: &str, body: &Value) -> Result<Value, Value> {
-        let answer = self.call("POST", path, Some(&body.to_string()));
-        if answer.status != 202 {
-            return Err(answer.body);
-        }
-        let id = answer.body["id"].as_str().expect("a job has an id").to_owned();
-        let job = self.call("GET", &format!("/v1/jobs/{id}?wait=60s"), None).body;
-        if job["state"] == "done" { Ok(job) } else { Err(job["error"].clone()) }
+        self.ended(&self.begin(path, body)?)
     }
 
     /// Takes a checkpoint.
