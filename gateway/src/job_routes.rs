@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::callers::Asker;
 use crate::gateway::Gateway;
-use crate::jobs::{Key, NewJob, NoJob, Outcome, Wanted};
+use crate::jobs::{Key, NewJob, NoJob, Outcome};
 use crate::openapi::Problems;
 use crate::state::StateError;
 use crate::wait::Wait;
@@ -253,9 +253,7 @@ pub(crate) fn asked(query: Result<Query<JobQuery>, QueryRejection>) -> Result<Jo
 /// A page of the jobs that who asks may see.
 pub(crate) fn list(gateway: &Gateway, asker: Asker, asked: &JobQuery) -> Result<JobList, Problem> {
     let page = Page::asked(asked.limit, asked.cursor.as_deref())?;
-    let directory = asked.directory.clone();
-    let wanted = Wanted { state: asked.state, kind: asked.kind, directory };
-    gateway.jobs.list(asker, &wanted, page).map_err(lost)
+    gateway.jobs.list(asker, asked, page).map_err(lost)
 }
 
 /// A job, as it is now.

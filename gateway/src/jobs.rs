@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{
     CheckpointSummary, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind,
-    JobList, JobState, Labels, RestoreSummary, RestoredTree, User, Verification,
+    JobList, JobQuery, JobState, Labels, RestoreSummary, RestoredTree, User, Verification,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use service::Page;
@@ -107,14 +107,6 @@ pub(crate) enum Outcome {
     /// The service that was at work has ended; the tree is there.
     FoundTree(RestoredTree),
     Failed(ErrorDetail),
-}
-
-/// Which jobs are asked for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) state: Option<JobState>,
-    pub(crate) kind: Option<JobKind>,
-    pub(crate) directory: Option<Directory>,
 }
 
 fn now_ms() -> u64 {
@@ -304,11 +296,11 @@ impl Jobs {
         }
     }
 
-    /// A page of the jobs that one who asks may see, newest first.
+    /// A page of the jobs that one who asks may see and wants, newest first.
     pub(crate) fn list(
         &self,
         asker: Asker,
-        wanted: &Wanted,
+        wanted: &JobQuery,
         page: Page<i64>,
     ) -> Result<JobList, rusqlite::Error> {
         let connection = self.state.lock();

@@ -37,7 +37,7 @@ fn new(asker: Asker, name: &str) -> NewJob {
 }
 
 fn listed(jobs: &Jobs, asker: Asker) -> Vec<Job> {
-    jobs.list(asker, &Wanted::default(), Page { limit: 1000, after: None }).unwrap().jobs
+    jobs.list(asker, &JobQuery::default(), Page { limit: 1000, after: None }).unwrap().jobs
 }
 
 fn busy(begun: Result<Job, NoJob>) -> String {
@@ -114,10 +114,11 @@ fn a_list_is_told_page_by_page_and_by_what_is_wanted() {
             jobs.finish(&job.id, failed()).unwrap();
         }
     }
-    let page = |wanted: &Wanted, after| jobs.list(ROOT, wanted, Page { limit: 3, after }).unwrap();
+    let page =
+        |wanted: &JobQuery, after| jobs.list(ROOT, wanted, Page { limit: 3, after }).unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let list = page(&Wanted::default(), after);
+        let list = page(&JobQuery::default(), after);
         seen.extend(list.jobs.into_iter().map(|job| job.directory.to_string()));
         let Some(next) = list.next else { break };
         // What begins meanwhile is on no later page.
@@ -127,11 +128,11 @@ fn a_list_is_told_page_by_page_and_by_what_is_wanted() {
         after = Some(next.parse().unwrap());
     }
     assert_eq!(seen, ["d6", "d5", "d4", "d3", "d2", "d1", "d0"]);
-    let failures = page(&Wanted { state: Some(JobState::Failed), ..Wanted::default() }, None);
+    let failures = page(&JobQuery { state: Some(JobState::Failed), ..JobQuery::default() }, None);
     assert_eq!((failures.jobs.len(), failures.next.is_some()), (3, true));
-    let one = Wanted { directory: Some(directory("d3")), ..Wanted::default() };
+    let one = JobQuery { directory: Some(directory("d3")), ..JobQuery::default() };
     assert_eq!((page(&one, None).jobs.len(), page(&one, None).next), (1, None));
-    let restores = Wanted { kind: Some(JobKind::Restore), ..Wanted::default() };
+    let restores = JobQuery { kind: Some(JobKind::Restore), ..JobQuery::default() };
     assert_eq!(page(&restores, None).jobs, []);
 }
 

@@ -4,7 +4,6 @@
 //! that was started anew knows nothing of it: then the checkpoint is there whole, or there is none; and a restored tree is there, or
 //! nobody of it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use api::{
@@ -208,7 +207,7 @@ async fn unfinished(
         );
         return Ok(failed(message, "remove the checkpoint, and send the request again"));
     }
-    let runs_on = job.pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let runs_on = job.pid.is_some_and(runs);
     if job.leave_running == Some(false) && runs_on {
         let message = "the dumper ended when the images were safe, and before the tree was ended: both are there".to_owned();
         return Ok(failed(
@@ -217,6 +216,13 @@ async fn unfinished(
         ));
     }
     Ok(None)
+}
+
+/// Whether a process runs: one that has ended may wait for its parent.
+fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !"ZX".contains(state))
 }
 
 /// How a job was lost of which its service knows nothing.

@@ -393,6 +393,11 @@ pub const PARENT_LINK: &str = "parent";
 /// Name of the file of a checkpoint's labels, which is no image.
 pub const LABELS: &str = "stasis-labels.json";
 
+/// Whether a file is one that is put beside the images: labels, logs, and what container engines note for themselves.
+pub(crate) fn is_beside(name: &str) -> bool {
+    matches!(name, LABELS | "config.json" | "descriptors.json") || name.ends_with(".log")
+}
+
 /// Name of the directory inside a checkpoint for pages that were copied while the processes still ran: a parent
 /// checkpoint of its own, with page maps and pages.
 pub const PRE_COPY: &str = PRE_COPIES[0];

@@ -411,9 +411,10 @@ fn a_checkpoint_is_removed_whole() {
     let target = place.path().join("checkpoint");
     write(&target, WriteOptions::default(), &[7]).unwrap();
     fs::write(target.join("dump.log"), "said").unwrap();
+    fs::write(target.join("main.rs"), "mine").unwrap();
     assert!(matches!(remove(&target), Err(Error::Holds { .. })), "it is no part of it");
     assert_eq!(pids(&target), [7]);
-    fs::remove_file(target.join("dump.log")).unwrap();
+    fs::remove_file(target.join("main.rs")).unwrap();
     fs::write(target.join("stasis-labels.json"), "{}").unwrap();
     remove(&target).unwrap();
     assert_eq!(listing(place.path()), [""; 0]);

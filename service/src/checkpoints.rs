@@ -138,21 +138,6 @@ impl CheckpointRoot {
         }
     }
 
-    /// The directories that hold a checkpoint, in order.
-    ///
-    /// # Errors
-    /// If the root cannot be read; what cannot be read below it is left out.
-    pub fn list(&self) -> io::Result<Vec<Directory>> {
-        let mut found = Vec::new();
-        self.walk(&mut |path, name| {
-            if holds_checkpoint(path) {
-                found.extend(name.parse());
-            }
-        })?;
-        found.sort();
-        Ok(found)
-    }
-
     /// Shows the root and every directory below it, hidden ones left out, with its name below the
     /// root; of the root itself that is empty. One that is inside a checkpoint is shown, too: it may
     /// have been made by others.
@@ -207,6 +192,16 @@ mod tests {
         CheckpointRoot::open(&CheckpointSettings { checkpoints: path.join("root") }).unwrap()
     }
 
+    fn list(root: &CheckpointRoot) -> Vec<Directory> {
+        let mut found = Vec::new();
+        let mut show = |path: &Path, name: &str| {
+            found.extend(holds_checkpoint(path).then(|| name.parse().unwrap()));
+        };
+        root.walk(&mut show).unwrap();
+        found.sort();
+        found
+    }
+
     #[test]
     fn checkpoints_are_found_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
@@ -221,7 +216,7 @@ mod tests {
         let hidden = root.0.join(".b.stasis-tmp-1");
         fs::create_dir(&hidden).unwrap();
         fs::write(hidden.join("inventory.img"), b"").unwrap();
-        let found: Vec<_> = root.list().unwrap().into_iter().map(String::from).collect();
+        let found: Vec<_> = list(&root).into_iter().map(String::from).collect();
         assert_eq!(found, ["a/one", "a/two", "b", "b/inside"]);
     }
 
@@ -230,15 +225,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = root(directory.path());
         let user = Some(User { uid: 1000, gid: 50 });
-        assert_eq!(root.of(user).list().unwrap(), []);
+        assert_eq!(list(&root.of(user)), []);
         let name: Directory = "mine/one".parse().unwrap();
         let path = root.of(user).prepare(&name).unwrap();
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("inventory.img"), b"").unwrap();
-        assert_eq!(root.of(user).list().unwrap(), std::slice::from_ref(&name));
-        assert_eq!(root.of(Some(User { uid: 1001, gid: 50 })).list().unwrap(), []);
+        assert_eq!(list(&root.of(user)), std::slice::from_ref(&name));
+        assert_eq!(list(&root.of(Some(User { uid: 1001, gid: 50 }))), []);
         let whole = CheckpointRoot::whole_name(user, &name).unwrap();
-        assert_eq!(root.list().unwrap(), std::slice::from_ref(&whole));
+        assert_eq!(list(&root), std::slice::from_ref(&whole));
         assert!(CheckpointRoot::is_of_users(&whole));
         assert_eq!(CheckpointRoot::own_name(user, &whole), Some(name.clone()));
         assert_eq!(CheckpointRoot::own_name(Some(User { uid: 100, gid: 0 }), &whole), None);

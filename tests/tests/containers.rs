@@ -419,6 +419,9 @@ fn a_container_is_dumped_by_the_services() {
     let images = services.checkpoints().join("first");
     assert_eq!(job["checkpointed"]["images"], utf8(&images));
     let before = container.counts_on(before);
+    services.job("/v1/checkpoints", &asked("gone", true)).expect("a checkpoint");
+    let removed = services.call("DELETE", "/v1/checkpoints/gone", None);
+    assert_eq!(removed.status, 204, "with what the engine has put there: {}", removed.text);
     let failed = services.job("/v1/checkpoints", &asked("first", true)).expect_err("it is there");
     assert_eq!(failed["field"], "directory");
     for (field, body) in [

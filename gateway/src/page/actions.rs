@@ -3,7 +3,6 @@
 use api::{CheckpointRequest, Directory, DirectoryError, Labels, RestoreJobRequest, VerifyRequest};
 use axum::Form;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::response::Redirect;
 use serde::Deserialize;
 use service::{Body, Problem};
@@ -125,8 +124,6 @@ pub(super) async fn remove(
     asker: Asker,
     Form(form): Form<DirectoryForm>,
 ) -> Result<Redirect, Failed> {
-    let removed: StatusCode =
-        checkpoints::remove(State(gateway), asker, Path(form.directory)).await?;
-    debug_assert!(removed.is_success());
+    checkpoints::remove(State(gateway), asker, Path(form.directory)).await?;
     Ok(Redirect::to("/checkpoints"))
 }

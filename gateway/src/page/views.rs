@@ -1,7 +1,5 @@
 //! What the pages look like.
 
-use std::fmt::Write;
-
 use api::{
     CheckpointList, CheckpointSummary, ContainerList, ErrorDetail, Job, JobKind, JobList, JobState,
     ProcessList, Unsupported,
@@ -20,20 +18,30 @@ const PLACES: [(&str, &str); 4] = [
     ("/jobs", "Jobs"),
 ];
 
+/// What all pages begin with.
+fn head(title: &str, scripts: &Markup) -> Markup {
+    html! {
+        head {
+            meta charset="utf-8";
+            meta name="viewport" content="width=device-width, initial-scale=1";
+            title { (title) " · stasis" }
+            link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
+            link rel="stylesheet" href="/assets/style.css";
+            (scripts)
+        }
+    }
+}
+
 fn page(place: &str, title: &str, content: &Markup) -> Markup {
+    let scripts = html! {
+        meta name="htmx-config" content=(SETTINGS);
+        script src="/assets/htmx.js" defer {}
+        script src="/assets/page.js" defer {}
+    };
     html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="htmx-config" content=(SETTINGS);
-                title { (title) " · stasis" }
-                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/assets/style.css";
-                script src="/assets/htmx.js" defer {}
-                script src="/assets/page.js" defer {}
-            }
+            (head(title, &scripts))
             body {
                 header {
                     strong { "stasis" }
@@ -54,13 +62,7 @@ pub(super) fn log_in(wrong: Option<&str>) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Log in · stasis" }
-                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/assets/style.css";
-            }
+            (head("Log in", &html! {}))
             body {
                 main.login {
                     form.card method="post" action="/login" {
@@ -363,22 +365,17 @@ fn came_of(job: &Job) -> String {
     if let Some(error) = &job.error {
         return error.message.clone();
     }
-    let mut text = String::new();
     if let Some(dump) = job.dump {
-        let (frozen, size) = (micros(dump.frozen_us), bytes(dump.image_bytes));
-        // A string takes whatever is written.
-        let _ok = write!(text, "frozen {frozen}, {size}");
+        return format!("frozen {}, {}", micros(dump.frozen_us), bytes(dump.image_bytes));
     }
     if let Some(frozen) = job.checkpointed.as_ref().and_then(|it| it.frozen_us) {
-        let _ok = write!(text, "frozen {}", micros(frozen));
+        return format!("frozen {}", micros(frozen));
     }
     if let Some(restore) = job.restore {
-        let _ok = write!(text, "process {} in {}", restore.pid, micros(restore.total_us));
+        return format!("process {} in {}", restore.pid, micros(restore.total_us));
     }
-    if let Some(found) = &job.verified {
-        let _ok = write!(text, "{} files, {}", found.files, bytes(found.bytes));
-    }
-    text
+    let found = job.verified.as_ref();
+    found.map(|it| format!("{} files, {}", it.files, bytes(it.bytes))).unwrap_or_default()
 }
 
 fn job_rows(jobs: &[Job]) -> Markup {

@@ -14,21 +14,26 @@ use service::Problem;
 /// More than all labels take.
 const LONGEST_LABELS: u64 = 64 * 1024;
 
-/// The labels of a checkpoint. What cannot be read is none: they are a help, and no part of it.
+/// The labels of a checkpoint. What cannot be read is none, which is said in the log: they are a help, and no part of it.
 pub(super) fn read(path: &Path) -> Labels {
     let read = || {
-        let mut text = String::new();
         let mut options = OpenOptions::new();
         // What hangs on a fifo holds up all lists, and a link may lead anywhere.
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(path.join(LABELS)).ok()?;
-        if !file.metadata().ok()?.is_file() {
-            return None;
+        let file = options.open(path.join(LABELS))?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        file.take(LONGEST_LABELS).read_to_string(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
+        let mut text = String::new();
+        file.take(LONGEST_LABELS).read_to_string(&mut text)?;
+        serde_json::from_str(&text).map_err(io::Error::from)
     };
-    read().unwrap_or_default()
+    read().unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!("labels of {}: {error}", path.display());
+        }
+        Labels::default()
+    })
 }
 
 /// Writes the labels of a checkpoint, all at once.

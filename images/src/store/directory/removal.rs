@@ -42,7 +42,7 @@ fn foreign(path: &Path) -> Result<Option<PathBuf>, Error> {
             }
             continue;
         }
-        let file = names::is_image(name) || names::is_service(name) || name == names::LABELS;
+        let file = names::is_image(name) || names::is_service(name) || names::is_beside(name);
         let part = (kind.is_file() && file) || (kind.is_symlink() && name == names::PARENT_LINK);
         if !part {
             return Ok(Some(entry.path()));
