@@ -18,6 +18,8 @@ pub enum Code {
     NotFound,
     /// The path has no such method.
     MethodNotAllowed,
+    /// The request took too long to come.
+    TooSlow,
     /// Something else is in the way, which may go: a job, a checkpoint.
     Conflict,
     /// The body is too large.
@@ -55,6 +57,7 @@ impl Code {
             403 => Self::Forbidden,
             404 => Self::NotFound,
             405 => Self::MethodNotAllowed,
+            408 => Self::TooSlow,
             409 => Self::Conflict,
             413 => Self::TooLarge,
             415 => Self::UnsupportedMediaType,
@@ -78,6 +81,7 @@ impl Code {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::TooSlow => "too_slow",
             Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",

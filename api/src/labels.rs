@@ -67,6 +67,15 @@ impl Labels {
         others.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
     }
 
+    /// They and the others; `None` if one of them has another value there.
+    #[must_use]
+    pub fn and(&self, others: &Self) -> Option<Self> {
+        let mut all = others.0.clone();
+        all.extend(self.0.clone());
+        let both = Self(all);
+        both.have(others).then_some(both)
+    }
+
     /// Keys and values, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
@@ -142,6 +151,9 @@ mod tests {
         assert!(labels.have(&Labels::default()));
         assert!(!labels.have(&"tier=2".parse().unwrap()));
         assert!(!labels.have(&"zone=1".parse().unwrap()));
+        let two = "app=web,tier=1,zone=a".parse().unwrap();
+        assert_eq!(labels.and(&"zone=a,tier=1".parse().unwrap()), Some(two));
+        assert_eq!(labels.and(&"tier=2".parse().unwrap()), None);
         assert_eq!("app".parse::<Labels>(), Err(LabelError::NoPair));
     }
 }

@@ -16,6 +16,7 @@ mod leases;
 mod operations;
 mod processes;
 mod restores;
+mod tokens;
 mod tracks;
 mod users;
 
@@ -40,5 +41,6 @@ pub use operations::{Operation, OperationState};
 pub use processes::{ProcessList, ProcessQuery, ProcessSummary};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
 pub use support::{Unsupported, said};
+pub use tokens::{NewToken, Role, Token, TokenList, TokenRequest};
 pub use tracks::{Track, TrackList, TrackRequest, TrackTarget, TrackedProcess};
 pub use users::{User, UserError};

@@ -14,7 +14,7 @@ use service::{Body, Problem};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::callers::Asker;
+use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Manner, busy, lost, sent_before, start};
 use crate::openapi::Problems;
@@ -46,15 +46,16 @@ fn check_pid(pid: i32) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Starts a checkpoint of a process and all its descendants, or of a container.
+/// Starts a checkpoint of a process and all its descendants, or of a container. Takes the role `checkpoint`.
 #[utoipa::path(post, path = "/v1/checkpoints", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = CheckpointRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 pub(crate) async fn checkpoint(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Checkpoint>,
     manner: Manner,
     Body(request): Body<CheckpointRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, asker, &manner, JobKind::Checkpoint, &request).await? {
+    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Checkpoint, &request).await?
+    {
         return Ok(job);
     }
     let Some(stays) = request.leave_running else {
@@ -63,13 +64,11 @@ pub(crate) async fn checkpoint(
             "send true, and it runs on, or false, and it is ended once its images are safe",
         ));
     };
+    let labels = bound(&asker, &request.labels)?;
+    let wanted = Wanted { asker: &asker, manner, request: &request, stays, labels };
     match (request.pid, &request.container) {
-        (Some(pid), None) => {
-            checkpoint_of_process(&gateway, (asker, manner), &request, pid, stays).await
-        }
-        (None, Some(name)) => {
-            checkpoint_of_container(&gateway, (asker, manner), &request, name, stays).await
-        }
+        (Some(pid), None) => checkpoint_of_process(&gateway, wanted, pid).await,
+        (None, Some(name)) => checkpoint_of_container(&gateway, wanted, name).await,
         (Some(_), Some(_)) => {
             let message = "both a process and a container are named";
             Err(Problem::field("container", message).remedy("leave one of them out"))
@@ -82,13 +81,31 @@ pub(crate) async fn checkpoint(
     }
 }
 
+/// A checkpoint that somebody asks for.
+struct Wanted<'a> {
+    asker: &'a Asker,
+    manner: Manner,
+    request: &'a CheckpointRequest,
+    /// Whether the tree is to run on.
+    stays: bool,
+    labels: Labels,
+}
+
+/// The labels that somebody wants for a checkpoint, and those that he is bound to.
+fn bound(asker: &Asker, wanted: &Labels) -> Result<Labels, Problem> {
+    wanted.and(asker.labels()).ok_or_else(|| {
+        let bound = asker.labels().iter().map(|(key, value)| format!("{key}={value}"));
+        let message = format!("{asker} is bound to {}", bound.collect::<Vec<_>>().join(","));
+        Problem::field("labels", message).remedy("leave those out, or send them as they are")
+    })
+}
+
 async fn checkpoint_of_process(
     gateway: &Gateway,
-    (asker, manner): (Asker, Manner),
-    request: &CheckpointRequest,
+    wanted: Wanted<'_>,
     pid: i32,
-    stays: bool,
 ) -> Result<Accepted, Problem> {
+    let Wanted { asker, manner, request, stays, labels } = wanted;
     if request.engine.is_some() {
         let message = "an engine is named, and no container";
         return Err(Problem::field("engine", message).remedy("leave it out"));
@@ -106,18 +123,17 @@ async fn checkpoint_of_process(
         link_remap: request.link_remap,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
-        labels: request.labels.clone(),
+        labels: labels.clone(),
     };
-    start(gateway, asker, manner, request, Work::Dump(asked)).await
+    start(gateway, asker, manner, request, (Work::Dump(asked), labels)).await
 }
 
 async fn checkpoint_of_container(
     gateway: &Gateway,
-    (asker, manner): (Asker, Manner),
-    request: &CheckpointRequest,
+    wanted: Wanted<'_>,
     name: &str,
-    stays: bool,
 ) -> Result<Accepted, Problem> {
+    let Wanted { asker, manner, request, stays, labels } = wanted;
     // What no engine's own command has.
     for (field, wanted) in [
         ("tcp_close", request.tcp_close),
@@ -141,15 +157,15 @@ async fn checkpoint_of_container(
         leave_running: stays,
         shell_job: request.shell_job,
         tcp_established: request.tcp_established,
-        labels: request.labels.clone(),
+        labels: labels.clone(),
     };
-    start(gateway, asker, manner, request, Work::Container(asked)).await
+    start(gateway, asker, manner, request, (Work::Container(asked), labels)).await
 }
 
 /// The directory that is asked for, if it is free, or one that is made up.
 async fn free(
     gateway: &Gateway,
-    asker: Asker,
+    asker: &Asker,
     wanted: Option<&Directory>,
     of: &str,
 ) -> Result<Directory, Problem> {
@@ -184,9 +200,42 @@ async fn checkpoints(
     asker: Asker,
     RawQuery(query): RawQuery,
 ) -> Result<Json<CheckpointList>, Problem> {
+    list(&gateway, &asker, query).await.map(Json)
+}
+
+/// A page of the checkpoints that somebody may see.
+pub(crate) async fn list(
+    gateway: &Gateway,
+    asker: &Asker,
+    query: Option<String>,
+) -> Result<CheckpointList, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
+    let query =
+        if asker.labels().is_empty() { query } else { Some(within(asker, query.as_deref())?) };
     let path = with_query("/v1/checkpoints", query);
-    services.dumper().get(&path).await.map(Json).map_err(|error| problem(error, asker))
+    let listed = services.dumper().get(&path).await;
+    let mut list: CheckpointList = listed.map_err(|error| problem(error, asker))?;
+    if !asker.labels().is_empty() {
+        // What is not there yet has no labels.
+        list.unfinished.clear();
+    }
+    Ok(list)
+}
+
+/// A query that asks for what has the labels, too, that somebody is bound to.
+fn within(asker: &Asker, query: Option<&str>) -> Result<String, Problem> {
+    let unreadable = |message: String| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+            .remedy("send limit, cursor, below, pid, comm or labels")
+    };
+    let mut asked: CheckpointQuery = serde_urlencoded::from_str(query.unwrap_or_default())
+        .map_err(|error| unreadable(error.to_string()))?;
+    let own = asked.labels.as_deref().map(str::parse::<Labels>).transpose();
+    let own = own.map_err(|error| unreadable(error.to_string()))?.unwrap_or_default();
+    let labels = bound(asker, &own)?;
+    let pairs = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    asked.labels = Some(pairs.collect::<Vec<_>>().join(","));
+    serde_urlencoded::to_string(asked).map_err(|error| unreadable(error.to_string()))
 }
 
 fn named(name: &str) -> Result<Directory, Problem> {
@@ -195,54 +244,55 @@ fn named(name: &str) -> Result<Directory, Problem> {
     })
 }
 
-/// Removes a checkpoint.
+/// Removes a checkpoint. Takes the role `admin`.
 #[utoipa::path(delete, path = "/v1/checkpoints/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), responses((status = 204, description = "It is gone"), Problems))]
 pub(crate) async fn remove(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Admin>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let directory = named(&name)?;
-    if let Some(other) = gateway.jobs.at_work_on(asker, &directory).map_err(lost)? {
+    seen(&gateway, &asker, &directory).await?;
+    if let Some(other) = gateway.jobs.at_work_on(&asker, &directory).map_err(lost)? {
         return Err(busy(&other, &directory));
     }
     let services = gateway.services.on_behalf_of(asker.user);
     let removed = services.dumper().delete(&format!("/v1/checkpoints/{directory}")).await;
-    removed.map_err(|error| problem(error, asker))?;
+    removed.map_err(|error| problem(error, &asker))?;
     tracing::info!("{asker}: removed checkpoint {directory}");
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Gives a checkpoint these labels, in place of those it had.
+/// Gives a checkpoint these labels, in place of those it had. Takes the role `checkpoint`.
 #[utoipa::path(put, path = "/v1/labels/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), request_body = Labels, responses((status = 200, description = "The checkpoint", body = CheckpointSummary), Problems))]
 async fn label(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Checkpoint>,
     Path(name): Path<String>,
     Body(labels): Body<Labels>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
     let directory = named(&name)?;
+    let labels = bound(&asker, &labels)?;
+    seen(&gateway, &asker, &directory).await?;
     let services = gateway.services.on_behalf_of(asker.user);
     let told = services.dumper().put(&format!("/v1/labels/{directory}"), &labels).await;
-    told.map(Json).map_err(|error| problem(error, asker))
+    told.map(Json).map_err(|error| problem(error, &asker))
 }
 
-/// Reads all of a checkpoint and compares it with what was written.
+/// Reads all of a checkpoint and compares it with what was written. Takes the role `checkpoint`.
 #[utoipa::path(post, path = "/v1/verifications", tag = "checkpoints", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = VerifyRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 pub(crate) async fn verify(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Checkpoint>,
     manner: Manner,
     Body(request): Body<VerifyRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, asker, &manner, JobKind::Verify, &request).await? {
+    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Verify, &request).await? {
         return Ok(job);
     }
-    let found = gateway.services.on_behalf_of(asker.user).checkpoint(&request.directory).await;
-    if found.map_err(|error| problem(error, asker))?.is_none() {
-        return Err(no_checkpoint(&request.directory).of("directory"));
-    }
-    start(&gateway, asker, manner, &request, Work::Verify(request.clone())).await
+    let found = found(&gateway, &asker, &request.directory).await?;
+    let work = (Work::Verify(request.clone()), found.labels);
+    start(&gateway, &asker, manner, &request, work).await
 }
 
 /// One checkpoint.
@@ -252,17 +302,44 @@ async fn one_checkpoint(
     asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointSummary>, Problem> {
-    find(&gateway, asker, &name).await.map(Json)
+    find(&gateway, &asker, &name).await.map(Json)
 }
 
 /// A checkpoint by its name.
 pub(crate) async fn find(
     gateway: &Gateway,
-    asker: Asker,
+    asker: &Asker,
     name: &str,
 ) -> Result<CheckpointSummary, Problem> {
     let directory = named(name)?;
+    looked_up(gateway, asker, &directory).await?.ok_or_else(|| no_checkpoint(&directory))
+}
+
+/// A checkpoint that a request's field names.
+pub(crate) async fn found(
+    gateway: &Gateway,
+    asker: &Asker,
+    directory: &Directory,
+) -> Result<CheckpointSummary, Problem> {
+    let found = looked_up(gateway, asker, directory).await?;
+    found.ok_or_else(|| no_checkpoint(directory).of("directory"))
+}
+
+/// A checkpoint, if there is one that somebody may see.
+async fn looked_up(
+    gateway: &Gateway,
+    asker: &Asker,
+    directory: &Directory,
+) -> Result<Option<CheckpointSummary>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    let found = services.checkpoint(&directory).await.map_err(|error| problem(error, asker))?;
-    found.ok_or_else(|| no_checkpoint(&directory))
+    let found = services.checkpoint(directory).await.map_err(|error| problem(error, asker))?;
+    Ok(found.filter(|found| found.labels.have(asker.labels())))
+}
+
+/// Refuses a checkpoint that somebody who is bound to labels may not see.
+async fn seen(gateway: &Gateway, asker: &Asker, directory: &Directory) -> Result<(), Problem> {
+    match asker.labels().is_empty() {
+        true => Ok(()),
+        false => find(gateway, asker, directory.as_str()).await.map(drop),
+    }
 }

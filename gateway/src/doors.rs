@@ -1,9 +1,10 @@
 //! The gateway's two doors, and who may pass.
 //!
 //! - The Unix socket: the kernel says who is at the other end. Root and the gateway's own user may do
-//!   everything; anybody else what he might do to the processes himself, by ptrace. The services ask
-//!   the kernel that, at the time of the deed.
-//! - TCP: a token says it, or the cookie of a browser in which somebody has logged in with it. `Host` and `Origin` must be ours.
+//!   everything; anybody else what the access file grants him, or else what he might do to the processes himself, by ptrace. The
+//!   services ask the kernel that, at the time of the deed.
+//! - TCP: a token says it, or the cookie of a browser in which somebody has logged in with it, or the certificate that a client has
+//!   shown. `Host` and `Origin` must be ours.
 //!
 //! `/healthz` is open to all: it tells whether the services are well, and nothing of processes.
 
@@ -15,39 +16,44 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use service::metrics::Metrics;
-use service::{Doors, Peer, Problem};
+use service::{Doors, Peer, Problem, TcpPeer, Tls};
 
+use crate::audit::{Answered, Audit};
 use crate::callers::Caller;
 use crate::hosts::{Foreign, Hosts};
-use crate::tokens::{Good, Tokens};
+use crate::identities::Identities;
+use crate::limits::Limits;
+use crate::tokens::hash;
 use crate::{Gateway, GatewayMetrics, Sessions, page, router};
 
 /// What the doors are told.
 #[derive(Clone, Debug)]
 pub struct DoorSettings {
-    /// The tokens.
-    pub tokens: Tokens,
     /// The names by which the gateway may be called.
     pub hosts: Hosts,
     /// Whether users other than root and the gateway's own may come by the Unix socket.
     pub users: bool,
+    /// How TLS is spoken over TCP; `None`: it is not.
+    pub tls: Option<Tls>,
+    /// How much each who asks may ask for.
+    pub limits: Limits,
 }
 
 /// Why an address is not listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listen on {0}: that is beyond this machine, and without TLS the token and all answers could be \
-     read and changed on the way; listen on 127.0.0.1, and have a proxy on this machine speak TLS \
-     (with --allow-host for its name), or use `ssh -L 7437:127.0.0.1:7437 HOST`"
+     read and changed on the way; name a certificate with --tls-cert and --tls-key, or listen on 127.0.0.1 and use \
+     `ssh -L 7437:127.0.0.1:7437 HOST`"
 )]
 pub struct BeyondLoopback(SocketAddr);
 
-/// Refuses an address that others than this machine reach.
+/// Refuses an address that others than this machine reach, where TLS is not spoken.
 ///
 /// # Errors
 /// If it is not one of loopback.
-pub fn check_listen(address: SocketAddr) -> Result<(), BeyondLoopback> {
-    match address.ip().to_canonical().is_loopback() {
+pub fn check_listen(address: SocketAddr, tls: bool) -> Result<(), BeyondLoopback> {
+    match tls || address.ip().to_canonical().is_loopback() {
         true => Ok(()),
         false => Err(BeyondLoopback(address)),
     }
@@ -56,10 +62,13 @@ pub fn check_listen(address: SocketAddr) -> Result<(), BeyondLoopback> {
 /// The gateway's routers behind its doors. `common` are the metrics that all services have.
 pub fn doors(gateway: Gateway, settings: DoorSettings, common: Metrics) -> Doors {
     let metrics = gateway.metrics.clone();
-    let sessions = gateway.sessions.clone();
+    let (sessions, identities) = (gateway.sessions.clone(), gateway.identities.clone());
+    let audit = gateway.audit.clone();
     let own = service::dress(router(gateway), common);
-    let door = Door { settings, metrics, sessions };
+    let tls = settings.tls.clone();
+    let door = Door { settings, metrics, sessions, identities, audit };
     Doors {
+        tls,
         tcp: own.clone().layer(middleware::from_fn_with_state(door.clone(), by_tcp)),
         unix: own.layer(middleware::from_fn_with_state(door, by_socket)),
     }
@@ -70,13 +79,29 @@ struct Door {
     settings: DoorSettings,
     metrics: GatewayMetrics,
     sessions: Sessions,
+    identities: Identities,
+    audit: Audit,
 }
 
 impl Door {
-    /// Counts and logs a refusal.
-    fn refuse(&self, reason: &'static str, who: &str, problem: Problem) -> Response {
+    /// Counts and notes a refusal of somebody who is not let in.
+    fn refuse(
+        &self,
+        reason: &'static str,
+        (request, from): (&Request, &str),
+        problem: Problem,
+    ) -> Response {
         self.metrics.refused(reason);
-        tracing::warn!("refuse {who}: {}", problem.detail.message);
+        tracing::warn!("refuse {from}: {}", problem.detail.message);
+        self.audit.answered(&Answered {
+            who: None,
+            from,
+            method: request.method(),
+            path: request.uri().path(),
+            status: problem.status,
+            code: Some(problem.detail.code),
+            object: None,
+        });
         problem.into_response()
     }
 }
@@ -101,9 +126,11 @@ fn is_meant(request: &Request) -> bool {
 async fn by_socket(
     State(door): State<Door>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
+    let pid = peer.pid.map(|pid| format!(" pid {pid}")).unwrap_or_default();
+    let from = format!("unix uid {}{pid}", peer.uid);
     let owner = peer.uid == 0 || peer.uid == nix::unistd::geteuid().as_raw();
     if !owner && !door.settings.users && !is_open(&request) {
         let problem = Problem::new(
@@ -111,17 +138,66 @@ async fn by_socket(
             format!("uid {} may not ask this gateway, which serves root alone", peer.uid),
         )
         .remedy("have root send the request, send it over TCP with the gateway's token, or have the gateway started without --no-users");
-        return door.refuse("user", &format!("uid {} (pid {:?})", peer.uid, peer.pid), problem);
+        return door.refuse("user", (&request, &from), problem);
     }
-    let caller = match owner {
-        true => Caller::Owner(peer.uid),
-        false => Caller::User(User { uid: peer.uid, gid: peer.gid }),
-    };
-    request.extensions_mut().insert(caller);
-    answered(&door, caller, next.run(request).await)
+    let user = User { uid: peer.uid, gid: peer.gid };
+    match door.identities.access.user(user, owner) {
+        Some(asker) => admit(&door, &from, Caller::Asker(asker), request, next).await,
+        None if is_open(&request) => next.run(request).await,
+        None => {
+            let message = format!("nothing is granted to uid {}", peer.uid);
+            let problem = Problem::new(StatusCode::FORBIDDEN, message)
+                .remedy("have root grant a role in the gateway's access file (docs/security.md)");
+            door.refuse("user", (&request, &from), problem)
+        }
+    }
 }
 
-async fn by_tcp(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+/// Lets a request in, with who sends it, and counts what is refused behind the door because of who asked.
+async fn admit(
+    door: &Door,
+    from: &str,
+    caller: Caller,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let name = caller.to_string();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let too_much = match &caller {
+        Caller::Asker(asker) => door.settings.limits.check(asker, !method.is_safe()).err(),
+        Caller::Metrics => None,
+    };
+    request.extensions_mut().insert(caller);
+    let response = match too_much {
+        Some(response) => {
+            door.metrics.refused("rate");
+            *response
+        }
+        None => next.run(request).await,
+    };
+    if response.status() == StatusCode::FORBIDDEN {
+        door.metrics.refused("right");
+        tracing::warn!("{name} was refused");
+    }
+    door.audit.answered(&Answered {
+        who: Some(&name),
+        from,
+        method: &method,
+        path: &path,
+        status: response.status(),
+        code: response.extensions().get().copied(),
+        object: response.extensions().get(),
+    });
+    response
+}
+
+async fn by_tcp(
+    State(door): State<Door>,
+    ConnectInfo(peer): ConnectInfo<TcpPeer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let from = peer.address.to_string();
     match door.settings.hosts.check(request.uri(), request.headers()) {
         Ok(()) => {}
         Err(Foreign::Host) => {
@@ -130,55 +206,50 @@ async fn by_tcp(State(door): State<Door>, mut request: Request, next: Next) -> R
                 "the request calls this gateway by a name that is not one of its own",
             )
             .remedy("call it 127.0.0.1 or localhost, or start it with --allow-host NAME");
-            return door.refuse("host", "a request over TCP", problem);
+            return door.refuse("host", (&request, &from), problem);
         }
         Err(Foreign::Origin) => {
             let problem =
                 Problem::new(StatusCode::FORBIDDEN, "the request comes from another site's page")
                     .remedy("send no Origin header, or that of the gateway itself");
-            return door.refuse("origin", "a request over TCP", problem);
+            return door.refuse("origin", (&request, &from), problem);
         }
     }
-    match token(request.headers()).and_then(|token| door.settings.tokens.good(token)) {
-        Some(good) => {
-            let caller = match good {
-                Good::ForAll => Caller::Token,
-                Good::ForMetrics => Caller::Metrics,
-            };
-            request.extensions_mut().insert(caller);
-            answered(&door, caller, next.run(request).await)
-        }
-        None if is_open(&request) => next.run(request).await,
-        None if door.sessions.knows(request.headers()) && is_meant(&request) => {
-            request.extensions_mut().insert(Caller::Session);
-            answered(&door, Caller::Session, next.run(request).await)
-        }
-        None if wants_page(&request) && !request.headers().contains_key(header::AUTHORIZATION) => {
-            Redirect::to(page::LOG_IN).into_response()
-        }
-        None => {
-            let (message, remedy) = match request.headers().contains_key(header::AUTHORIZATION) {
-                true => ("the token is not the gateway's", "read it again from its file"),
-                false => ("no token", "send the header Authorization: Bearer TOKEN"),
-            };
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, message).remedy(format!(
-                "{remedy}; the token is in the file that --token-file names \
-                 (/var/lib/stasis/gateway.token), or come by the Unix socket, where none is needed"
-            ));
-            let mut response = door.refuse("token", "a request over TCP", problem);
-            let bearer = HeaderValue::from_static("Bearer realm=\"stasis\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
-            response
-        }
+    let shown = token(request.headers()).map(hash);
+    let showed_token = request.headers().contains_key(header::AUTHORIZATION);
+    let caller = shown.and_then(|shown| door.identities.token(&shown)).or_else(|| {
+        // Who shows a token means to be known by it.
+        let names = peer.certificate.as_deref().filter(|_| !showed_token)?;
+        door.identities.access.certificate(names).map(Caller::Asker)
+    });
+    let meant = is_meant(&request);
+    let session = door.sessions.asker(request.headers()).filter(|_| meant && !showed_token);
+    if let Some(caller) = caller.or_else(|| session.map(Caller::Asker)) {
+        return admit(&door, &from, caller, request, next).await;
     }
-}
-
-/// Counts what was refused behind the door because of who asked.
-fn answered(door: &Door, caller: Caller, response: Response) -> Response {
-    if response.status() == StatusCode::FORBIDDEN {
-        door.metrics.refused("right");
-        tracing::warn!("{caller} was refused");
+    if is_open(&request) {
+        return next.run(request).await;
     }
+    if wants_page(&request) && !showed_token {
+        return Redirect::to(page::LOG_IN).into_response();
+    }
+    let (message, remedy) = match (showed_token, &peer.certificate) {
+        (true, _) => {
+            ("the token is none of the gateway's".to_owned(), "read it again from its file")
+        }
+        (false, None) => ("no token".to_owned(), "send the header Authorization: Bearer TOKEN"),
+        (false, Some(names)) => (
+            format!("nothing is granted to the certificate of {}", names.join(", ")),
+            "have root grant a role to one of its names in the gateway's access file (docs/security.md)",
+        ),
+    };
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, message).remedy(format!(
+        "{remedy}; the token is in the file that --token-file names \
+         (/var/lib/stasis/gateway.token), or come by the Unix socket, where none is needed"
+    ));
+    let mut response = door.refuse("token", (&request, &from), problem);
+    let bearer = HeaderValue::from_static("Bearer realm=\"stasis\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
     response
 }
 
@@ -197,10 +268,12 @@ mod tests {
     #[test]
     fn only_loopback_is_listened_on() {
         for address in ["127.0.0.1:7437", "127.9.9.9:1", "[::1]:7437", "[::ffff:127.0.0.1]:1"] {
-            check_listen(address.parse().unwrap()).unwrap();
+            check_listen(address.parse().unwrap(), false).unwrap();
         }
         for address in ["0.0.0.0:7437", "10.0.0.1:1", "[::]:7437", "[fe80::1]:1", "8.8.8.8:1"] {
-            let error = check_listen(address.parse().unwrap()).unwrap_err().to_string();
+            let address = address.parse().unwrap();
+            check_listen(address, true).unwrap();
+            let error = check_listen(address, false).unwrap_err().to_string();
             assert!(error.contains("TLS") && error.contains("127.0.0.1"), "{error}");
         }
     }

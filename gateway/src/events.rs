@@ -39,8 +39,9 @@ struct Listener {
     ends: [Signal; 2],
 }
 
-fn wants(asker: Asker, job: Option<&String>, change: &Change) -> bool {
+fn wants(asker: &Asker, job: Option<&String>, change: &Change) -> bool {
     asker.user.is_none_or(|user| change.user == Some(user.uid))
+        && change.job.labels.have(asker.labels())
         && job.is_none_or(|job| change.job.id == *job)
 }
 
@@ -55,7 +56,7 @@ impl Listener {
                 _ = interrupt.recv() => return None,
             };
             match change {
-                Ok(change) if wants(self.asker, self.job.as_ref(), &change) => {
+                Ok(change) if wants(&self.asker, self.job.as_ref(), &change) => {
                     // Who cannot be told as it is, is told that there is something.
                     let told = Event::default().event("job").json_data(&*change.job);
                     return Some(told.unwrap_or_else(|_| Event::default().event("lost")));

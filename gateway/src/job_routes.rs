@@ -1,19 +1,21 @@
 //! `/v1/jobs`, and how jobs are begun.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Directory, ErrorDetail, Job, JobKind, JobList, JobQuery, JobState};
-use axum::Json;
+use api::{Directory, ErrorDetail, Job, JobKind, JobList, JobQuery, JobState, Labels};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, header};
+use axum::{Extension, Json};
 use service::{Page, Problem};
 use tracing::Instrument;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::audit::Object;
 use crate::callers::Asker;
 use crate::gateway::Gateway;
 use crate::jobs::{Key, NewJob, NoJob, Outcome};
@@ -36,7 +38,7 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
 }
 
 /// A job that was begun, or is done.
-pub(crate) type Accepted = (StatusCode, [(HeaderName, String); 1], Json<Job>);
+pub(crate) type Accepted = (StatusCode, [(HeaderName, String); 1], Extension<Object>, Json<Job>);
 
 /// How a job is asked for: for how long the answer is held back, and what the request is called.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +88,7 @@ fn key(
 /// The answer to a request that was sent before by the same name: its job, as it is now.
 pub(crate) async fn sent_before(
     gateway: &Gateway,
-    asker: Asker,
+    asker: &Asker,
     manner: &Manner,
     kind: JobKind,
     request: &impl serde::Serialize,
@@ -99,18 +101,21 @@ pub(crate) async fn sent_before(
     }
 }
 
-/// Notes a job and sets it to work; `request` is what was asked, as it is compared with what else is sent by the same name.
+/// Notes a job and sets it to work; `request` is what was asked, as it is compared with what else is sent by the same name. The labels
+/// are those of the checkpoint.
 pub(crate) async fn start(
     gateway: &Gateway,
-    asker: Asker,
+    asker: &Asker,
     manner: Manner,
     request: &impl serde::Serialize,
-    work: Work,
+    (work, labels): (Work, Labels),
 ) -> Result<Accepted, Problem> {
     let key = key(&manner, work.kind(), request)?;
     let (target, directory) = (work.target(), work.directory().clone());
-    let (leave_running, labels) = (work.leave_running(), work.labels());
-    let new = NewJob { asker, kind: work.kind(), target, directory, leave_running, labels, key };
+    let leave_running = work.leave_running();
+    let asked = asker.clone();
+    let new =
+        NewJob { asker: asked, kind: work.kind(), target, directory, leave_running, labels, key };
     let job = match gateway.jobs.begin(new) {
         Ok(job) => job,
         Err(NoJob::Again(job)) => return answer(gateway, asker, manner.wait, *job).await,
@@ -158,9 +163,17 @@ fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send +
         }
         gateway.metrics.finished(job.kind, !matches!(outcome, Outcome::Failed(_)));
         // A disk that is full has room again some day.
-        while let Err(error) = gateway.jobs.finish(id, outcome.clone()) {
-            tracing::error!("note the end of job {id}: {error}; it is tried again");
+        let ended = loop {
+            match gateway.jobs.finish(id, outcome.clone()) {
+                Ok(ended) => break ended,
+                Err(error) => {
+                    tracing::error!("note the end of job {id}: {error}; it is tried again");
+                }
+            }
             tokio::time::sleep(TRIED_AGAIN).await;
+        };
+        if let Some(job) = ended {
+            gateway.audit.ended(&job);
         }
     };
     tokio::spawn(task.in_current_span());
@@ -168,7 +181,7 @@ fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send +
 
 async fn answer(
     gateway: &Gateway,
-    asker: Asker,
+    asker: &Asker,
     wait: Duration,
     begun: Job,
 ) -> Result<Accepted, Problem> {
@@ -181,10 +194,11 @@ async fn answer(
         JobState::Done | JobState::Failed => StatusCode::OK,
     };
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
-    Ok((status, location, Json(job)))
+    let object = Extension(Object::Job(Arc::new(job.clone())));
+    Ok((status, location, object, Json(job)))
 }
 
-fn no_job(none: NoJob, asker: Asker, work: Option<&Work>) -> Problem {
+fn no_job(none: NoJob, asker: &Asker, work: Option<&Work>) -> Problem {
     match none {
         NoJob::Again(_) | NoJob::OtherRequest => {
             let message = "another request was sent with this Idempotency-Key";
@@ -251,13 +265,13 @@ pub(crate) fn asked(query: Result<Query<JobQuery>, QueryRejection>) -> Result<Jo
 }
 
 /// A page of the jobs that who asks may see.
-pub(crate) fn list(gateway: &Gateway, asker: Asker, asked: &JobQuery) -> Result<JobList, Problem> {
+pub(crate) fn list(gateway: &Gateway, asker: &Asker, asked: &JobQuery) -> Result<JobList, Problem> {
     let page = Page::asked(asked.limit, asked.cursor.as_deref())?;
     gateway.jobs.list(asker, asked, page).map_err(lost)
 }
 
 /// A job, as it is now.
-pub(crate) fn find(gateway: &Gateway, asker: Asker, id: &str) -> Result<Job, Problem> {
+pub(crate) fn find(gateway: &Gateway, asker: &Asker, id: &str) -> Result<Job, Problem> {
     gateway.jobs.get(id, asker).map_err(lost)?.ok_or_else(|| no_such_job(id))
 }
 
@@ -268,7 +282,7 @@ async fn jobs(
     asker: Asker,
     query: Result<Query<JobQuery>, QueryRejection>,
 ) -> Result<Json<JobList>, Problem> {
-    list(&gateway, asker, &asked(query)?).map(Json)
+    list(&gateway, &asker, &asked(query)?).map(Json)
 }
 
 /// A job.
@@ -279,6 +293,6 @@ async fn job(
     Path(id): Path<String>,
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Job>, Problem> {
-    let found = gateway.jobs.wait(&id, asker, Wait::asked(wait)?).await.map_err(lost)?;
+    let found = gateway.jobs.wait(&id, &asker, Wait::asked(wait)?).await.map_err(lost)?;
     found.map(Json).ok_or_else(|| no_such_job(&id))
 }

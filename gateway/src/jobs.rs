@@ -109,7 +109,7 @@ pub(crate) enum Outcome {
     Failed(ErrorDetail),
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -133,8 +133,8 @@ impl Jobs {
     }
 
     /// Whether nobody has sent a request of that name before.
-    pub(crate) fn sent_before(&self, asker: Asker, key: &Key) -> Result<(), NoJob> {
-        sent_before(&self.state.lock(), asker.user.map(|user| user.uid), key)
+    pub(crate) fn sent_before(&self, asker: &Asker, key: &Key) -> Result<(), NoJob> {
+        sent_before(&self.state.lock(), &asker.name, key)
     }
 
     /// Notes a job that begins.
@@ -144,14 +144,14 @@ impl Jobs {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let user = asker.user.map(|user| user.uid);
         if let Some(key) = &key {
-            sent_before(&transaction, user, key)?;
+            sent_before(&transaction, &asker.name, key)?;
         }
         let (pid, container) = match target {
             Target::Process(pid) => (Some(pid), None),
             Target::Container(name) => (None, Some(name)),
             Target::Images => (None, None),
         };
-        let whole = whole_name(asker, &directory);
+        let whole = whole_name(&asker, &directory);
         not_busy(&transaction, user, &whole, pid)?;
         let job = Job {
             id: uuid::Uuid::new_v4().to_string(),
@@ -174,8 +174,9 @@ impl Jobs {
         };
         let (name, request) = key.map(|key| (key.name, key.request)).unzip();
         transaction.execute(
-            "INSERT INTO jobs (id, user, group_id, kind, state, directory, pid, key, request, job)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO jobs
+                 (id, user, group_id, kind, state, directory, pid, key, request, job, asked_by)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 job.id,
                 user,
@@ -186,7 +187,8 @@ impl Jobs {
                 pid,
                 name,
                 request,
-                text(&job)?
+                text(&job)?,
+                job.asked_by
             ],
         )?;
         transaction.commit()?;
@@ -195,17 +197,21 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Notes what came of a job.
+    /// Notes what came of a job; `None` if there is none of that id.
     ///
     /// # Errors
     /// If it cannot be remembered: then it is looked for when the gateway is started again.
-    pub(crate) fn finish(&self, id: &str, outcome: Outcome) -> Result<(), rusqlite::Error> {
+    pub(crate) fn finish(
+        &self,
+        id: &str,
+        outcome: Outcome,
+    ) -> Result<Option<Job>, rusqlite::Error> {
         let finished = self.note_end(id, outcome);
         self.finished.send_modify(|count| *count += 1);
         finished
     }
 
-    fn note_end(&self, id: &str, outcome: Outcome) -> Result<(), rusqlite::Error> {
+    fn note_end(&self, id: &str, outcome: Outcome) -> Result<Option<Job>, rusqlite::Error> {
         let mut connection = self.state.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found = transaction
@@ -213,7 +219,7 @@ impl Jobs {
                 Ok((job(row)?, row.get::<_, Option<u32>>(1)?))
             })
             .optional()?;
-        let Some((mut job, user)) = found else { return Ok(()) };
+        let Some((mut job, user)) = found else { return Ok(None) };
         tell(&mut job, outcome);
         transaction.execute(
             "UPDATE jobs SET state = ?2, job = ?3 WHERE id = ?1",
@@ -229,13 +235,13 @@ impl Jobs {
         transaction.commit()?;
         drop(connection);
         self.tell(user, &job);
-        Ok(())
+        Ok(Some(job))
     }
 
     /// The id of a job that is at work on a directory, or on one above or below it.
     pub(crate) fn at_work_on(
         &self,
-        asker: Asker,
+        asker: &Asker,
         directory: &Directory,
     ) -> Result<Option<String>, rusqlite::Error> {
         let whole = whole_name(asker, directory);
@@ -270,18 +276,20 @@ impl Jobs {
     }
 
     /// A job by its id.
-    pub(crate) fn get(&self, id: &str, asker: Asker) -> Result<Option<Job>, rusqlite::Error> {
+    pub(crate) fn get(&self, id: &str, asker: &Asker) -> Result<Option<Job>, rusqlite::Error> {
         let connection = self.state.lock();
         let mut query = connection
             .prepare_cached("SELECT job FROM jobs WHERE id = ?1 AND (?2 IS NULL OR user = ?2)")?;
-        query.query_row(params![id, asker.user.map(|user| user.uid)], job).optional()
+        let found =
+            query.query_row(params![id, asker.user.map(|user| user.uid)], job).optional()?;
+        Ok(found.filter(|job| job.labels.have(asker.labels())))
     }
 
     /// A job by its id, when it is finished or after a time.
     pub(crate) async fn wait(
         &self,
         id: &str,
-        asker: Asker,
+        asker: &Asker,
         time: Duration,
     ) -> Result<Option<Job>, rusqlite::Error> {
         let mut finished = self.finished.subscribe();
@@ -299,7 +307,7 @@ impl Jobs {
     /// A page of the jobs that one who asks may see and wants, newest first.
     pub(crate) fn list(
         &self,
-        asker: Asker,
+        asker: &Asker,
         wanted: &JobQuery,
         page: Page<i64>,
     ) -> Result<JobList, rusqlite::Error> {
@@ -309,6 +317,9 @@ impl Jobs {
              WHERE (?1 IS NULL OR user = ?1) AND (?2 IS NULL OR state = ?2)
                AND (?3 IS NULL OR kind = ?3) AND (?4 IS NULL OR directory = ?4)
                AND (?5 IS NULL OR number < ?5)
+               AND NOT EXISTS (
+                   SELECT 1 FROM json_each(?7) AS bound
+                   WHERE json_extract(job, '$.labels.\"' || bound.key || '\"') IS NOT bound.value)
              ORDER BY number DESC LIMIT ?6",
         )?;
         let asked = params![
@@ -319,6 +330,8 @@ impl Jobs {
             page.after,
             // One more tells whether there are more.
             page.limit + 1,
+            serde_json::to_string(asker.labels())
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
         ];
         let found = query.query_map(asked, |row| Ok((job(row)?, row.get::<_, i64>(1)?)))?;
         let mut found = found.collect::<Result<Vec<_>, _>>()?;
@@ -344,11 +357,11 @@ fn job(row: &Row<'_>) -> Result<Job, rusqlite::Error> {
 }
 
 /// Whether a request of that name was sent before.
-fn sent_before(connection: &Connection, user: Option<u32>, key: &Key) -> Result<(), NoJob> {
+fn sent_before(connection: &Connection, asked_by: &str, key: &Key) -> Result<(), NoJob> {
     let found = connection
         .query_row(
-            "SELECT job, request FROM jobs WHERE ifnull(user, -1) = ifnull(?1, -1) AND key = ?2",
-            params![user, key.name],
+            "SELECT job, request FROM jobs WHERE asked_by = ?1 AND key = ?2",
+            params![asked_by, key.name],
             |row| Ok((job(row)?, row.get::<_, String>(1)?)),
         )
         .optional()?;
@@ -360,7 +373,7 @@ fn sent_before(connection: &Connection, user: Option<u32>, key: &Key) -> Result<
 }
 
 /// What a directory is called from the whole checkpoint root: so those of several who ask are compared.
-fn whole_name(asker: Asker, directory: &Directory) -> String {
+fn whole_name(asker: &Asker, directory: &Directory) -> String {
     match asker.user {
         Some(user) => format!("users/{}/{directory}", user.uid),
         None => directory.to_string(),

@@ -1,9 +1,11 @@
 use api::User;
 
 use super::*;
-use crate::callers::Caller;
+use crate::callers::Rights;
 
-const ROOT: Asker = Asker { caller: Caller::Token, user: None };
+fn root() -> Asker {
+    Asker::new("token", Arc::new(Rights::all()))
+}
 
 fn jobs() -> Jobs {
     Jobs::of(State::forgotten().unwrap())
@@ -11,7 +13,7 @@ fn jobs() -> Jobs {
 
 fn user(uid: u32) -> Asker {
     let user = User { uid, gid: 1 };
-    Asker { caller: Caller::User(user), user: Some(user) }
+    Asker::new(format!("uid {uid}"), Arc::new(Rights { user: Some(user), ..Rights::all() }))
 }
 
 fn directory(name: &str) -> Directory {
@@ -36,7 +38,7 @@ fn new(asker: Asker, name: &str) -> NewJob {
     }
 }
 
-fn listed(jobs: &Jobs, asker: Asker) -> Vec<Job> {
+fn listed(jobs: &Jobs, asker: &Asker) -> Vec<Job> {
     jobs.list(asker, &JobQuery::default(), Page { limit: 1000, after: None }).unwrap().jobs
 }
 
@@ -50,15 +52,15 @@ fn busy(begun: Result<Job, NoJob>) -> String {
 #[test]
 fn one_job_at_a_time_works_on_a_directory_and_on_a_process() {
     let jobs = jobs();
-    let of_process = |name| NewJob { target: Target::Process(7), ..new(ROOT, name) };
+    let of_process = |name| NewJob { target: Target::Process(7), ..new(root(), name) };
     let first = jobs.begin(of_process("a")).unwrap();
-    let restore = || NewJob { kind: JobKind::Restore, target: Target::Images, ..new(ROOT, "a") };
+    let restore = || NewJob { kind: JobKind::Restore, target: Target::Images, ..new(root(), "a") };
     assert_eq!(busy(jobs.begin(restore())), first.id);
     assert!(matches!(jobs.begin(of_process("b")), Err(NoJob::SameProcess(id)) if id == first.id));
-    jobs.begin(new(ROOT, "b")).unwrap();
+    jobs.begin(new(root(), "b")).unwrap();
     jobs.finish(&first.id, failed()).unwrap();
     jobs.begin(restore()).unwrap();
-    let order: Vec<_> = listed(&jobs, ROOT).into_iter().map(|job| job.directory).collect();
+    let order: Vec<_> = listed(&jobs, &root()).into_iter().map(|job| job.directory).collect();
     assert_eq!(order, [directory("a"), directory("b"), directory("a")]);
 }
 
@@ -66,15 +68,15 @@ fn one_job_at_a_time_works_on_a_directory_and_on_a_process() {
 fn a_user_has_jobs_of_his_own_and_not_too_many() {
     let jobs = jobs();
     let begin = |asker, name| jobs.begin(new(asker, name));
-    let roots = begin(ROOT, "a").unwrap();
+    let roots = begin(root(), "a").unwrap();
     let his = begin(user(1), "a").unwrap();
     assert_eq!(busy(begin(user(1), "a/b")), his.id, "below it");
-    assert_eq!((listed(&jobs, user(1)).len(), listed(&jobs, ROOT).len()), (1, 2));
-    assert_eq!(listed(&jobs, user(2)), []);
-    assert!(jobs.get(&his.id, user(1)).unwrap().is_some());
-    assert_eq!(jobs.get(&his.id, user(2)).unwrap(), None);
-    assert_eq!(jobs.get(&roots.id, user(1)).unwrap(), None);
-    assert_eq!(busy(begin(ROOT, "users/1/a")), his.id, "root calls it so");
+    assert_eq!((listed(&jobs, &user(1)).len(), listed(&jobs, &root()).len()), (1, 2));
+    assert_eq!(listed(&jobs, &user(2)), []);
+    assert!(jobs.get(&his.id, &user(1)).unwrap().is_some());
+    assert_eq!(jobs.get(&his.id, &user(2)).unwrap(), None);
+    assert_eq!(jobs.get(&roots.id, &user(1)).unwrap(), None);
+    assert_eq!(busy(begin(root(), "users/1/a")), his.id, "root calls it so");
     for name in ["b", "c", "d"] {
         begin(user(1), name).unwrap();
     }
@@ -87,21 +89,21 @@ fn a_user_has_jobs_of_his_own_and_not_too_many() {
 #[test]
 fn a_flood_of_failures_takes_the_room_of_nothing_else() {
     let jobs = jobs();
-    let running = jobs.begin(new(ROOT, "running")).unwrap();
-    let done = jobs.begin(new(ROOT, "done")).unwrap();
+    let running = jobs.begin(new(root(), "running")).unwrap();
+    let done = jobs.begin(new(root(), "done")).unwrap();
     jobs.finish(&done.id, Outcome::Restored(RestoreSummary::default())).unwrap();
     let of_another = jobs.begin(new(user(1), "his")).unwrap();
     jobs.finish(&of_another.id, failed()).unwrap();
     let mut failures = Vec::new();
     for number in 0..KEPT + 5 {
-        let job = jobs.begin(new(ROOT, &format!("d{number}"))).unwrap();
+        let job = jobs.begin(new(root(), &format!("d{number}"))).unwrap();
         jobs.finish(&job.id, failed()).unwrap();
         failures.push(job.id);
     }
     for kept in [&running, &done, &of_another] {
-        assert!(jobs.get(&kept.id, ROOT).unwrap().is_some(), "{}", kept.directory);
+        assert!(jobs.get(&kept.id, &root()).unwrap().is_some(), "{}", kept.directory);
     }
-    let remembered = |id: &String| jobs.get(id, ROOT).unwrap().is_some();
+    let remembered = |id: &String| jobs.get(id, &root()).unwrap().is_some();
     assert_eq!(failures.iter().position(remembered), Some(5));
 }
 
@@ -109,13 +111,13 @@ fn a_flood_of_failures_takes_the_room_of_nothing_else() {
 fn a_list_is_told_page_by_page_and_by_what_is_wanted() {
     let jobs = jobs();
     for number in 0..7 {
-        let job = jobs.begin(new(ROOT, &format!("d{number}"))).unwrap();
+        let job = jobs.begin(new(root(), &format!("d{number}"))).unwrap();
         if number % 2 == 0 {
             jobs.finish(&job.id, failed()).unwrap();
         }
     }
     let page =
-        |wanted: &JobQuery, after| jobs.list(ROOT, wanted, Page { limit: 3, after }).unwrap();
+        |wanted: &JobQuery, after| jobs.list(&root(), wanted, Page { limit: 3, after }).unwrap();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let list = page(&JobQuery::default(), after);
@@ -123,7 +125,7 @@ fn a_list_is_told_page_by_page_and_by_what_is_wanted() {
         let Some(next) = list.next else { break };
         // What begins meanwhile is on no later page.
         if seen.len() == 3 {
-            jobs.begin(new(ROOT, "meanwhile")).unwrap();
+            jobs.begin(new(root(), "meanwhile")).unwrap();
         }
         after = Some(next.parse().unwrap());
     }
@@ -141,15 +143,15 @@ fn a_request_that_is_sent_again_makes_one_job() {
     let jobs = jobs();
     let key = |request: &str| Some(Key { name: "k".to_owned(), request: request.to_owned() });
     let begin = |asker, request, name| jobs.begin(NewJob { key: key(request), ..new(asker, name) });
-    let first = begin(ROOT, "one", "a").unwrap();
-    let again = |id: &String| match begin(ROOT, "one", "a") {
+    let first = begin(root(), "one", "a").unwrap();
+    let again = |id: &String| match begin(root(), "one", "a") {
         Err(NoJob::Again(job)) => job.id == *id,
         other => panic!("{other:?}"),
     };
     assert!(again(&first.id));
     jobs.finish(&first.id, failed()).unwrap();
     assert!(again(&first.id), "it has ended, and is known still");
-    assert!(matches!(begin(ROOT, "two", "b"), Err(NoJob::OtherRequest)));
+    assert!(matches!(begin(root(), "two", "b"), Err(NoJob::OtherRequest)));
     begin(user(1), "two", "b").unwrap();
 }
 
@@ -157,16 +159,16 @@ fn a_request_that_is_sent_again_makes_one_job() {
 fn jobs_outlive_the_gateway() {
     let place = tempfile::tempdir().unwrap();
     let jobs = Jobs::of(State::open(place.path()).unwrap());
-    let done = jobs.begin(new(ROOT, "done")).unwrap();
+    let done = jobs.begin(new(root(), "done")).unwrap();
     jobs.finish(&done.id, Outcome::Dumped(DumpSummary::default())).unwrap();
     let his = jobs.begin(new(user(7), "his")).unwrap();
     drop(jobs);
     let jobs = Jobs::of(State::open(place.path()).unwrap());
-    assert_eq!(jobs.get(&done.id, ROOT).unwrap().unwrap().state, JobState::Done);
+    assert_eq!(jobs.get(&done.id, &root()).unwrap().unwrap().state, JobState::Done);
     let found = jobs.found_again().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].0.id, found[0].1), (&his.id, Some(User { uid: 7, gid: 1 })));
-    assert!(jobs.get(&his.id, ROOT).unwrap().unwrap().found_again);
+    assert!(jobs.get(&his.id, &root()).unwrap().unwrap().found_again);
     jobs.finish(&his.id, failed()).unwrap();
     assert_eq!(jobs.found_again().unwrap().len(), 0);
 }
@@ -174,15 +176,33 @@ fn jobs_outlive_the_gateway() {
 #[tokio::test]
 async fn waiting_ends_with_the_job_or_the_time() {
     let jobs = jobs();
-    let job = jobs.begin(new(ROOT, "a")).unwrap();
-    let early = jobs.wait(&job.id, ROOT, Duration::from_millis(5)).await.unwrap().unwrap();
+    let job = jobs.begin(new(root(), "a")).unwrap();
+    let early = jobs.wait(&job.id, &root(), Duration::from_millis(5)).await.unwrap().unwrap();
     assert_eq!(early.state, JobState::Running);
     let waiting = tokio::spawn({
         let (jobs, id) = (jobs.clone(), job.id.clone());
-        async move { jobs.wait(&id, ROOT, Duration::from_secs(60)).await }
+        async move { jobs.wait(&id, &root(), Duration::from_secs(60)).await }
     });
     tokio::task::yield_now().await;
     jobs.finish(&job.id, failed()).unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().unwrap().state, JobState::Failed);
-    assert_eq!(jobs.wait("none", ROOT, Duration::from_secs(60)).await.unwrap(), None);
+    assert_eq!(jobs.wait("none", &root(), Duration::from_secs(60)).await.unwrap(), None);
+}
+
+#[test]
+fn who_is_bound_to_labels_sees_the_jobs_that_have_them() {
+    let jobs = jobs();
+    let labels = |text: &str| text.parse::<Labels>().unwrap();
+    let with = |name, text| NewJob { labels: labels(text), ..new(root(), name) };
+    let web = jobs.begin(with("a", "team=web,a.b/c=x y")).unwrap();
+    let other = jobs.begin(with("b", "team=db")).unwrap();
+    jobs.begin(new(root(), "c")).unwrap();
+    for bound in ["team=web", "a.b/c=x y", "a.b/c=x y,team=web"] {
+        let rights = Rights { labels: labels(bound), ..Rights::all() };
+        let asker = Asker::new("token web", Arc::new(rights));
+        assert_eq!(listed(&jobs, &asker), std::slice::from_ref(&web));
+        assert!(jobs.get(&web.id, &asker).unwrap().is_some());
+        assert!(jobs.get(&other.id, &asker).unwrap().is_none());
+    }
+    assert_eq!(listed(&jobs, &root()).len(), 3);
 }

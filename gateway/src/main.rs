@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use service::{BoundSocket, Error, LogSettings, Privileges, Service};
+use service::{BoundSocket, Error, LogSettings, Privileges, Service, Tls, TlsSettings};
 use stasis_gateway::{
-    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, Sessions, State, TokenSettings,
-    Tokens, check_listen, doors, prepare_directory,
+    Access, Audit, AuditSettings, DoorSettings, Gateway, GatewayMetrics, Holds, Hosts, Identities,
+    Issued, LimitSettings, Limits, Services, State, TokenSettings, Tokens, check_listen, doors,
+    prepare_directory,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Checkpoints and restores for who asks over HTTP, by way of the services
 #[derive(Debug, Parser)]
@@ -27,6 +29,12 @@ struct Args {
     no_users: bool,
     #[command(flatten)]
     tokens: TokenSettings,
+    #[command(flatten)]
+    tls: TlsSettings,
+    /// File that says what users and clients' certificates may do (docs/security.md); without it, a user may do what he could do
+    /// himself, and a certificate nothing
+    #[arg(long, value_name = "FILE", env = "STASIS_ACCESS_FILE")]
+    access_file: Option<PathBuf>,
     /// Directory of the gateway's own for what it remembers
     #[arg(
         long,
@@ -46,6 +54,10 @@ struct Args {
     #[arg(long, value_name = "NAME", env = "STASIS_GATEWAY_USER")]
     user: Option<String>,
     #[command(flatten)]
+    audit: AuditSettings,
+    #[command(flatten)]
+    limits: LimitSettings,
+    #[command(flatten)]
     log: LogSettings,
 }
 
@@ -55,11 +67,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let start = |source| Error::Start { service: "gateway", source };
-    check_listen(args.listen).map_err(|error| start(error.into()))?;
+    check_listen(args.listen, args.tls.tls_cert.is_some()).map_err(|error| start(error.into()))?;
     // While we may still do what the user that we become may not.
     let tokens = Tokens::open(&args.tokens).map_err(|error| start(error.into()))?;
-    prepare_directory(&args.state_dir, args.user.as_deref())
-        .map_err(|error| start(error.into()))?;
+    let audit = args.audit.directory(&args.state_dir);
+    for (directory, holds) in [(&args.state_dir, Holds::State), (&audit, Holds::Audit)] {
+        prepare_directory(directory, holds, args.user.as_deref())
+            .map_err(|error| start(error.into()))?;
+    }
     let path = args.socket.clone().unwrap_or_else(|| args.run_dir.join("gateway.sock"));
     let socket = BoundSocket::bind(&path)?;
     let service = Service { name: "gateway", privileges: Privileges::Only(&[]) };
@@ -67,12 +82,19 @@ fn run(args: &Args) -> Result<(), Error> {
     let common = prepared.metrics().clone();
     let metrics = GatewayMetrics::new(common.clone())?;
     let hosts = Hosts::with(&args.allow_host);
-    let settings = DoorSettings { tokens, hosts, users: !args.no_users };
+    let tls = Tls::of(&args.tls).map_err(|error| start(error.into()))?;
+    let access = Access::open(args.access_file.as_deref()).map_err(|error| start(error.into()))?;
+    let limits = Limits::of(args.limits);
+    let settings = DoorSettings { hosts, users: !args.no_users, tls, limits: limits.clone() };
     prepared.run_doors(args.listen, socket, async || {
         let services = Services::in_directory(&args.run_dir)?;
-        let jobs = Jobs::of(State::open(&args.state_dir)?);
-        let sessions = Sessions::of(settings.tokens.clone());
-        let gateway = Gateway { services, jobs, metrics, sessions };
+        let state = State::open(&args.state_dir)?;
+        let issued = Issued::of(state.clone())?;
+        tokio::spawn(access.clone().keep_up(signal(SignalKind::hangup())?));
+        let identities = Identities { tokens, issued, access };
+        tokio::spawn(limits.keep_small());
+        let audit = Audit::in_directory(&audit, args.audit.audit_days)?;
+        let gateway = Gateway::new(services, state, metrics, identities, audit);
         gateway.find_again()?;
         Ok(doors(gateway, settings, common))
     })

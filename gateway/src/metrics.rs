@@ -42,7 +42,7 @@ impl GatewayMetrics {
             )?)?,
             common,
         };
-        for reason in ["host", "origin", "token", "user", "right"] {
+        for reason in ["host", "origin", "rate", "token", "user", "right"] {
             metrics.refused.with_label_values(&[reason]).reset();
         }
         // A counter that is not there yet cannot be told from one that was lost.
@@ -55,7 +55,7 @@ impl GatewayMetrics {
         Ok(metrics)
     }
 
-    /// `reason`: `host` or `origin`, which are not ours; `token`, wrong or none; `user`, to whom the
+    /// `reason`: `host` or `origin`, which are not ours; `rate`, more than one may ask for; `token`, wrong or none; `user`, to whom the
     /// socket is closed; `right`, which who asked has not.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();

@@ -100,15 +100,16 @@ async fn processes(
         .dumper()
         .get(&with_query("/v1/processes", Some(wanted)))
         .await
-        .map_err(|error| problem(error, asker))?;
+        .map_err(|error| problem(error, &asker))?;
     let frozen =
-        job_routes::list(&gateway, asker, &JobQuery { limit: Some(60), ..JobQuery::default() })?;
+        job_routes::list(&gateway, &asker, &JobQuery { limit: Some(60), ..JobQuery::default() })?;
     Ok(views::processes(&list, &said, &frozen.jobs))
 }
 
 async fn containers(State(gateway): State<Gateway>, asker: Asker) -> Result<Markup, Failed> {
     let services = gateway.services.on_behalf_of(asker.user);
-    let list: ContainerList = services.containers().await.map_err(|error| problem(error, asker))?;
+    let list: ContainerList =
+        services.containers().await.map_err(|error| problem(error, &asker))?;
     Ok(views::containers(&list))
 }
 
@@ -117,12 +118,7 @@ async fn checkpoints(
     asker: Asker,
     RawQuery(query): RawQuery,
 ) -> Result<Markup, Failed> {
-    let services = gateway.services.on_behalf_of(asker.user);
-    let list: CheckpointList = services
-        .dumper()
-        .get(&with_query("/v1/checkpoints", query.clone()))
-        .await
-        .map_err(|error| problem(error, asker))?;
+    let list: CheckpointList = crate::checkpoints::list(&gateway, &asker, query.clone()).await?;
     Ok(views::checkpoints(&list, query.as_deref().unwrap_or_default()))
 }
 
@@ -131,9 +127,9 @@ async fn checkpoint(
     asker: Asker,
     Path(name): Path<String>,
 ) -> Result<Markup, Failed> {
-    let found: CheckpointSummary = crate::checkpoints::find(&gateway, asker, &name).await?;
+    let found: CheckpointSummary = crate::checkpoints::find(&gateway, &asker, &name).await?;
     let query = JobQuery { directory: Some(found.directory.clone()), ..JobQuery::default() };
-    let jobs = job_routes::list(&gateway, asker, &query)?;
+    let jobs = job_routes::list(&gateway, &asker, &query)?;
     Ok(views::checkpoint(&found, &jobs.jobs))
 }
 
@@ -143,7 +139,7 @@ async fn jobs(
     RawQuery(said): RawQuery,
     query: Result<Query<JobQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Markup, Failed> {
-    let list: JobList = job_routes::list(&gateway, asker, &job_routes::asked(query)?)?;
+    let list: JobList = job_routes::list(&gateway, &asker, &job_routes::asked(query)?)?;
     Ok(views::jobs(&list, said.as_deref().unwrap_or_default()))
 }
 
@@ -152,7 +148,7 @@ async fn job(
     asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Markup, Failed> {
-    let job: Job = job_routes::find(&gateway, asker, &id)?;
+    let job: Job = job_routes::find(&gateway, &asker, &id)?;
     Ok(views::job(&job))
 }
 

@@ -9,8 +9,8 @@ use service::{Body, Problem};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::callers::Asker;
-use crate::checkpoints::no_checkpoint;
+use crate::callers::{Asker, May, Restore};
+use crate::checkpoints::found;
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Manner, sent_before, start};
 use crate::openapi::Problems;
@@ -23,25 +23,22 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
     OpenApiRouter::new().routes(routes!(restore, restores))
 }
 
-/// Starts a restore.
+/// Starts a restore. Takes the role `restore`.
 #[utoipa::path(post, path = "/v1/restores", tag = "restores", params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "What the request is called: sent again with that name it begins nothing anew")), request_body = RestoreJobRequest, responses((status = 200, description = "The job, finished while it was waited for", body = Job), (status = 202, description = "The job, at work", body = Job), Problems))]
 pub(crate) async fn restore(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Restore>,
     manner: Manner,
     Body(request): Body<RestoreJobRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, asker, &manner, JobKind::Restore, &request).await? {
+    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Restore, &request).await? {
         return Ok(job);
     }
     let services = gateway.services.on_behalf_of(asker.user);
     let directory = &request.directory;
-    let found = services.checkpoint(directory).await;
-    if found.map_err(|error| problem(error, asker))?.is_none() {
-        return Err(no_checkpoint(directory).of("directory"));
-    }
+    let found = found(&gateway, &asker, directory).await?;
     // What runs already would be refused later, and could be taken for what this one makes.
-    let trees = services.restores().await.map_err(|error| problem(error, asker))?.restores;
+    let trees = services.restores().await.map_err(|error| problem(error, &asker))?.restores;
     if let Some(tree) = trees.iter().find(|tree| tree.running && tree.directory == *directory) {
         let message = format!("{directory} runs: it was restored as process {}", tree.pid);
         return Err(Problem::new(StatusCode::CONFLICT, message)
@@ -55,7 +52,8 @@ pub(crate) async fn restore(
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
     };
-    start(&gateway, asker, manner, &request, Work::Restore(asked)).await
+    let work = (Work::Restore(asked), found.labels);
+    start(&gateway, &asker, manner, &request, work).await
 }
 
 /// What was restored, newest first, and how it ended.
@@ -64,6 +62,7 @@ async fn restores(
     State(gateway): State<Gateway>,
     asker: Asker,
 ) -> Result<Json<RestoredList>, Problem> {
+    asker.bound_by_no_labels("restored trees")?;
     let services = gateway.services.on_behalf_of(asker.user);
-    services.restores().await.map(Json).map_err(|error| problem(error, asker))
+    services.restores().await.map(Json).map_err(|error| problem(error, &asker))
 }

@@ -25,6 +25,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(processes))
         .routes(routes!(containers))
         .merge(crate::tracks::router())
+        .merge(crate::token_routes::router())
         .routes(routes!(healthz))
         .routes(routes!(metrics))
 }
@@ -53,7 +54,7 @@ async fn processes(
 ) -> Result<Json<ProcessList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
     let listed = services.dumper().get(&with_query("/v1/processes", query)).await;
-    listed.map(Json).map_err(|error| problem(error, asker))
+    listed.map(Json).map_err(|error| problem(error, &asker))
 }
 
 /// The containers of Docker, containerd, Podman, crun and runc, and what speaks against a checkpoint of each.
@@ -63,7 +64,7 @@ async fn containers(
     asker: Asker,
 ) -> Result<Json<ContainerList>, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    services.containers().await.map(Json).map_err(|error| problem(error, asker))
+    services.containers().await.map(Json).map_err(|error| problem(error, &asker))
 }
 
 /// Whether the services answer. Open to all.

@@ -143,7 +143,7 @@ pub(crate) async fn health(client: &Client) -> ServiceHealth {
 }
 
 /// A service's failure as an answer of ours.
-pub(crate) fn problem(error: ClientError, asker: Asker) -> Problem {
+pub(crate) fn problem(error: ClientError, asker: &Asker) -> Problem {
     let status = match &error {
         ClientError::Down { .. } => StatusCode::SERVICE_UNAVAILABLE,
         ClientError::Refused {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
 
-use crate::tokens::{Good, Tokens, random};
+use crate::callers::{Asker, Caller};
+use crate::identities::Identities;
+use crate::tokens::{Hash, hash, random};
 
 /// The cookie's name.
 pub(crate) const COOKIE: &str = "stasis-session";
@@ -18,37 +20,42 @@ const MOST: usize = 1000;
 /// The sessions of this gateway. They end with it. A clone is the same.
 #[derive(Clone, Debug)]
 pub struct Sessions {
-    tokens: Tokens,
-    /// Since when, by what the cookie says.
-    open: Arc<Mutex<HashMap<String, Instant>>>,
+    identities: Identities,
+    /// By what the cookie says.
+    open: Arc<Mutex<HashMap<String, Session>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    /// Of the token that was shown: the session is good for what that is good for now.
+    token: Hash,
+    since: Instant,
 }
 
 impl Sessions {
-    /// For who shows these tokens.
-    #[must_use]
-    pub fn of(tokens: Tokens) -> Self {
-        Self { tokens, open: Arc::default() }
+    /// For who shows the token of one of these.
+    pub(crate) fn of(identities: Identities) -> Self {
+        Self { identities, open: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new session for who shows the token, as the cookie's value.
     pub(crate) fn log_in(&self, token: &str) -> Option<String> {
-        if self.tokens.good(token.trim().as_bytes()) != Some(Good::ForAll) {
-            return None;
-        }
+        let token = hash(token.trim().as_bytes());
+        let Some(Caller::Asker(_)) = self.identities.token(&token) else { return None };
         let session = random();
         let mut open = self.lock();
-        open.retain(|_, since| since.elapsed() < LIFE);
+        open.retain(|_, it| it.since.elapsed() < LIFE);
         if open.len() >= MOST
             && let Some(oldest) =
-                open.iter().min_by_key(|(_, since)| **since).map(|(it, _)| it.clone())
+                open.iter().min_by_key(|(_, it)| it.since).map(|(name, _)| name.clone())
         {
             open.remove(&oldest);
         }
-        open.insert(session.clone(), Instant::now());
+        open.insert(session.clone(), Session { token, since: Instant::now() });
         Some(session)
     }
 
@@ -59,10 +66,13 @@ impl Sessions {
         }
     }
 
-    /// Whether a request shows a session that is open.
-    pub(crate) fn knows(&self, headers: &HeaderMap) -> bool {
-        let open = self.lock();
-        shown(headers).and_then(|it| open.get(it)).is_some_and(|since| since.elapsed() < LIFE)
+    /// Whose session a request shows, if it is open.
+    pub(crate) fn asker(&self, headers: &HeaderMap) -> Option<Asker> {
+        let found = *self.lock().get(shown(headers)?)?;
+        match self.identities.token(&found.token)? {
+            Caller::Asker(asker) if found.since.elapsed() < LIFE => Some(asker),
+            Caller::Asker(_) | Caller::Metrics => None,
+        }
     }
 }
 
@@ -76,7 +86,11 @@ fn shown(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::TokenSettings;
+    use crate::access::Access;
+    use crate::callers::Rights;
+    use crate::issued::Issued;
+    use crate::state::State;
+    use crate::tokens::{TokenSettings, Tokens};
 
     #[test]
     fn a_session_is_had_for_the_token_alone() {
@@ -85,7 +99,10 @@ mod tests {
             token_file: place.path().join("token"),
             metrics_token_file: place.path().join("metrics"),
         };
-        let sessions = Sessions::of(Tokens::open(&settings).unwrap());
+        let tokens = Tokens::open(&settings).unwrap();
+        let issued = Issued::of(State::forgotten().unwrap()).unwrap();
+        let access = Access::open(None).unwrap();
+        let sessions = Sessions::of(Identities { tokens, issued: issued.clone(), access });
         let read = |path| std::fs::read_to_string(path).unwrap();
         assert_eq!(sessions.log_in(""), None);
         assert_eq!(sessions.log_in(&read(&settings.metrics_token_file)), None);
@@ -96,13 +113,20 @@ mod tests {
             headers
         };
         let good = with(&format!("a=b; {COOKIE}={session}"));
-        assert!(sessions.knows(&good));
+        assert_eq!(&*sessions.asker(&good).unwrap().name, "token");
         for wrong in
             [format!("{COOKIE}="), format!("{COOKIE}={session}x"), format!("x{COOKIE}={session}")]
         {
-            assert!(!sessions.knows(&with(&wrong)), "{wrong}");
+            assert_eq!(sessions.asker(&with(&wrong)), None, "{wrong}");
         }
         sessions.log_out(&good);
-        assert!(!sessions.knows(&good));
+        assert_eq!(sessions.asker(&good), None);
+
+        let given = issued.give("ops", &Rights::all(), None).unwrap();
+        let session = sessions.log_in(&given.token).unwrap();
+        let shown = with(&format!("{COOKIE}={session}"));
+        assert_eq!(&*sessions.asker(&shown).unwrap().name, "token ops");
+        issued.take_back("ops").unwrap();
+        assert_eq!(sessions.asker(&shown), None, "taken back");
     }
 }

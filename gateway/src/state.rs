@@ -12,14 +12,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::unistd::User;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::audit::{DIRECTORY, NAME};
+
 /// Name of the database in the state directory.
 const DATABASE: &str = "state.db";
 
-/// All that is in the directory: the database and what SQLite puts beside it.
-const FILES: [&str; 4] = [DATABASE, "state.db-journal", "state.db-shm", "state.db-wal"];
+/// What is in a directory of the gateway's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// The database, what SQLite puts beside it, and the directory of the audit.
+    State,
+    /// The audit.
+    Audit,
+}
+
+impl Holds {
+    fn has(self, name: &str) -> bool {
+        match self {
+            Self::State => name
+                .strip_prefix(DATABASE)
+                .is_some_and(|rest| ["", "-journal", "-shm", "-wal"].contains(&rest)),
+            Self::Audit => name.starts_with(NAME.0) && name.ends_with(NAME.1),
+        }
+    }
+}
 
 /// Each brings a database from the version of its place to the next.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE jobs (
         -- Grows: younger jobs have larger ones.
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -41,7 +61,24 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX jobs_of_user ON jobs (user, state, number);
     CREATE INDEX jobs_at_work ON jobs (state) WHERE state = 'running';
     CREATE UNIQUE INDEX jobs_by_key ON jobs (ifnull(user, -1), key) WHERE key IS NOT NULL;
-"];
+",
+    "
+    CREATE TABLE tokens (
+        name TEXT PRIMARY KEY,
+        hash BLOB NOT NULL UNIQUE,
+        -- Whom it is bound to; NULL: nobody.
+        user INTEGER,
+        group_id INTEGER,
+        -- What is told of it, as JSON.
+        token TEXT NOT NULL
+    ) STRICT;
+    -- Of several who may do everything each names requests for himself.
+    ALTER TABLE jobs ADD COLUMN asked_by TEXT NOT NULL DEFAULT '';
+    UPDATE jobs SET asked_by = json_extract(job, '$.asked_by');
+    DROP INDEX jobs_by_key;
+    CREATE UNIQUE INDEX jobs_by_key ON jobs (asked_by, key) WHERE key IS NOT NULL;
+",
+];
 
 /// Why there is no database.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +94,7 @@ pub enum StateError {
     },
     /// In the directory is something else.
     #[error(
-        "use {}: {} is none of the gateway's files; name a directory of its own with --state-dir",
+        "use {}: {} is none of the gateway's files; name a directory of its own with --state-dir or --audit-dir",
         path.display(), entry.display()
     )]
     Foreign {
@@ -99,29 +136,34 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub struct State(Arc<Mutex<Connection>>);
 
-/// Makes the directory of the database, and gives it to the user that the gateway becomes. One that holds anything else is nobody's to
+/// Makes a directory, and gives it to the user that the gateway becomes. One that holds anything else is nobody's to
 /// give away.
 ///
 /// # Errors
 /// If it cannot be made, or holds something else.
-pub fn prepare_directory(path: &Path, user: Option<&str>) -> Result<(), StateError> {
+pub fn prepare_directory(path: &Path, holds: Holds, user: Option<&str>) -> Result<(), StateError> {
     let failed = |source| StateError::Directory { path: path.into(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let metadata = entry.metadata().map_err(failed)?;
-        let ours = entry.file_name().to_str().is_some_and(|name| FILES.contains(&name));
+        let name = entry.file_name();
+        if holds == Holds::State && name == DIRECTORY && metadata.is_dir() {
+            continue;
+        }
+        let ours = name.to_str().is_some_and(|name| holds.has(name));
         if !ours || !metadata.is_file() || metadata.nlink() != 1 {
             return Err(StateError::Foreign { path: path.into(), entry: entry.path() });
         }
+        files.push(entry.path());
     }
     if let Some(user) = user {
         let found = User::from_name(user).map_err(|errno| failed(errno.into()))?;
         // That there is none is said where it is to be become.
         let Some(user) = found else { return Ok(()) };
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        let files = FILES.iter().map(|name| path.join(name)).filter(|path| path.exists());
-        for path in files.chain([path.to_owned()]) {
+        for path in files.into_iter().chain([path.to_owned()]) {
             std::os::unix::fs::lchown(&path, Some(uid), Some(gid)).map_err(failed)?;
         }
     }
@@ -202,7 +244,7 @@ mod tests {
     fn one_gateway_has_it_and_a_newer_ones_is_left_alone() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("gateway");
-        prepare_directory(&directory, None).unwrap();
+        prepare_directory(&directory, Holds::State, None).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         let first = State::open(&directory).unwrap();
         assert!(matches!(State::open(&directory), Err(StateError::Taken(_))));
@@ -217,11 +259,11 @@ mod tests {
     #[test]
     fn a_directory_with_anything_else_is_left_alone() {
         let place = tempfile::tempdir().unwrap();
-        prepare_directory(place.path(), None).unwrap();
+        prepare_directory(place.path(), Holds::State, None).unwrap();
         drop(State::open(place.path()).unwrap());
-        prepare_directory(place.path(), None).unwrap();
+        prepare_directory(place.path(), Holds::State, None).unwrap();
         fs::create_dir(place.path().join("checkpoints")).unwrap();
-        let error = prepare_directory(place.path(), None).unwrap_err();
+        let error = prepare_directory(place.path(), Holds::State, None).unwrap_err();
         assert!(matches!(error, StateError::Foreign { .. }), "{error}");
     }
 

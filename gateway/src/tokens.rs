@@ -1,16 +1,17 @@
 //! The tokens that are demanded over TCP, of which nothing else says who asks.
 //!
 //! They are made at the gateway's first start, of random bits, each in a file that only its owner may
-//! read. Who wants another one removes the file and starts the gateway again. They are never logged,
+//! read. Who wants another one removes the file and starts the gateway again. Who wants it nowhere in the clear puts `sha256:` and its
+//! hash there (`printf %s "$TOKEN" | sha256sum`). They are never logged,
 //! nor taken from a command line, which everybody can read.
 
-use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// Where the tokens are.
@@ -82,16 +83,19 @@ pub enum TokenError {
     },
 }
 
-/// A token.
-#[derive(Clone)]
-struct Token(Vec<u8>);
+/// What a token hashes to. Tokens are random, so that nobody finds one by its hash.
+pub(crate) type Hash = [u8; 32];
 
-/// What a token is must be in no log.
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
+pub(crate) fn hash(token: &[u8]) -> Hash {
+    Sha256::digest(token).into()
 }
+
+/// What a token file begins with that holds the hash alone.
+const HASHED: &str = "sha256:";
+
+/// A token, by its hash.
+#[derive(Clone, Copy, Debug)]
+struct Token(Hash);
 
 /// What a token is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +107,7 @@ pub(crate) enum Good {
 }
 
 /// The gateway's tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Tokens {
     all: Token,
     metrics: Token,
@@ -121,9 +125,9 @@ impl Tokens {
         Ok(Self { all, metrics })
     }
 
-    /// What a token is good for that somebody shows; `None` for nothing. How long that takes tells
+    /// What a token is good for that hashes to this; `None` for nothing. How long that takes tells
     /// nothing of ours.
-    pub(crate) fn good(&self, shown: &[u8]) -> Option<Good> {
+    pub(crate) fn good(&self, shown: &Hash) -> Option<Good> {
         let all = bool::from(self.all.0.ct_eq(shown));
         let metrics = bool::from(self.metrics.0.ct_eq(shown));
         match (all, metrics) {
@@ -162,20 +166,34 @@ impl Token {
         let good = found.is_file()
             && (32..=512).contains(&token.len())
             && token.iter().all(u8::is_ascii_graphic);
-        match good {
-            true => Ok(Self(token.to_vec())),
-            false => Err(TokenError::Strange { path: path.into() }),
+        let strange = || TokenError::Strange { path: path.into() };
+        let hashed = token.strip_prefix(HASHED.as_bytes());
+        match hashed {
+            _ if !good => Err(strange()),
+            Some(digits) => from_hex(digits).map(Self).ok_or_else(strange),
+            None => Ok(Self(hash(token))),
         }
     }
 }
 
-/// Makes a token file that is whole when it appears; of two that make it, one does.
+/// A hash in hexadecimal digits.
+fn from_hex(digits: &[u8]) -> Option<Hash> {
+    let good = digits.len() == 64 && digits.iter().all(u8::is_ascii_hexdigit);
+    let digits = std::str::from_utf8(digits).ok().filter(|_| good)?;
+    let mut hash = Hash::default();
+    for (place, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(hash)
+}
+
 /// 244 bits that nobody guesses.
 pub(crate) fn random() -> String {
     let half = || uuid::Uuid::new_v4().simple().to_string();
     half() + &half()
 }
 
+/// Makes a token file that is whole when it appears; of two that make it, one does.
 fn make(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| *parent != Path::new(""));
     if let Some(directory) = directory {
@@ -224,13 +242,13 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path().join("below")).unwrap().count(), 2);
         let again = Tokens::open(&settings).unwrap();
         for tokens in [&tokens, &again] {
-            assert_eq!(tokens.good(text.trim().as_bytes()), Some(Good::ForAll));
-            assert_eq!(tokens.good(b""), None);
-            assert_eq!(tokens.good(&text.as_bytes()[..32]), None);
+            assert_eq!(tokens.good(&hash(text.trim().as_bytes())), Some(Good::ForAll));
+            assert_eq!(tokens.good(&hash(b"")), None);
+            assert_eq!(tokens.good(&hash(&text.as_bytes()[..32])), None);
         }
         let metrics = fs::read_to_string(&settings.metrics_token_file).unwrap();
         assert_ne!(metrics, text);
-        assert_eq!(again.good(metrics.trim().as_bytes()), Some(Good::ForMetrics));
+        assert_eq!(again.good(&hash(metrics.trim().as_bytes())), Some(Good::ForMetrics));
         assert!(!format!("{tokens:?}").contains(text.trim()), "not in a log");
     }
 
@@ -251,6 +269,22 @@ mod tests {
         Tokens::open(&settings).unwrap();
         mode(&settings.metrics_token_file, 0o604);
         assert!(matches!(Tokens::open(&settings), Err(TokenError::Open { .. })));
+    }
+
+    #[test]
+    fn a_file_may_hold_the_hash_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        Tokens::open(&settings).unwrap();
+        let digits = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+        fs::write(&settings.token_file, format!("sha256:{digits}\n")).unwrap();
+        let tokens = Tokens::open(&settings).unwrap();
+        assert_eq!(tokens.good(&hash(b"test")), Some(Good::ForAll));
+        assert_eq!(tokens.good(&hash(format!("sha256:{digits}").as_bytes())), None);
+        for wrong in [&digits[1..], &format!("+{}", &digits[1..]), &format!("{digits}0")] {
+            fs::write(&settings.token_file, format!("sha256:{wrong}")).unwrap();
+            assert!(matches!(Tokens::open(&settings), Err(TokenError::Strange { .. })), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! `/v1/tracks`: passed on to the collector.
 
 use api::{Track, TrackList, TrackRequest};
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use service::{Body, Problem};
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::callers::Asker;
+use crate::audit::Object;
+use crate::callers::{Asker, Checkpoint, May};
 use crate::gateway::Gateway;
 use crate::openapi::Problems;
 use crate::services::problem;
@@ -31,26 +32,29 @@ fn number(id: &str) -> Result<u64, Problem> {
     })
 }
 
-/// Begins a track: the kernel counts what its processes change.
+/// Begins a track: the kernel counts what its processes change. Takes the role `checkpoint`.
 #[utoipa::path(post, path = "/v1/tracks", tag = "tracks", request_body = TrackRequest, responses((status = 201, description = "The track", body = Track), Problems))]
 async fn begin(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Checkpoint>,
     Body(request): Body<TrackRequest>,
-) -> Result<(StatusCode, Json<Track>), Problem> {
+) -> Result<(StatusCode, Extension<Object>, Json<Track>), Problem> {
+    asker.bound_by_no_labels("tracks")?;
     let services = gateway.services.on_behalf_of(asker.user);
     let track = services.collector().post::<Track>("/v1/tracks", &request).await;
-    let track = track.map_err(|error| problem(error, asker))?;
+    let track = track.map_err(|error| problem(error, &asker))?;
     tracing::info!("{asker}: track {} of {:?}", track.id, track.target);
-    Ok((StatusCode::CREATED, Json(track)))
+    let object = Extension(Object::Named(format!("track {} of {:?}", track.id, track.target)));
+    Ok((StatusCode::CREATED, object, Json(track)))
 }
 
 /// The tracks that there are.
 #[utoipa::path(get, path = "/v1/tracks", tag = "tracks", responses((status = 200, description = "The tracks", body = TrackList), Problems))]
 async fn tracks(State(gateway): State<Gateway>, asker: Asker) -> Result<Json<TrackList>, Problem> {
+    asker.bound_by_no_labels("tracks")?;
     let services = gateway.services.on_behalf_of(asker.user);
     let tracks = services.collector().get("/v1/tracks").await;
-    tracks.map(Json).map_err(|error| problem(error, asker))
+    tracks.map(Json).map_err(|error| problem(error, &asker))
 }
 
 /// A track.
@@ -61,8 +65,9 @@ async fn track(
     Path(id): Path<String>,
 ) -> Result<Json<Track>, Problem> {
     let path = format!("/v1/tracks/{}", number(&id)?);
+    asker.bound_by_no_labels("tracks")?;
     let services = gateway.services.on_behalf_of(asker.user);
-    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
+    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, &asker))
 }
 
 /// All that is known from outside of the processes of a track.
@@ -73,20 +78,22 @@ async fn inventory(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Problem> {
     let path = format!("/v1/tracks/{}/inventory", number(&id)?);
+    asker.bound_by_no_labels("tracks")?;
     let services = gateway.services.on_behalf_of(asker.user);
-    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, asker))
+    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, &asker))
 }
 
-/// Ends a track.
+/// Ends a track. Takes the role `checkpoint`.
 #[utoipa::path(delete, path = "/v1/tracks/{id}", tag = "tracks", params(("id" = u64, Path, description = "The track")), responses((status = 204, description = "It has ended"), Problems))]
 async fn end(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    May { asker, .. }: May<Checkpoint>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let path = format!("/v1/tracks/{}", number(&id)?);
+    asker.bound_by_no_labels("tracks")?;
     let services = gateway.services.on_behalf_of(asker.user);
-    services.collector().delete(&path).await.map_err(|error| problem(error, asker))?;
+    services.collector().delete(&path).await.map_err(|error| problem(error, &asker))?;
     tracing::info!("{asker}: end of track {id}");
     Ok(StatusCode::NO_CONTENT)
 }

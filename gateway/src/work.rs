@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::{
     After, CheckpointSummary, ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job,
-    JobKind, Labels, Operation, OperationState, RestoreRequest, Verification, VerifyRequest,
+    JobKind, Operation, OperationState, RestoreRequest, Verification, VerifyRequest,
 };
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -56,15 +56,6 @@ impl Work {
             Self::Dump(request) => Some(request.after == After::Resume),
             Self::Container(request) => Some(request.leave_running),
             Self::Restore(_) | Self::Verify(_) => None,
-        }
-    }
-
-    /// What the checkpoint is to be called by.
-    pub(crate) fn labels(&self) -> Labels {
-        match self {
-            Self::Dump(request) => request.labels.clone(),
-            Self::Container(request) => request.labels.clone(),
-            Self::Restore(_) | Self::Verify(_) => Labels::default(),
         }
     }
 

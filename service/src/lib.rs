@@ -18,9 +18,11 @@ mod peers;
 mod privileges;
 mod problem;
 mod run;
+mod serve;
 mod settings;
 mod socket;
 mod telemetry;
+mod tls;
 mod worker;
 
 pub use blocking::blocking;
@@ -38,4 +40,5 @@ pub use run::{Doors, Prepared, Service, dress, exit};
 pub use settings::{EngineSettings, LogFormat, LogSettings, Settings};
 pub use socket::{BoundSocket, Socket};
 pub use telemetry::Traces;
+pub use tls::{TcpPeer, Tls, TlsError, TlsSettings};
 pub use worker::{Worker, WorkerError, answer as worker_answer};

@@ -1,14 +1,24 @@
 //! Answers that are not successes, and the reader of request bodies that makes the most common
 //! of them.
 
+use std::error::Error;
+use std::time::Duration;
+
 use api::{Code, ErrorBody, ErrorDetail, Unsupported};
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http_body::Body as _;
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
+
+/// Bodies are small: a directory and some switches.
+const LARGEST_BODY: usize = 64 * 1024;
+/// A client has so long to send one.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// An answer that is not a success: a status, and the JSON body that every such answer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +87,9 @@ impl IntoResponse for Problem {
             detail,
         };
         let kind = [(header::CONTENT_TYPE, ErrorBody::MEDIA_TYPE)];
-        (status, kind, Json(body)).into_response()
+        // For whoever notes what was answered.
+        let code = Extension(body.detail.code);
+        (status, kind, code, Json(body)).into_response()
     }
 }
 
@@ -96,21 +108,36 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
                 .remedy("send the header Content-Type: application/json"));
         }
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| unreadable(&rejection))?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            Problem::new(rejection.status(), format!("read the body: {rejection}"))
+        })?;
         parse(&bytes).map(Body)
     }
 }
 
-fn unreadable(rejection: &BytesRejection) -> Problem {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
+/// Reads the bodies of requests, which are small and come at once: a layer for a router. Whoever sends a byte now and then is hung up
+/// on.
+pub(crate) async fn in_time(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, LARGEST_BODY)).await;
+    let problem = match read {
+        Ok(Ok(bytes)) => return next.run(Request::from_parts(parts, bytes.into())).await,
+        Ok(Err(error)) if error.source().is_some_and(|it| it.is::<LengthLimitError>()) => {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB")
                 .remedy("send only the fields that docs/api.md names")
         }
-        status => Problem::new(status, format!("read the body: {rejection}")),
-    }
+        Ok(Err(error)) => Problem::new(StatusCode::BAD_REQUEST, format!("read the body: {error}"))
+            .remedy("send the request again"),
+        Err(_) => {
+            let message = format!("the body took longer than {} s", BODY_TIME.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, message).remedy("send it at once")
+        }
+    };
+    // What is left of the body is not waited for.
+    ([(header::CONNECTION, "close")], problem).into_response()
 }
 
 /// Reads a body, naming the field at fault where there is one.

@@ -1,28 +1,31 @@
 //! From the command line to the end of a service.
 
 use std::error::Error as StdError;
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use api::{Health, HealthState};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::Registry;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::Metrics;
 use crate::peers::{Allowed, Peer};
+use crate::problem::in_time;
+use crate::serve::{AsItIs, most_connections, serve};
 use crate::telemetry::{self, Telemetry, Traces};
+use crate::tls::{TcpDoor, Tls};
 use crate::{BoundSocket, Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
 
-/// Bodies are small: a directory and some switches.
-const LARGEST_BODY: usize = 64 * 1024;
+/// So many connections wait to be accepted, if the kernel lets them.
+const WAITING: u32 = 4096;
 
 /// What a service is.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +106,8 @@ impl Prepared {
             let router = dress_with_metrics_page(own.route("/healthz", health), metrics.clone())
                 .layer(middleware::from_fn_with_state((allowed, metrics), admit));
             tracing::info!("listen on {}", path.display());
-            axum::serve(socket, router.into_make_service_with_connect_info::<Peer>())
-                .with_graceful_shutdown(told_to_end()?)
-                .await
-                .map_err(Error::Serve)
+            serve(socket, AsItIs, router, most_connections(1), told_to_end()?).await;
+            Ok(())
         });
         tracing::info!("end");
         drop(self.telemetry);
@@ -130,14 +131,16 @@ impl Prepared {
             let doors =
                 start().await.map_err(|source| Error::Start { service: service.name, source })?;
             let failed = |source| Error::ListenTcp { address, source };
-            let tcp = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+            let tcp = listen(address).map_err(failed)?;
             let local = tcp.local_addr().map_err(Error::Serve)?;
-            tracing::info!("listen on http://{local} and on {}", socket.path().display());
-            let unix = doors.unix.into_make_service_with_connect_info::<Peer>();
-            let unix = axum::serve(socket.listen()?, unix).with_graceful_shutdown(told_to_end()?);
-            let tcp = axum::serve(tcp, doors.tcp).with_graceful_shutdown(told_to_end()?);
-            let both = async { tokio::try_join!(tcp.into_future(), unix.into_future()) };
-            both.await.map(drop).map_err(Error::Serve)
+            let scheme = if doors.tls.is_some() { "https" } else { "http" };
+            tracing::info!("listen on {scheme}://{local} and on {}", socket.path().display());
+            if let Some(tls) = doors.tls.clone() {
+                let hup = signal(SignalKind::hangup()).map_err(Error::Serve)?;
+                tokio::spawn(tls.keep_up(hup));
+            }
+            doors.answer(tcp, socket.listen()?, [told_to_end()?, told_to_end()?]).await;
+            Ok(())
         });
         tracing::info!("end");
         drop(self.telemetry);
@@ -148,10 +151,34 @@ impl Prepared {
 /// What is answered at a TCP address and at a Unix socket.
 #[derive(Debug)]
 pub struct Doors {
-    /// Of who comes over TCP nothing is known.
+    /// Who comes over TCP is a [`TcpPeer`](crate::TcpPeer), in its `ConnectInfo`.
     pub tcp: Router,
+    /// How TLS is spoken over TCP; `None`: it is not.
+    pub tls: Option<Tls>,
     /// Who comes by the Unix socket is a [`Peer`], in its `ConnectInfo`.
     pub unix: Router,
+}
+
+/// Listens on a TCP address, where many may wait to be accepted: a flood of them should not delay the next.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
+}
+
+impl Doors {
+    /// Answers at both until the ends complete, and what is under way is answered.
+    pub async fn answer(self, tcp: TcpListener, unix: Socket, ends: [impl Future<Output = ()>; 2]) {
+        let most = most_connections(2);
+        let [tcp_end, unix_end] = ends;
+        let tcp = serve(tcp, TcpDoor(self.tls), self.tcp, most, tcp_end);
+        let unix = serve(unix, AsItIs, self.unix, most, unix_end);
+        tokio::join!(tcp, unix);
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -173,7 +200,7 @@ fn dress_with_metrics_page(own: Router, metrics: Metrics) -> Router {
 pub fn dress(own: Router, metrics: Metrics) -> Router {
     own.fallback(Problem::no_such_path)
         .method_not_allowed_fallback(Problem::no_such_method)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(telemetry::trace))
         .layer(middleware::from_fn_with_state(metrics, Metrics::count))
 }

@@ -1,14 +1,15 @@
 //! What the buttons do: what the API does.
 
 use api::{CheckpointRequest, Directory, DirectoryError, Labels, RestoreJobRequest, VerifyRequest};
-use axum::Form;
 use axum::extract::{Path, State};
 use axum::response::Redirect;
+use axum::{Extension, Form};
 use serde::Deserialize;
 use service::{Body, Problem};
 
 use super::Failed;
-use crate::callers::Asker;
+use crate::audit::Object;
+use crate::callers::{Admin, Checkpoint, May, Restore};
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Manner};
 use crate::{checkpoints, restores};
@@ -60,16 +61,19 @@ fn directory(text: &str) -> Result<Directory, Problem> {
     })
 }
 
+/// Where one goes when a job was begun.
+type Begun = (Extension<Object>, Redirect);
+
 /// The page of a job that was begun.
-fn followed((_, _, job): Accepted) -> Redirect {
-    Redirect::to(&format!("/jobs/{}", job.id))
+fn followed((_, _, object, job): Accepted) -> Begun {
+    (object, Redirect::to(&format!("/jobs/{}", job.id)))
 }
 
 pub(super) async fn checkpoint(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    asker: May<Checkpoint>,
     Form(form): Form<CheckpointForm>,
-) -> Result<Redirect, Failed> {
+) -> Result<Begun, Failed> {
     let leave_running = match form.after.as_str() {
         "on" => Some(true),
         "end" => Some(false),
@@ -96,9 +100,9 @@ pub(super) async fn checkpoint(
 
 pub(super) async fn restore(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    asker: May<Restore>,
     Form(form): Form<DirectoryForm>,
-) -> Result<Redirect, Failed> {
+) -> Result<Begun, Failed> {
     let request = RestoreJobRequest {
         directory: directory(&form.directory)?,
         shell_job: form.shell_job.is_some(),
@@ -111,9 +115,9 @@ pub(super) async fn restore(
 
 pub(super) async fn verify(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    asker: May<Checkpoint>,
     Form(form): Form<DirectoryForm>,
-) -> Result<Redirect, Failed> {
+) -> Result<Begun, Failed> {
     let request = VerifyRequest { directory: directory(&form.directory)? };
     let begun = checkpoints::verify(State(gateway), asker, Manner::default(), Body(request));
     Ok(followed(begun.await?))
@@ -121,9 +125,10 @@ pub(super) async fn verify(
 
 pub(super) async fn remove(
     State(gateway): State<Gateway>,
-    asker: Asker,
+    asker: May<Admin>,
     Form(form): Form<DirectoryForm>,
-) -> Result<Redirect, Failed> {
+) -> Result<Begun, Failed> {
+    let object = Extension(Object::Named(format!("checkpoint {}", form.directory)));
     checkpoints::remove(State(gateway), asker, Path(form.directory)).await?;
-    Ok(Redirect::to("/checkpoints"))
+    Ok((object, Redirect::to("/checkpoints")))
 }

@@ -1,6 +1,7 @@
 //! The gateway over real sockets, and fakes that speak the services' JSON on Unix sockets behind it.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+use std::future::pending;
 use std::sync::Arc;
 
 use axum::extract::Path;
@@ -11,8 +12,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use service::metrics::Metrics;
 use stasis_gateway::{
-    DoorSettings, Gateway, GatewayMetrics, Hosts, Jobs, Services, Sessions, State, TokenSettings,
-    Tokens, doors,
+    Access, Audit, DoorSettings, Gateway, GatewayMetrics, Hosts, Identities, Issued, LimitSettings,
+    Limits, Services, State, TokenSettings, Tokens, doors,
 };
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
@@ -42,26 +43,21 @@ impl Rest {
             metrics_token_file: directory.path().join("metrics.token"),
         };
         let state = State::forgotten().unwrap();
-        let settings = DoorSettings {
+        let identities = Identities {
             tokens: Tokens::open(&files).unwrap(),
-            hosts: Hosts::with(&["proxy.example".to_owned()]),
-            users: true,
+            issued: Issued::of(state.clone()).unwrap(),
+            access: Access::open(None).unwrap(),
         };
-        let doors = doors(
-            Gateway {
-                services,
-                jobs: Jobs::of(state),
-                metrics,
-                sessions: Sessions::of(settings.tokens.clone()),
-            },
-            settings,
-            common,
-        );
-        tokio::spawn(async move { axum::serve(listener, doors.tcp).await });
+        let hosts = Hosts::with(&["proxy.example".to_owned()]);
+        let n = |n| std::num::NonZeroU32::new(n).unwrap();
+        let limits = LimitSettings { changes_per_second: n(1000), requests_per_second: n(1000) };
+        let limits = Limits::of(limits);
+        let settings = DoorSettings { hosts, users: true, tls: None, limits };
+        let gateway = Gateway::new(services, state, metrics, identities, Audit::nowhere());
+        let doors = doors(gateway, settings, common);
         let path = directory.path().join("gateway.sock");
-        let bound = service::Socket::bind(&path).unwrap();
-        let unix = doors.unix.into_make_service_with_connect_info::<service::Peer>();
-        tokio::spawn(async move { axum::serve(bound, unix).await });
+        let socket = service::Socket::bind(&path).unwrap();
+        tokio::spawn(doors.answer(listener, socket, [pending(), pending()]));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let socket = reqwest::Client::builder().no_proxy().unix_socket(path).build().unwrap();
         let read = |path| std::fs::read_to_string(path).unwrap().trim().to_owned();
