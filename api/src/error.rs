@@ -59,6 +59,7 @@ impl Code {
             405 => Self::MethodNotAllowed,
             408 => Self::TooSlow,
             409 => Self::Conflict,
+            412 => Self::Conflict,
             413 => Self::TooLarge,
             415 => Self::UnsupportedMediaType,
             421 => Self::Misdirected,

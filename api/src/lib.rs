@@ -14,6 +14,7 @@ mod jobs;
 mod labels;
 mod leases;
 mod operations;
+mod policies;
 mod processes;
 mod restores;
 mod tokens;
@@ -38,6 +39,7 @@ pub use jobs::{
 pub use labels::{LabelError, Labels};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
 pub use operations::{Operation, OperationState};
+pub use policies::{Keep, Policy, PolicyList, PolicyRun, PolicySpec, Selector};
 pub use processes::{ProcessList, ProcessQuery, ProcessSummary};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};
 pub use support::{Unsupported, said};

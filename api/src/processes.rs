@@ -19,6 +19,9 @@ pub struct ProcessSummary {
     /// Effective user id.
     #[schema(value_type = u64)]
     pub uid: u32,
+    /// Its control group: in the unified hierarchy, or else in systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
     /// Threads.
     pub threads: u64,
     /// Resident memory.
@@ -27,6 +30,23 @@ pub struct ProcessSummary {
     pub dumpable: bool,
     /// What speaks against it.
     pub refusals: Vec<Unsupported>,
+}
+
+impl ProcessSummary {
+    /// Whether it is in a control group or below it.
+    #[must_use]
+    pub fn is_in_cgroup(&self, wanted: &str) -> bool {
+        let wanted = wanted.trim_end_matches('/');
+        let rest = self.cgroup.as_deref().and_then(|cgroup| cgroup.strip_prefix(wanted));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Whether it belongs to a systemd unit, which has a control group of its name.
+    #[must_use]
+    pub fn is_of_unit(&self, unit: &str) -> bool {
+        let cgroup = self.cgroup.as_deref().unwrap_or_default();
+        !unit.is_empty() && cgroup.split('/').any(|part| part == unit)
+    }
 }
 
 /// `GET /v1/processes`.
@@ -60,6 +80,15 @@ pub struct ProcessQuery {
     /// Those of this name alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comm: Option<String>,
+    /// Those alone whose command line has this in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// Those in this control group or below it alone: `/system.slice/nginx.service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// Those of this systemd unit alone: `nginx.service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Those with this effective user id alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(value_type = Option<u64>, maximum = 4294967295_u32)]

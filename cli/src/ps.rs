@@ -85,6 +85,7 @@ mod tests {
 
     fn process(number: i32, command: &str) -> ProcessSummary {
         ProcessSummary {
+            cgroup: None,
             pid: number,
             ppid: 1,
             comm: "name".into(),

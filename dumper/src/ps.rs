@@ -135,6 +135,21 @@ fn tree(root: HostPid, children: &BTreeMap<HostPid, Vec<HostPid>>) -> Vec<HostPi
     all
 }
 
+/// The control group of a process: in the unified hierarchy, or else in that of systemd.
+fn cgroup(dir: &Dir) -> Result<Option<String>, procfs::Error> {
+    let mut text = Vec::new();
+    dir.read("cgroup", &mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let of = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix));
+    Ok(text
+        .lines()
+        .find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path))
+        .into_iter()
+        .chain(of("0::"))
+        .max_by_key(|path| path.len())
+        .map(str::to_owned))
+}
+
 struct Row {
     summary: ProcessSummary,
     found: Vec<Unsupported>,
@@ -164,6 +179,7 @@ impl Row {
             comm: stat.comm.to_string_lossy().into_owned(),
             command: arguments.collect::<Vec<_>>().join(" ").trim_end().to_owned(),
             uid: status.uid.effective,
+            cgroup: cgroup(&dir)?,
             threads: process.threads.len() as u64,
             memory_bytes: u64::try_from(stat.rss).unwrap_or(0) * kernel::pagemap::PAGE_SIZE,
             dumpable: false,

@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 
 use api::{
     After, CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary,
-    ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, VerifyRequest,
+    ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, Policy, VerifyRequest,
 };
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -64,11 +64,36 @@ pub(crate) async fn checkpoint(
             "send true, and it runs on, or false, and it is ended once its images are safe",
         ));
     };
-    let labels = bound(&asker, &request.labels)?;
-    let wanted = Wanted { asker: &asker, manner, request: &request, stays, labels };
+    not_reserved(&request.labels, &Labels::default())?;
+    begin(&gateway, &asker, manner, &request, stays).await
+}
+
+/// Refuses labels that policies alone give, but for those that a checkpoint has.
+pub(crate) fn not_reserved(wanted: &Labels, there: &Labels) -> Result<(), Problem> {
+    let is_there = |pair: (&str, &str)| there.iter().any(|other| other == pair);
+    match wanted.iter().find(|pair| pair.0.starts_with(Policy::RESERVED) && !is_there(*pair)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let message = format!("label {key} is given by policies alone");
+            Err(Problem::field("labels", message)
+                .remedy(format!("name it without {} first", Policy::RESERVED)))
+        }
+    }
+}
+
+/// Starts a checkpoint that somebody may ask for. `stays`: the tree is to run on.
+pub(crate) async fn begin(
+    gateway: &Gateway,
+    asker: &Asker,
+    manner: Manner,
+    request: &CheckpointRequest,
+    stays: bool,
+) -> Result<Accepted, Problem> {
+    let labels = bound(asker, &request.labels)?;
+    let wanted = Wanted { asker, manner, request, stays, labels };
     match (request.pid, &request.container) {
-        (Some(pid), None) => checkpoint_of_process(&gateway, wanted, pid).await,
-        (None, Some(name)) => checkpoint_of_container(&gateway, wanted, name).await,
+        (Some(pid), None) => checkpoint_of_process(gateway, wanted, pid).await,
+        (None, Some(name)) => checkpoint_of_container(gateway, wanted, name).await,
         (Some(_), Some(_)) => {
             let message = "both a process and a container are named";
             Err(Problem::field("container", message).remedy("leave one of them out"))
@@ -253,14 +278,24 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, Problem> {
     let directory = named(&name)?;
     seen(&gateway, &asker, &directory).await?;
-    if let Some(other) = gateway.jobs.at_work_on(&asker, &directory).map_err(lost)? {
-        return Err(busy(&other, &directory));
+    take_away(&gateway, &asker, &directory).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes a checkpoint that nobody is at work on.
+pub(crate) async fn take_away(
+    gateway: &Gateway,
+    asker: &Asker,
+    directory: &Directory,
+) -> Result<(), Problem> {
+    if let Some(other) = gateway.jobs.at_work_on(asker, directory).map_err(lost)? {
+        return Err(busy(&other, directory));
     }
     let services = gateway.services.on_behalf_of(asker.user);
     let removed = services.dumper().delete(&format!("/v1/checkpoints/{directory}")).await;
-    removed.map_err(|error| problem(error, &asker))?;
+    removed.map_err(|error| problem(error, asker))?;
     tracing::info!("{asker}: removed checkpoint {directory}");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }
 
 /// Gives a checkpoint these labels, in place of those it had. Takes the role `checkpoint`.
@@ -273,7 +308,8 @@ async fn label(
 ) -> Result<Json<CheckpointSummary>, Problem> {
     let directory = named(&name)?;
     let labels = bound(&asker, &labels)?;
-    seen(&gateway, &asker, &directory).await?;
+    let there = find(&gateway, &asker, &name).await?.labels;
+    not_reserved(&labels, &there)?;
     let services = gateway.services.on_behalf_of(asker.user);
     let told = services.dumper().put(&format!("/v1/labels/{directory}"), &labels).await;
     told.map(Json).map_err(|error| problem(error, &asker))

@@ -1,7 +1,8 @@
 //! What the paths work with.
 
 use crate::identities::Identities;
-use crate::{Audit, GatewayMetrics, Jobs, Services, Sessions, State};
+use crate::policies::{self, Policies};
+use crate::{Audit, GatewayMetrics, Jobs, Services, Sessions, State, StateError};
 
 /// What the paths work with.
 #[derive(Clone, Debug)]
@@ -14,19 +15,29 @@ pub struct Gateway {
     /// Who is known.
     pub(crate) identities: Identities,
     pub(crate) audit: Audit,
+    pub(crate) policies: Policies,
 }
 
 impl Gateway {
     /// One that asks these services, and remembers in this database.
-    #[must_use]
+    ///
+    /// # Errors
+    /// If the database cannot be read.
     pub fn new(
         services: Services,
         state: State,
         metrics: GatewayMetrics,
         identities: Identities,
         audit: Audit,
-    ) -> Self {
+    ) -> Result<Self, StateError> {
+        let policies = Policies::of(state.clone())?;
         let sessions = Sessions::of(identities.clone());
-        Self { services, jobs: Jobs::of(state), metrics, sessions, identities, audit }
+        let jobs = Jobs::of(state);
+        Ok(Self { services, jobs, metrics, sessions, identities, audit, policies })
+    }
+
+    /// Has policies at work at their times, for as long as this runs.
+    pub async fn keep_at_work(self) {
+        policies::keep_at_work(self).await;
     }
 }

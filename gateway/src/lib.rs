@@ -18,6 +18,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod page;
+mod policies;
 mod restores;
 mod routes;
 mod services;

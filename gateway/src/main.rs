@@ -94,8 +94,9 @@ fn run(args: &Args) -> Result<(), Error> {
         let identities = Identities { tokens, issued, access };
         tokio::spawn(limits.keep_small());
         let audit = Audit::in_directory(&audit, args.audit.audit_days)?;
-        let gateway = Gateway::new(services, state, metrics, identities, audit);
+        let gateway = Gateway::new(services, state, metrics, identities, audit)?;
         gateway.find_again()?;
+        tokio::spawn(gateway.clone().keep_at_work());
         Ok(doors(gateway, settings, common))
     })
 }

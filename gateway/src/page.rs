@@ -4,6 +4,7 @@
 mod actions;
 mod assets;
 mod log_in;
+mod policies;
 mod units;
 mod views;
 
@@ -41,11 +42,17 @@ pub(crate) fn router() -> Router<Gateway> {
         .route("/checkpoints/{*directory}", get(checkpoint))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
+        .route("/policies", get(policies::list))
+        .route("/policies/{name}", get(policies::one))
         .route("/new", get(new))
         .route("/do/checkpoint", post(actions::checkpoint))
         .route("/do/restore", post(actions::restore))
         .route("/do/verify", post(actions::verify))
         .route("/do/remove", post(actions::remove))
+        .route("/do/policy/set", post(policies::set))
+        .route("/do/policy/run", post(policies::run))
+        .route("/do/policy/pause", post(policies::pause))
+        .route("/do/policy/remove", post(policies::remove))
         .route(LOG_IN, get(log_in::form).post(log_in::log_in))
         .route("/logout", post(log_in::log_out))
         .route("/assets/{name}", get(assets::asset))

@@ -78,6 +78,13 @@ const MIGRATIONS: &[&str] = &[
     DROP INDEX jobs_by_key;
     CREATE UNIQUE INDEX jobs_by_key ON jobs (asked_by, key) WHERE key IS NOT NULL;
 ",
+    "
+    CREATE TABLE policies (
+        name TEXT PRIMARY KEY,
+        -- The policy and how it fared, as JSON.
+        policy TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Why there is no database.

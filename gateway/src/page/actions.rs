@@ -43,7 +43,7 @@ pub(super) struct DirectoryForm {
 }
 
 /// What somebody has typed; `None` if that is nothing.
-fn typed<T: std::str::FromStr>(field: &str, text: &str) -> Result<Option<T>, Problem>
+pub(super) fn typed<T: std::str::FromStr>(field: &str, text: &str) -> Result<Option<T>, Problem>
 where
     T::Err: std::fmt::Display,
 {
@@ -62,7 +62,7 @@ fn directory(text: &str) -> Result<Directory, Problem> {
 }
 
 /// Where one goes when a job was begun.
-type Begun = (Extension<Object>, Redirect);
+pub(super) type Begun = (Extension<Object>, Redirect);
 
 /// The page of a job that was begun.
 fn followed((_, _, object, job): Accepted) -> Begun {

@@ -39,6 +39,18 @@ pub(super) fn ago(ms: u64) -> String {
     }
 }
 
+/// How long it is until a time, in milliseconds since 1970.
+pub(super) fn until(ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = ms.saturating_sub(u64::try_from(now.as_millis()).unwrap_or(u64::MAX)) / 1000;
+    match seconds {
+        0..60 => format!("in {seconds} s"),
+        60..3600 => format!("in {} min", seconds / 60),
+        3600..172_800 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} days", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,11 +11,12 @@ use super::units::{ago, bytes, micros};
 /// What the script library is told: nothing is run that is text of a page.
 const SETTINGS: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"historyCacheSize":0}"#;
 
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 5] = [
     ("/", "Processes"),
     ("/containers", "Containers"),
     ("/checkpoints", "Checkpoints"),
     ("/jobs", "Jobs"),
+    ("/policies", "Policies"),
 ];
 
 /// What all pages begin with.
@@ -32,7 +33,7 @@ fn head(title: &str, scripts: &Markup) -> Markup {
     }
 }
 
-fn page(place: &str, title: &str, content: &Markup) -> Markup {
+pub(super) fn page(place: &str, title: &str, content: &Markup) -> Markup {
     let scripts = html! {
         meta name="htmx-config" content=(SETTINGS);
         script src="/assets/htmx.js" defer {}
@@ -68,9 +69,9 @@ pub(super) fn log_in(wrong: Option<&str>) -> Markup {
                     form.card method="post" action="/login" {
                         h1 { "stasis" }
                         @if let Some(wrong) = wrong { p.bad role="alert" { (wrong) } }
-                        label for="token" { "The gateway's token" }
+                        label for="token" { "Token" }
                         input #token type="password" name="token" required autofocus autocomplete="current-password";
-                        p.dim { "It is in " code { "/var/lib/stasis/gateway.token" } ", unless the gateway was told otherwise." }
+                        p.dim { "One that was given to you, or the gateway's own: it is in " code { "/var/lib/stasis/gateway.token" } ", unless the gateway was told otherwise." }
                         button.first { "Log in" }
                     }
                 }
@@ -80,7 +81,7 @@ pub(super) fn log_in(wrong: Option<&str>) -> Markup {
 }
 
 /// What went wrong, and what helps.
-fn problem(detail: &ErrorDetail) -> Markup {
+pub(super) fn problem(detail: &ErrorDetail) -> Markup {
     html! {
         div.card role="alert" {
             p.bad { (detail.message) }
@@ -113,7 +114,7 @@ pub(super) fn failed(detail: &ErrorDetail) -> Markup {
 }
 
 /// A part of a page that is asked for again when jobs change, and every so often.
-fn live(id: &str, from: &str, every: &str, content: &Markup) -> Markup {
+pub(super) fn live(id: &str, from: &str, every: &str, content: &Markup) -> Markup {
     let trigger = match every {
         "" => "jobs from:body".to_owned(),
         every => format!("jobs from:body, every {every}"),

@@ -131,7 +131,7 @@ async fn list(
 ) -> Result<Json<ProcessList>, Problem> {
     let Query(asked) = query.map_err(|rejection| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
-            .remedy("send limit, cursor, pid, comm, uid, dumpable, programs or max_age")
+            .remedy("send limit, cursor, pid, comm, command, cgroup, unit, uid, dumpable, programs or max_age")
     })?;
     let page = Page::<i32>::asked(asked.limit, asked.cursor.as_deref())?;
     let age = asked.max_age.as_deref().map(humantime::parse_duration).transpose();
@@ -156,6 +156,9 @@ fn page_of(list: &ProcessList, asked: &ProcessQuery, page: Page<i32>) -> Process
         page.after.is_none_or(|after| found.pid > after)
             && asked.pid.is_none_or(|pid| found.pid == pid)
             && asked.comm.as_ref().is_none_or(|comm| found.comm == *comm)
+            && asked.command.as_ref().is_none_or(|text| found.command.contains(text))
+            && asked.cgroup.as_ref().is_none_or(|cgroup| found.is_in_cgroup(cgroup))
+            && asked.unit.as_ref().is_none_or(|unit| found.is_of_unit(unit))
             && asked.uid.is_none_or(|uid| found.uid == uid)
             && asked.dumpable.is_none_or(|dumpable| found.dumpable == dumpable)
             && asked.programs.is_none_or(|programs| found.command.is_empty() != programs)
@@ -180,6 +183,7 @@ mod tests {
             comm: format!("c{}", pid % 2),
             command: String::new(),
             uid: 0,
+            cgroup: Some(format!("/system.slice/{pid}.service/x")),
             threads: 1,
             memory_bytes: 0,
             dumpable: true,
@@ -197,5 +201,12 @@ mod tests {
         assert_eq!(page(&all, Some(9)), (vec![11], None));
         let odd = ProcessQuery { comm: Some("c1".to_owned()), ..ProcessQuery::default() };
         assert_eq!(page(&odd, Some(3)), (vec![9, 11], None));
+        let of = |unit: &str, cgroup: &str| {
+            let (unit, cgroup) = (Some(unit.to_owned()), Some(cgroup.to_owned()));
+            page(&ProcessQuery { unit, cgroup, ..ProcessQuery::default() }, None).0
+        };
+        assert_eq!(of("4.service", "/system.slice/"), [4]);
+        assert_eq!(of("4.service", "/system.slice/4"), [] as [i32; 0]);
+        assert_eq!(of("4.serv", ""), [] as [i32; 0]);
     }
 }

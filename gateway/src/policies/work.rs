@@ -1,0 +1,276 @@
+//! What policies do: at their time, checkpoints of what they select, one after the other; and then what is kept no longer is removed.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use api::{
+    CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary, Directory, ErrorDetail,
+    JobState, Labels, Policy, PolicyRun, ProcessList, ProcessQuery, ProcessSummary, Selector,
+};
+use service::Problem;
+
+use super::retention::Limits;
+use super::store::AtWork;
+use crate::callers::{Asker, Rights};
+use crate::checkpoints;
+use crate::gateway::Gateway;
+use crate::job_routes::Manner;
+use crate::jobs::now_ms;
+use crate::services::{problem, with_query};
+
+/// In between it is looked whether one is due whose time has come because the clock was set.
+const LOOKED_AT: Duration = Duration::from_secs(30);
+/// So often what is kept no longer is removed, beside after each run.
+const SWEPT: Duration = Duration::from_secs(600);
+/// For so long a job is waited for before the next tree's turn.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// So many jobs of a run are told.
+const TOLD: usize = 100;
+
+/// Has policies at work at their times, for as long as this runs.
+pub(crate) async fn keep_at_work(gateway: Gateway) {
+    let mut swept = tokio::time::Instant::now();
+    loop {
+        let (due, wait) = gateway.policies.due();
+        for name in due {
+            begin(&gateway, &name);
+        }
+        if swept.elapsed() >= SWEPT {
+            swept = tokio::time::Instant::now();
+            for policy in gateway.policies.list() {
+                sweep(&gateway, &policy).await;
+            }
+        }
+        let wait = wait.map_or(LOOKED_AT, Duration::from_millis).min(LOOKED_AT);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = gateway.policies.changed() => {}
+        }
+    }
+}
+
+/// Has a policy at work now; whether it was not before.
+pub(crate) fn begin(gateway: &Gateway, name: &str) -> bool {
+    let Some((policy, at_work)) = gateway.policies.begin(name) else { return false };
+    let run = PolicyRun { started_ms: now_ms(), ..PolicyRun::default() };
+    gateway.policies.note(name, &run, false);
+    tokio::spawn(at(gateway.clone(), policy, run, at_work));
+    true
+}
+
+async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWork) {
+    let name = &policy.name;
+    let asker = Asker::new(format!("policy {name}"), Rights::all().into());
+    match requests(&gateway, &asker, &policy, run.started_ms).await {
+        Ok(requests) => {
+            for request in requests {
+                checkpoint(&gateway, &asker, request, &mut run).await;
+                gateway.policies.note(name, &run, false);
+            }
+        }
+        Err(problem) => run.problem = Some(problem.detail),
+    }
+    run.finished_ms = Some(now_ms());
+    let good = run.failed == 0 && run.problem.is_none();
+    match &run.problem {
+        Some(problem) => tracing::warn!("{asker}: {}", problem.message),
+        None => tracing::info!("{asker}: {} checkpoints taken", run.done),
+    }
+    gateway.policies.note(name, &run, good);
+    sweep(&gateway, &policy).await;
+}
+
+/// Takes one checkpoint, and waits for it.
+async fn checkpoint(
+    gateway: &Gateway,
+    asker: &Asker,
+    request: CheckpointRequest,
+    run: &mut PolicyRun,
+) {
+    let begun = checkpoints::begin(gateway, asker, Manner::default(), &request, true).await;
+    let id = match begun {
+        Ok((_, _, _, job)) => job.0.id,
+        Err(problem) => {
+            run.failed += 1;
+            run.problem = Some(problem.detail);
+            return;
+        }
+    };
+    if run.jobs.len() < TOLD {
+        run.jobs.push(id.clone());
+    }
+    let job = gateway.jobs.wait(&id, asker, PATIENCE).await.ok().flatten();
+    match job {
+        Some(job) if job.state == JobState::Done => run.done += 1,
+        job => {
+            run.failed += 1;
+            let error = job.and_then(|job| job.error);
+            run.problem = Some(error.unwrap_or_else(|| ErrorDetail {
+                message: format!("job {id} is at work still"),
+                ..ErrorDetail::default()
+            }));
+        }
+    }
+}
+
+/// The checkpoints that a run takes.
+async fn requests(
+    gateway: &Gateway,
+    asker: &Asker,
+    policy: &Policy,
+    now: u64,
+) -> Result<Vec<CheckpointRequest>, Problem> {
+    let run = run_name(now);
+    let below = format!("policies/{}/{run}", policy.name);
+    let spec = &policy.spec;
+    let own = format!("{}={},{}={run}", Policy::LABEL, policy.name, Policy::RUN_LABEL);
+    let own = own.parse::<Labels>().ok().and_then(|own| own.and(&spec.labels));
+    let request = CheckpointRequest {
+        pid: None,
+        container: spec.select.container.clone(),
+        engine: None,
+        directory: None,
+        leave_running: Some(true),
+        shell_job: spec.shell_job,
+        tcp_established: spec.tcp_established,
+        tcp_close: spec.tcp_close,
+        skip_in_flight: spec.skip_in_flight,
+        link_remap: false,
+        max_freeze_ms: spec.max_freeze_ms,
+        timeout_ms: spec.timeout_ms,
+        labels: own.unwrap_or_default(),
+    };
+    let directory = |name: String| {
+        name.parse::<Directory>().map(Some).map_err(|error| {
+            Problem::field("directory", format!("name it {name}: {error}"))
+                .remedy("give the policy a shorter name")
+        })
+    };
+    if spec.select.container.is_some() {
+        return Ok(vec![CheckpointRequest { directory: directory(below)?, ..request }]);
+    }
+    let roots = roots(&selected(gateway, asker, &spec.select).await?);
+    if roots.is_empty() {
+        let message = format!("nothing runs that policy {} selects", policy.name);
+        return Err(Problem::field("select", message)
+            .remedy("start it, pause the policy, or change what it selects"));
+    }
+    let of = |pid| {
+        let directory = directory(format!("{below}/{pid}"))?;
+        Ok(CheckpointRequest { pid: Some(pid), directory, ..request.clone() })
+    };
+    roots.into_iter().map(of).collect()
+}
+
+/// The name of a run: its time, which no part of a directory but this one has.
+fn run_name(ms: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+    humantime::format_rfc3339_millis(time).to_string().replace(['-', ':', '.'], "")
+}
+
+/// The processes that match, looked at anew.
+async fn selected(
+    gateway: &Gateway,
+    asker: &Asker,
+    select: &Selector,
+) -> Result<Vec<ProcessSummary>, Problem> {
+    let mut query = ProcessQuery {
+        limit: Some(1000),
+        pid: select.pid,
+        comm: select.comm.clone(),
+        command: select.command.clone(),
+        cgroup: select.cgroup.clone(),
+        unit: select.unit.clone(),
+        uid: select.uid,
+        programs: Some(true),
+        max_age: Some("0s".to_owned()),
+        ..ProcessQuery::default()
+    };
+    let services = gateway.services.on_behalf_of(asker.user);
+    let mut found = Vec::new();
+    loop {
+        let asked = serde_urlencoded::to_string(&query).unwrap_or_default();
+        let path = with_query("/v1/processes", Some(asked));
+        let list: ProcessList =
+            services.dumper().get(&path).await.map_err(|error| problem(error, asker))?;
+        found.extend(list.processes);
+        let Some(next) = list.next else { return Ok(found) };
+        query.cursor = Some(next);
+        query.max_age = None;
+    }
+}
+
+/// The roots of the trees that processes form.
+fn roots(processes: &[ProcessSummary]) -> Vec<i32> {
+    let all: HashSet<i32> = processes.iter().map(|process| process.pid).collect();
+    let is_root = |process: &&ProcessSummary| !all.contains(&process.ppid);
+    processes.iter().filter(is_root).map(|process| process.pid).collect()
+}
+
+/// Removes what is kept no longer.
+async fn sweep(gateway: &Gateway, policy: &Policy) {
+    if let Err(problem) = try_sweep(gateway, policy).await {
+        tracing::warn!("policy {}: clear away: {}", policy.name, problem.detail.message);
+    }
+}
+
+async fn try_sweep(gateway: &Gateway, policy: &Policy) -> Result<(), Problem> {
+    let limits = Limits::of(&policy.spec.keep)?;
+    let asker = Asker::new(format!("policy {}", policy.name), Rights::all().into());
+    for directory in limits.over(&taken(gateway, &asker, policy).await?, now_ms()) {
+        match checkpoints::take_away(gateway, &asker, &directory).await {
+            Ok(()) => {}
+            // Another needs it, or a job is at work on it: it goes some other time.
+            Err(problem) => {
+                tracing::info!("{asker}: {directory} stays: {}", problem.detail.message);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoints of a policy.
+async fn taken(
+    gateway: &Gateway,
+    asker: &Asker,
+    policy: &Policy,
+) -> Result<Vec<CheckpointSummary>, Problem> {
+    let mut query = CheckpointQuery {
+        limit: Some(1000),
+        labels: Some(format!("{}={}", Policy::LABEL, policy.name)),
+        ..CheckpointQuery::default()
+    };
+    let mut found = Vec::new();
+    loop {
+        let asked = serde_urlencoded::to_string(&query).ok();
+        let list: CheckpointList = checkpoints::list(gateway, asker, asked).await?;
+        found.extend(list.checkpoints);
+        let Some(next) = list.next else { return Ok(found) };
+        query.cursor = Some(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_are_dumped_from_their_roots() {
+        let process = |pid, ppid| -> ProcessSummary {
+            serde_json::from_value(serde_json::json!({"pid": pid, "ppid": ppid, "comm": "x",
+                "command": "x", "uid": 0, "threads": 1, "memory_bytes": 0, "dumpable": true,
+                "refusals": []}))
+            .unwrap()
+        };
+        let found = [process(7, 1), process(8, 7), process(9, 8), process(20, 3), process(30, 20)];
+        assert_eq!(roots(&found), [7, 20]);
+        assert_eq!(roots(&[]), [] as [i32; 0]);
+    }
+
+    #[test]
+    fn names_of_runs_are_in_order_and_good_in_a_path() {
+        let name = run_name(1_795_434_600_123);
+        assert_eq!(name, "20261123T115000123Z");
+        name.parse::<Directory>().unwrap();
+    }
+}
