@@ -232,6 +232,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// This and its causes in one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     pub(crate) fn io(operation: &'static str, name: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, name: name.to_owned(), source }
     }

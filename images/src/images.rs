@@ -252,7 +252,7 @@ impl Images {
     }
 
     /// By which the checkpoint is known if it is met twice.
-    pub(crate) fn identity(&self) -> Result<Identity, Error> {
+    pub fn identity(&self) -> Result<Identity, Error> {
         self.store.identity()
     }
 

@@ -18,6 +18,7 @@ pub mod build_id;
 pub mod checkpoint;
 mod error;
 pub mod file_systems;
+mod held;
 pub mod id_map;
 mod images;
 mod lineage;
@@ -39,6 +40,7 @@ mod writer;
 
 pub use checkpoint::Checkpoint;
 pub use error::Error;
+pub use held::{Held, HeldRun};
 pub use images::{Images, StoredReader};
 pub use lineage::Lineage;
 pub use mapping_kind::MappingKind;

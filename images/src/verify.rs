@@ -46,7 +46,7 @@ pub fn verify(images: &Images) -> Result<Verified, Error> {
         let level = match lineage.level(at) {
             Ok(level) => level.clone(),
             Err(error) => {
-                found.damages.push(Damage { path: images.path().into(), what: said(&error) });
+                found.damages.push(Damage { path: images.path().into(), what: error.in_full() });
                 break;
             }
         };
@@ -59,7 +59,7 @@ pub fn verify(images: &Images) -> Result<Verified, Error> {
     if found.damages.is_empty()
         && let Err(error) = Checkpoint::load(images.clone())
     {
-        found.damages.push(Damage { path: images.path().into(), what: said(&error) });
+        found.damages.push(Damage { path: images.path().into(), what: error.in_full() });
     }
     Ok(found)
 }
@@ -87,21 +87,9 @@ fn files(level: &Images, found: &mut Verified) -> Result<(), Error> {
             Ok(_) => found.in_part.push(named(&name)),
             Err(error) => {
                 let path = named(&name);
-                found.damages.push(Damage { path, what: said(&error) });
+                found.damages.push(Damage { path, what: error.in_full() });
             }
         }
     }
     Ok(())
-}
-
-/// An error and its causes in one line.
-fn said(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

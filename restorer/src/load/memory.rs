@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use arch::memory::END_OF_SPACE;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
-use images::messages::{IpcShmEntry, MmEntry, VmaEntry};
-use images::{Images, MappingKind, PAGE_SIZE, PageMap, PageRun, names};
+use images::messages::{IpcShmEntry, MmEntry, PagemapHead, VmaEntry};
+use images::{Held, HeldRun, MappingKind, PAGE_SIZE, PageMap, names};
 use kernel::huge_pages::HUGE_SHIFT;
 use support::Refusal;
 
@@ -62,16 +62,16 @@ enum Owner {
 }
 
 impl Owner {
-    fn map(self, dir: &Images) -> Result<Option<PageMap>, Error> {
-        Ok(match self {
-            Self::Process(pid) => dir.page_map(&names::pagemap(pid.unsigned()))?,
-            Self::Segment(shmid) => dir.page_map(&names::pagemap_shmem(shmid))?,
-        })
+    fn image(self) -> images::Image<PagemapHead> {
+        match self {
+            Self::Process(pid) => names::pagemap(pid.unsigned()),
+            Self::Segment(shmid) => names::pagemap_shmem(shmid),
+        }
     }
 
     /// Refuses pages that stayed with the dumper, to be asked for later.
-    fn check(self, map: &PageMap) -> Result<(), Error> {
-        let mut missing = map.runs.iter().filter(|run| run.place == images::RunPlace::Lazy);
+    fn check(self, held: &[HeldRun]) -> Result<(), Error> {
+        let mut missing = held.iter().filter(|run| run.held == Held::Lazy);
         let Some(first) = missing.next() else { return Ok(()) };
         let pages = missing.fold(first.pages, |sum, run| sum.saturating_add(run.pages));
         let task = if let Self::Process(pid) = self { pid.get() } else { 0 };
@@ -79,85 +79,24 @@ impl Owner {
     }
 
     fn name(self) -> String {
-        match self {
-            Self::Process(pid) => names::pagemap(pid.unsigned()).name().to_owned(),
-            Self::Segment(shmid) => names::pagemap_shmem(shmid).name().to_owned(),
-        }
+        self.image().name().to_owned()
     }
 }
 
 /// Reads a page map; pages that are in a parent checkpoint are looked up there.
 fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Error> {
-    owner.check(map)?;
-    let mut found = Vec::with_capacity(map.runs.len());
-    let mut in_parent = Vec::new();
-    for run in &map.runs {
-        if run.in_parent() {
-            in_parent.push((run.start, run.end()));
-            continue;
-        }
-        let source = source(store, 0, map, run, (run.start, run.end()))?;
-        found.push(Run { start: run.start, pages: run.pages, source });
-    }
-    for level in 1.. {
-        if in_parent.is_empty() {
-            break;
-        }
-        let above = owner.map(store.lineage.level(level)?)?.unwrap_or_default();
-        owner.check(&above)?;
-        in_parent = from_parent(&above, level, owner, &in_parent, store, &mut found)?;
-    }
-    found.sort_by_key(|run| run.start);
-    Ok(found)
-}
-
-/// Where a part of a run is, of a page map that is so many levels up.
-fn source(
-    store: &mut Store,
-    level: usize,
-    map: &PageMap,
-    run: &PageRun,
-    (start, end): (u64, u64),
-) -> Result<RunSource, Error> {
-    match run.place {
-        images::RunPlace::Stored(offset) => {
-            store.source(level, map.pages_id, offset + (start - run.start), end - start)
-        }
-        images::RunPlace::Zero | images::RunPlace::Parent | images::RunPlace::Lazy => {
-            Ok(RunSource::Zero)
-        }
-    }
-}
-
-/// Finds `wanted` ranges in a parent checkpoint; returns what is in the next one up.
-fn from_parent(
-    map: &PageMap,
-    level: usize,
-    owner: Owner,
-    wanted: &[(u64, u64)],
-    store: &mut Store,
-    found: &mut Vec<Run>,
-) -> Result<Vec<(u64, u64)>, Error> {
-    let mut further = Vec::new();
-    for &(start, end) in wanted {
-        let mut at = start;
-        while at < end {
-            let Some(run) = map.find(at) else {
-                let path = store.lineage.level(level)?.path().display();
-                let what = format!("the page at {at:#x} should be in {path}, and is not");
-                return Err(Error::image(owner.name(), what));
-            };
-            let until = end.min(run.end());
-            if run.in_parent() {
-                further.push((at, until));
-            } else {
-                let source = source(store, level, map, run, (at, until))?;
-                found.push(Run { start: at, pages: (until - at) / PAGE_SIZE, source });
+    let held = store.lineage.held(&owner.image(), map)?;
+    owner.check(&held)?;
+    let run = |HeldRun { start, pages, held }| {
+        let source = match held {
+            Held::Stored { level, pages_id, offset } => {
+                store.source(level, pages_id, offset, pages * PAGE_SIZE)?
             }
-            at = until;
-        }
-    }
-    Ok(further)
+            Held::Zero | Held::Lazy => RunSource::Zero,
+        };
+        Ok(Run { start, pages, source })
+    };
+    held.into_iter().map(run).collect()
 }
 
 /// Checks what the images do not check by themselves: that the mappings are of kinds that can be made, and have
@@ -412,8 +351,8 @@ pub(super) fn of_files(
 mod tests {
     use std::path::Path;
 
-    use images::messages::{InventoryEntry, PagemapEntry, PagemapHead, page_flags};
-    use images::{ImageWriter, WriteOptions};
+    use images::messages::{InventoryEntry, PagemapEntry, page_flags};
+    use images::{ImageWriter, Images, WriteOptions};
 
     use super::*;
 
@@ -470,10 +409,10 @@ mod tests {
         assert_eq!(
             resolve(place, "c").unwrap(),
             [
-                (11, 3, Some((2, 1))),
+                (11, 3, Some((0, 1))),
                 (14, 1, Some((1, 0))),
-                (22, 1, Some((0, 0))),
-                (23, 2, Some((2, 7))),
+                (22, 1, Some((2, 0))),
+                (23, 2, Some((0, 7))),
             ]
         );
     }
@@ -498,7 +437,7 @@ mod tests {
         let place = place.path();
         write(place, "a", None, &[(10, 4, STORED)]);
         write(place, "b", Some("../a"), &[(12, 3, PARENT)]);
-        let error = resolve(place, "b").unwrap_err().to_string();
+        let error = crate::error::chain(&resolve(place, "b").unwrap_err());
         assert!(error.contains("0xe000") && error.contains("b/parent"), "{error}");
         write(place, "c", Some("../gone"), &[(12, 3, PARENT)]);
         assert!(resolve(place, "c").is_err());
