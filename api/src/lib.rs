@@ -5,6 +5,7 @@
 //! milliseconds since 1970 (`_ms` with a past participle: `created_ms`), sizes are bytes.
 
 mod cgroups;
+mod comparison;
 mod containers;
 mod directory;
 mod dumps;
@@ -22,6 +23,11 @@ mod tracks;
 mod users;
 
 pub use cgroups::{CgroupRoot, CgroupsMode};
+pub use comparison::{
+    BeforeAfter, ChangedFile, ChangedTask, ComparedCheckpoint, ComparedFile, ComparedTask,
+    Comparison, FileChanges, FileWords, MappingChange, MemoryChanges, PageChanges, PageCount,
+    Presence, TaskChanges,
+};
 pub use containers::{
     ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, ContainerState,
     ContainerSummary, UnknownEngine,

@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Programs(ProgramsOptions),
     /// Say what is in a checkpoint: processes, memory, files, sizes, times
     Show(ShowOptions),
+    /// List the checkpoints below a directory
+    List(ListOptions),
+    /// Say what differs between two checkpoints: tasks, memory, files, sizes, times; the exit code is 0 whether or not something does
+    Diff(DiffOptions),
     /// Read all of a checkpoint, and of those that it is an increment of, and compare it with what was written; the exit code is 0 when
     /// nothing has changed
     Verify(VerifyOptions),
@@ -413,6 +417,29 @@ pub(crate) struct ShowOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListOptions {
+    /// Directory below which they are; that of the services without it
+    #[arg(value_name = "DIR", default_value = service::CHECKPOINTS, env = "STASIS_CHECKPOINTS")]
+    pub(crate) directory: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DiffOptions {
+    /// Directory that holds the first checkpoint
+    #[arg(value_name = "BEFORE")]
+    pub(crate) before: PathBuf,
+    /// Directory that holds the second
+    #[arg(value_name = "AFTER")]
+    pub(crate) after: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

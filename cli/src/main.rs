@@ -11,7 +11,9 @@
 mod args;
 mod check;
 mod containers;
+mod diff;
 mod dump;
+mod list;
 mod output;
 mod programs;
 mod progress;
@@ -97,6 +99,8 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Track(options) => track::track(&options),
         Command::Tracks(options) => track::tracks(&options),
         Command::Show(options) => show::run(&options),
+        Command::List(options) => list::run(&options),
+        Command::Diff(options) => diff::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Rm(options) => verify::remove(&options),
         Command::Criu { .. } => unreachable!("the criu face has its own log"),

@@ -3,7 +3,6 @@
 //! [`summarize`] is a pure function of the images; [`Summary`] is what `--json` prints and what `Display` writes as
 //! text. Nothing of the machine is looked at: a checkpoint can be shown anywhere.
 
-mod describe;
 mod summary;
 mod text;
 
@@ -67,9 +66,17 @@ pub(crate) fn explain(error: images::Error) -> Failure {
         denied |= kind == Some(io::ErrorKind::PermissionDenied);
         cause = error.source();
     }
-    match denied && !nix::unistd::geteuid().is_root() {
-        true => Failure::with_remedy(error, format!("run as root: {}", with_sudo())),
+    match denied {
+        true => as_root(error),
         false => error.into(),
+    }
+}
+
+/// What failed for want of rights, and how root does it.
+pub(crate) fn as_root(error: impl Error + Send + Sync + 'static) -> Failure {
+    match nix::unistd::geteuid().is_root() {
+        true => error.into(),
+        false => Failure::with_remedy(error, format!("run as root: {}", with_sudo())),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use images::{Damage, Images, Verified};
-use serde::Serialize;
+use api::{DamagedFile, Verification};
+use images::Images;
 
 use crate::args::{RemoveOptions, VerifyOptions};
 use crate::output;
@@ -12,60 +12,28 @@ use crate::progress::bytes;
 use crate::show::explain;
 use criu::Failure;
 
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Told<'v> {
-    sound: bool,
-    files: u64,
-    bytes: u64,
-    in_part: Vec<String>,
-    without_manifest: Vec<String>,
-    damages: Vec<ToldDamage<'v>>,
-}
-
-#[derive(Debug, Serialize)]
-struct ToldDamage<'v> {
-    path: String,
-    what: &'v str,
-}
-
 /// `stasis verify`.
 pub(crate) fn run(options: &VerifyOptions) -> Result<ExitCode, Failure> {
     let found = Images::open(&options.directory).and_then(|images| images::verify(&images));
     let found = found.map_err(explain)?;
+    let found = catalog::verification(&found, |path| path.display().to_string());
     let text = match options.json {
-        true => serde_json::to_string_pretty(&told(&found))? + "\n",
+        true => serde_json::to_string_pretty(&found)? + "\n",
         false => text(&found),
     };
     output::print(&text)?;
-    Ok(if found.damages.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if found.sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn told(found: &Verified) -> Told<'_> {
-    Told {
-        sound: found.damages.is_empty(),
-        files: found.files,
-        bytes: found.bytes,
-        in_part: found.in_part.iter().map(|path| path.display().to_string()).collect(),
-        without_manifest: found.unknown.iter().map(|path| path.display().to_string()).collect(),
-        damages: found.damages.iter().map(told_damage).collect(),
-    }
-}
-
-fn told_damage(damage: &Damage) -> ToldDamage<'_> {
-    ToldDamage { path: damage.path.display().to_string(), what: &damage.what }
-}
-
-fn text(found: &Verified) -> String {
+fn text(found: &Verification) -> String {
     let mut text = String::new();
-    for Damage { path, what } in &found.damages {
-        text += &format!("{}: {what}\n", path.display());
+    for DamagedFile { path, what } in &found.damages {
+        text += &format!("{path}: {what}\n");
     }
     for path in &found.in_part {
-        text += &format!("{}: compared in part alone: all of it is not known\n", path.display());
+        text += &format!("{path}: compared in part alone: all of it is not known\n");
     }
-    for path in &found.unknown {
-        let path = path.display();
+    for path in &found.without_manifest {
         text += &format!("{path} has no manifest: there is nothing to compare its files with\n");
     }
     let (files, size) = (found.files, bytes(found.bytes));

@@ -14,10 +14,9 @@ use api::{Directory, User};
 
 /// Where the checkpoints of users lie below the root.
 const USERS: &str = "users";
-/// Deepest nesting of directories that is searched for checkpoints.
-const DEEPEST: usize = 8;
-/// Most directories that are looked into.
-const MOST: usize = 1_000_000;
+
+/// The checkpoint root where nothing else is said.
+pub const CHECKPOINTS: &str = "/var/lib/stasis/checkpoints";
 
 /// What a service with a checkpoint root can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,7 +25,7 @@ pub struct CheckpointSettings {
     #[arg(
         long,
         value_name = "DIR",
-        default_value = "/var/lib/stasis/checkpoints",
+        default_value = CHECKPOINTS,
         env = "STASIS_CHECKPOINTS"
     )]
     pub checkpoints: PathBuf,
@@ -137,45 +136,6 @@ impl CheckpointRoot {
             }
         }
     }
-
-    /// Shows the root and every directory below it, hidden ones left out, with its name below the
-    /// root; of the root itself that is empty. One that is inside a checkpoint is shown, too: it may
-    /// have been made by others.
-    ///
-    /// # Errors
-    /// If the root cannot be read; what cannot be read below it is left out.
-    pub fn walk(&self, show: &mut dyn FnMut(&Path, &str)) -> io::Result<()> {
-        match fs::read_dir(&self.0) {
-            Ok(_) => {}
-            // A user's part is made by his first dump.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        let mut waiting = vec![(self.0.clone(), String::new(), 0)];
-        let mut seen = 0;
-        while let Some((path, name, depth)) = waiting.pop() {
-            seen += 1;
-            show(&path, &name);
-            if depth == DEEPEST || seen == MOST {
-                continue;
-            }
-            for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
-                let below = entry.file_name().into_string().ok().map(|part| join(&name, &part));
-                // Hidden ones are being written.
-                let Some(below) = below.filter(|below| below.parse::<Directory>().is_ok()) else {
-                    continue;
-                };
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    waiting.push((entry.path(), below, depth + 1));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn join(name: &str, part: &str) -> String {
-    if name.is_empty() { part.to_owned() } else { format!("{name}/{part}") }
 }
 
 /// Whether a directory holds a checkpoint: its last image to be written is there.
@@ -192,48 +152,16 @@ mod tests {
         CheckpointRoot::open(&CheckpointSettings { checkpoints: path.join("root") }).unwrap()
     }
 
-    fn list(root: &CheckpointRoot) -> Vec<Directory> {
-        let mut found = Vec::new();
-        let mut show = |path: &Path, name: &str| {
-            found.extend(holds_checkpoint(path).then(|| name.parse().unwrap()));
-        };
-        root.walk(&mut show).unwrap();
-        found.sort();
-        found
-    }
-
-    #[test]
-    fn checkpoints_are_found_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = root(directory.path());
-        for name in ["b", "b/inside", "a/one", "a/two", "empty"] {
-            let path = root.prepare(&name.parse().unwrap()).unwrap();
-            fs::create_dir_all(&path).unwrap();
-            if name != "empty" {
-                fs::write(path.join("inventory.img"), b"").unwrap();
-            }
-        }
-        let hidden = root.0.join(".b.stasis-tmp-1");
-        fs::create_dir(&hidden).unwrap();
-        fs::write(hidden.join("inventory.img"), b"").unwrap();
-        let found: Vec<_> = list(&root).into_iter().map(String::from).collect();
-        assert_eq!(found, ["a/one", "a/two", "b", "b/inside"]);
-    }
-
     #[test]
     fn a_user_has_a_part_of_his_own() {
         let directory = tempfile::tempdir().unwrap();
         let root = root(directory.path());
         let user = Some(User { uid: 1000, gid: 50 });
-        assert_eq!(list(&root.of(user)), []);
         let name: Directory = "mine/one".parse().unwrap();
         let path = root.of(user).prepare(&name).unwrap();
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("inventory.img"), b"").unwrap();
-        assert_eq!(list(&root.of(user)), std::slice::from_ref(&name));
-        assert_eq!(list(&root.of(Some(User { uid: 1001, gid: 50 }))), []);
         let whole = CheckpointRoot::whole_name(user, &name).unwrap();
-        assert_eq!(list(&root), std::slice::from_ref(&whole));
+        assert_eq!(root.name(&path), Some(whole.clone()));
+        assert_eq!(root.of(Some(User { uid: 1001, gid: 50 })).name(&path), None);
         assert!(CheckpointRoot::is_of_users(&whole));
         assert_eq!(CheckpointRoot::own_name(user, &whole), Some(name.clone()));
         assert_eq!(CheckpointRoot::own_name(Some(User { uid: 100, gid: 0 }), &whole), None);

@@ -27,7 +27,7 @@ mod worker;
 
 pub use blocking::blocking;
 pub use caps::Capability;
-pub use checkpoints::{CheckpointRoot, CheckpointSettings, holds_checkpoint};
+pub use checkpoints::{CHECKPOINTS, CheckpointRoot, CheckpointSettings, holds_checkpoint};
 pub use client::{Client, ClientError};
 pub use error::{Error, chain};
 pub use on_behalf::OnBehalfOf;

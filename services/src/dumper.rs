@@ -3,10 +3,8 @@
 mod checkpoints;
 mod containers;
 mod index;
-mod labels;
 mod processes;
 mod routes;
-mod summary;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

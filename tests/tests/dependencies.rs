@@ -9,6 +9,7 @@ use serde_json::Value;
 /// Libraries that checkpoint and restore, and the face of CRIU over them.
 const ENGINES: &[&str] = &[
     "stasis-arch",
+    "stasis-catalog",
     "stasis-collector",
     "stasis-containers",
     "stasis-criu",

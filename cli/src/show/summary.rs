@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use catalog::describe::{self, printable};
 use images::checkpoint::{Body, Process, State, Thread};
 use images::messages::{DumpStatsEntry, FdinfoEntry};
 use images::{Checkpoint, PageMap, names};
 use serde::Serialize;
-
-use super::describe::{self, printable};
 
 /// What is in a checkpoint.
 #[derive(Debug, Serialize)]

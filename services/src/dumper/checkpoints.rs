@@ -18,7 +18,6 @@ use service::{
 };
 
 use super::index::Index;
-use super::labels;
 
 #[derive(Clone, Debug)]
 struct Checkpoints {
@@ -189,7 +188,10 @@ async fn label(
     blocking(move || {
         let (whole, path) = place(&state.root, asker, &directory)?;
         state.index.one(&whole).map_err(|error| failed(&error))?.ok_or_else(|| none(&directory))?;
-        labels::write(&path, &wanted)
+        catalog::labels::write(&path, &wanted).map_err(|error| {
+            let message = format!("write the labels: {error}");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })
     })
     .await?;
     one(State(told), asker, Path(name)).await
@@ -234,14 +236,5 @@ fn verified(
         let path = path.strip_prefix(root.as_path()).unwrap_or(path);
         path.display().to_string()
     };
-    let damaged =
-        |it: &images::Damage| DamagedFile { path: below(&it.path), what: it.what.clone() };
-    Ok(Verification {
-        sound: found.damages.is_empty(),
-        files: found.files,
-        bytes: found.bytes,
-        in_part: found.in_part.iter().map(|path| below(path)).collect(),
-        without_manifest: found.unknown.iter().map(|path| below(path)).collect(),
-        damages: found.damages.iter().map(damaged).collect(),
-    })
+    Ok(catalog::verification(&found, below))
 }

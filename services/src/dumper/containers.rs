@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::labels;
 use api::{ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -146,9 +145,9 @@ fn checkpoint(
     }
     let done = done.map_err(|error| problem(&error))?;
     if let Some(directory) = &asked.directory
-        && let Err(error) = labels::give(directory, &request.labels)
+        && let Err(error) = catalog::labels::give(directory, &request.labels)
     {
-        tracing::warn!("checkpoint of {:?}: {error}", request.container);
+        tracing::warn!("checkpoint of {:?}: write the labels: {error}", request.container);
     }
     Ok(done)
 }

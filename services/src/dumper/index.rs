@@ -12,12 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::{CheckpointSummary, Directory, UnfinishedCheckpoint};
+use catalog::summarize;
 use images::names;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use service::CheckpointRoot;
-
-use super::summary::summarize;
 
 /// Directories below the root that are looked into.
 const DEEPEST: usize = 8;

@@ -88,7 +88,7 @@ fn labels_that_are_written_are_seen() {
     place.make("a");
     assert_eq!(place.names(), ["a"]);
     let labels: api::Labels = "app=web".parse().unwrap();
-    super::super::labels::write(&place.root.join("a"), &labels).unwrap();
+    catalog::labels::write(&place.root.join("a"), &labels).unwrap();
     let wanted = |label: &str| {
         let label: api::Labels = label.parse().unwrap();
         place.index.list("", None, 9, |it| it.labels.have(&label)).unwrap().0.len()

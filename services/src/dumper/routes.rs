@@ -19,7 +19,6 @@ use service::{
     holds_checkpoint,
 };
 
-use super::labels;
 use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump};
 
 #[derive(Clone, Debug)]
@@ -290,9 +289,9 @@ async fn make(
         let above = (root, request.directory);
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
         if let Ok(report) = &mut result
-            && let Err(problem) = labels::give(&destination.path, &wanted)
+            && let Err(error) = catalog::labels::give(&destination.path, &wanted)
         {
-            report.warnings.push(problem);
+            report.warnings.push(format!("write the labels: {error}"));
         }
         if result.is_err() {
             above.0.forget(&above.1);
@@ -333,7 +332,7 @@ async fn make(
 /// # Errors
 /// If the root cannot be read.
 pub(super) fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
-    root.walk(&mut |path, _| {
+    catalog::walk(root.as_path(), &mut |path, _| {
         for gone in images::clear(path).unwrap_or_default() {
             let (path, bytes) = (gone.path.display(), gone.bytes);
             tracing::info!("removed {path}, {bytes} bytes, which a dump that was killed had left");

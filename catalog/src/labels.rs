@@ -6,16 +6,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use api::Labels;
-use axum::http::StatusCode;
 use images::names::LABELS;
 use nix::libc;
-use service::Problem;
 
 /// More than all labels take.
 const LONGEST_LABELS: u64 = 64 * 1024;
 
 /// The labels of a checkpoint. What cannot be read is none, which is said in the log: they are a help, and no part of it.
-pub(super) fn read(path: &Path) -> Labels {
+#[must_use]
+pub fn read(path: &Path) -> Labels {
     let read = || {
         let mut options = OpenOptions::new();
         // What hangs on a fifo holds up all lists, and a link may lead anywhere.
@@ -37,29 +36,26 @@ pub(super) fn read(path: &Path) -> Labels {
 }
 
 /// Writes the labels of a checkpoint, all at once.
-pub(super) fn write(path: &Path, labels: &Labels) -> Result<(), Problem> {
+///
+/// # Errors
+/// As the file system's.
+pub fn write(path: &Path, labels: &Labels) -> io::Result<()> {
     let new = path.join(format!(".{LABELS}.{}", uuid::Uuid::new_v4().simple()));
-    let write = || {
-        let text = serde_json::to_vec(labels)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(&new)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
-        written.and_then(|()| fs::rename(&new, path.join(LABELS))).inspect_err(|_| {
-            // What cannot be written is not to stay in part.
-            drop(fs::remove_file(&new));
-        })
-    };
-    write().map_err(|error: io::Error| {
-        let message = format!("write the labels: {error}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    let text = serde_json::to_vec(labels)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    let written = file.write_all(&text).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&new, path.join(LABELS))).inspect_err(|_| {
+        // What cannot be written is not to stay in part.
+        drop(fs::remove_file(&new));
     })
 }
 
-/// Writes the labels of a checkpoint that has just been made. It is there: that it has no labels is no reason to lose it, and is said.
-pub(super) fn give(path: &Path, labels: &Labels) -> Result<(), String> {
-    if labels.is_empty() {
-        return Ok(());
-    }
-    write(path, labels).map_err(|problem| problem.detail.message)
+/// Writes the labels of a checkpoint that has just been made. It is there: that it has no labels is no reason to lose it.
+///
+/// # Errors
+/// As the file system's.
+pub fn give(path: &Path, labels: &Labels) -> io::Result<()> {
+    if labels.is_empty() { Ok(()) } else { write(path, labels) }
 }

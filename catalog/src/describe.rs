@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use images::Checkpoint;
 use images::messages::{
     FileEntry, InetSkEntry, REMAP_GHOST, RegFileEntry, SK_ESTABLISHED, SK_LISTEN, UnixSkEntry,
     fd_type,
 };
+use images::{Checkpoint, MappingKind};
 
 /// Text from an image as it may go to a terminal: control characters are escaped, what is not UTF-8 is replaced.
-pub(super) fn printable(bytes: &[u8]) -> String {
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
     for char in String::from_utf8_lossy(bytes).chars() {
         if char.is_control() {
@@ -24,14 +25,15 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 }
 
 /// The files that some descriptor of some process refers to, each once.
-pub(super) fn open_files(checkpoint: &Checkpoint) -> impl Iterator<Item = &FileEntry> {
+pub fn open_files(checkpoint: &Checkpoint) -> impl Iterator<Item = &FileEntry> {
     let files = &checkpoint.files;
     let open: BTreeSet<u32> = files.tables.values().flatten().map(|info| info.id).collect();
     open.into_iter().filter_map(|id| files.entries.get(&id).map(Box::as_ref))
 }
 
 /// The kind of a file in a word or two.
-pub(super) fn kind(file: &FileEntry) -> &'static str {
+#[must_use]
+pub fn kind(file: &FileEntry) -> &'static str {
     match file.r#type {
         fd_type::REG => match file.reg.as_ref().and_then(|reg| reg.mode).map(|mode| mode >> 12) {
             Some(0o04) => "directory",
@@ -50,8 +52,37 @@ pub(super) fn kind(file: &FileEntry) -> &'static str {
     }
 }
 
+/// The kind of a mapping in a word or two.
+#[must_use]
+pub const fn mapping(kind: MappingKind) -> &'static str {
+    match kind {
+        MappingKind::Anonymous => "anonymous",
+        MappingKind::Heap => "heap",
+        MappingKind::Stack => "stack",
+        MappingKind::SharedAnonymous | MappingKind::PrivateOfSharedAnonymous => "shared anonymous",
+        MappingKind::File { shared: false } => "private file",
+        MappingKind::File { shared: true } => "shared file",
+        MappingKind::Vdso => "vdso",
+        MappingKind::Vvar => "vvar",
+        MappingKind::Vsyscall => "vsyscall",
+        MappingKind::Guard => "guard",
+        MappingKind::Uprobes => "uprobes",
+        MappingKind::SystemV => "System V segment",
+        MappingKind::HugePages { .. } => "huge pages",
+        MappingKind::Secret => "secret memory",
+        MappingKind::ShadowStack => "shadow stack",
+        MappingKind::AioRing => "asynchronous I/O ring",
+        MappingKind::IoUringRing => "io_uring",
+        MappingKind::PerfRing => "performance counter",
+        MappingKind::PacketRing { .. } => "packet ring",
+        MappingKind::Pathless => "file without a path",
+        MappingKind::Unknown => "unknown",
+    }
+}
+
 /// The path, the address or the state of a file.
-pub(super) fn what(checkpoint: &Checkpoint, file: &FileEntry) -> String {
+#[must_use]
+pub fn what(checkpoint: &Checkpoint, file: &FileEntry) -> String {
     if let Some(reg) = &file.reg {
         return regular(checkpoint, reg);
     }
@@ -103,12 +134,14 @@ fn state(checkpoint: &Checkpoint, file: &FileEntry) -> String {
 }
 
 /// The path of a file, and whether it is gone.
-pub(super) fn path(checkpoint: &Checkpoint, id: u32) -> Option<String> {
+#[must_use]
+pub fn path(checkpoint: &Checkpoint, id: u32) -> Option<String> {
     checkpoint.files.entries.get(&id)?.reg.as_ref().map(|reg| regular(checkpoint, reg))
 }
 
 /// The bare path of a file.
-pub(super) fn name(checkpoint: &Checkpoint, id: u32) -> Option<String> {
+#[must_use]
+pub fn name(checkpoint: &Checkpoint, id: u32) -> Option<String> {
     checkpoint.files.entries.get(&id)?.reg.as_ref().map(|reg| printable(&reg.name))
 }
 

@@ -5,12 +5,12 @@ use std::time::UNIX_EPOCH;
 
 use api::{CheckpointSummary, Directory};
 use images::{Images, names};
-use service::chain;
 
-use super::labels;
+use crate::labels;
 
 /// What the images in a directory say; `None` where there are none.
-pub(super) fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary> {
+#[must_use]
+pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary> {
     let created = path.join("inventory.img").metadata().ok().filter(|found| found.is_file())?;
     let since = created.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut summary = CheckpointSummary {
@@ -27,7 +27,7 @@ pub(super) fn summarize(path: &Path, directory: Directory) -> Option<CheckpointS
         damage: None,
     };
     if let Err(error) = Images::open(path).and_then(|images| fill(&mut summary, &images)) {
-        summary.damage = Some(chain(&error));
+        summary.damage = Some(error.in_full());
     }
     Some(summary)
 }
