@@ -9,10 +9,14 @@ use criu::{External, ExternalMounts};
 use ids::HostPid;
 use service::EngineSettings;
 
+use crate::voice::Voice;
+
 /// Checkpoint running process trees and restore them.
 #[derive(Debug, Parser)]
 #[command(name = "stasis", version, propagate_version = true)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) voice: Voice,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -285,9 +289,6 @@ pub(crate) struct ProgramsOptions {
     /// Remove them, of all versions of stasis, with all that is kept to load them sooner
     #[arg(long, conflicts_with = "load")]
     pub(crate) remove: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) places: ProgramPlaces,
 }
@@ -388,9 +389,6 @@ pub(crate) struct UnlockOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PsOptions {
-    /// Print JSON, with every process
-    #[arg(long)]
-    pub(crate) json: bool,
     /// Show threads of the kernel's and zombies too
     #[arg(long)]
     pub(crate) all: bool,
@@ -405,9 +403,6 @@ pub(crate) struct PsOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckOptions {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) programs: ProgramPlaces,
 }
@@ -417,9 +412,6 @@ pub(crate) struct ShowOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -427,9 +419,6 @@ pub(crate) struct ListOptions {
     /// Directory below which they are; that of the services without it
     #[arg(value_name = "DIR", default_value = service::CHECKPOINTS, env = "STASIS_CHECKPOINTS")]
     pub(crate) directory: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -440,9 +429,6 @@ pub(crate) struct DiffOptions {
     /// Directory that holds the second
     #[arg(value_name = "AFTER")]
     pub(crate) after: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -450,9 +436,6 @@ pub(crate) struct VerifyOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -491,9 +474,6 @@ pub(crate) struct TrackOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TracksOptions {
-    /// Print JSON, with every process and its generations
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) socket: CollectorSocket,
 }

@@ -7,7 +7,7 @@ use kernel::features::{Answer, KernelFeatures, Need};
 use serde::Serialize;
 
 use crate::args::CheckOptions;
-use crate::output;
+use crate::voice::{self, Voice};
 use criu::Failure;
 use criu::rights::lacking;
 use criu::shell::with_sudo;
@@ -28,29 +28,25 @@ struct Line<'a> {
     answer: &'a Answer,
 }
 
-pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &CheckOptions, voice: Voice) -> Result<ExitCode, Failure> {
     if let Some(lacking) = lacking() {
-        eprintln!(
-            "stasis: check: this takes root, or at least {lacking}, to tell what the kernel can do from \
+        voice::warn(&format!(
+            "check: this takes root, or at least {lacking}, to tell what the kernel can do from \
              what this user may; run as root: {}",
             with_sudo()
-        );
+        ));
     }
     let features = KernelFeatures::probe();
     let programs = options.programs.home().stored();
     let usable = features.missing().next().is_none();
-    if options.json {
-        let lines = features.iter().map(|(feature, answer)| Line {
-            name: feature.name(),
-            need: feature.need(),
-            purpose: feature.purpose(),
-            answer,
-        });
-        let report = Features { usable, features: lines.collect(), programs };
-        output::print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
-    } else {
-        output::print(&(text(&features) + &crate::programs::text(&programs)))?;
-    }
+    let lines = features.iter().map(|(feature, answer)| Line {
+        name: feature.name(),
+        need: feature.need(),
+        purpose: feature.purpose(),
+        answer,
+    });
+    let report = Features { usable, features: lines.collect(), programs };
+    voice.print(&report, || text(&features) + &crate::programs::text(&report.programs))?;
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

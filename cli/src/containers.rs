@@ -3,7 +3,6 @@
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use api::{ContainerList, ContainerSummary};
 use containers::{Asked, Error, Places};
@@ -11,12 +10,12 @@ use criu::{Failure, Host};
 use service::EngineSettings;
 
 use crate::args::{DumpOptions, ProgramPlaces, PsOptions};
-use crate::output;
-use crate::progress::time;
 use crate::ps::{plain, reasons};
+use crate::summaries;
+use crate::voice::Voice;
 
 /// The container's checkpoint, made by its engine.
-pub(crate) fn dump(name: &str, options: &DumpOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let places = places(&options.engines, options.run_dir.clone(), &options.programs);
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
@@ -30,19 +29,7 @@ pub(crate) fn dump(name: &str, options: &DumpOptions) -> Result<ExitCode, Failur
     let listing = containers::list(&places);
     let container = listing.find(name, options.engine).map_err(failure)?;
     let done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
-    if stdout().is_terminal() || done.images.is_none() {
-        let frozen = done.frozen_us.map(|micros| time(Duration::from_micros(micros)));
-        let frozen = frozen.map(|time| format!("; frozen for {time}")).unwrap_or_default();
-        let images = done.images.as_deref().unwrap_or("its engine's own place");
-        output::print(&format!(
-            "container {} of {} in {images}{frozen}\n",
-            plain(&done.name),
-            done.engine
-        ))?;
-    }
-    if let Some(restore) = &done.restore {
-        output::print(&format!("it comes back by: {}\n", plain(restore)))?;
-    }
+    voice.conclude(&done, || summaries::of_container(&done, stdout().is_terminal()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -64,18 +51,19 @@ fn failure(error: Error) -> Failure {
 }
 
 /// Which containers there are.
-pub(crate) fn list(options: &PsOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn list(options: &PsOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let places = places(&options.engines, Host::of_the_environment().run_dir, &options.programs);
     let list = containers::list(&places).told();
-    let text = match options.json {
-        true => serde_json::to_string_pretty(&list)? + "\n",
-        false => text(&list),
-    };
-    for silent in &list.silent {
-        eprintln!("stasis: {}", plain(silent));
-    }
-    output::print(&text)?;
+    tell(&list, voice)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells which there are, and who does not say.
+pub(crate) fn tell(list: &ContainerList, voice: Voice) -> Result<(), Failure> {
+    for silent in &list.silent {
+        voice.note(&plain(silent));
+    }
+    voice.print(list, || text(list))
 }
 
 fn text(list: &ContainerList) -> String {

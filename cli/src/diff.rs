@@ -11,28 +11,25 @@ use criu::Failure;
 use images::Images;
 
 use crate::args::DiffOptions;
-use crate::output;
 use crate::progress::{bytes, count, time};
 use crate::show::explain;
+use crate::voice::{BAD, GOOD, NOTABLE, STRONG, Voice, in_style};
 
 /// Of each list so many are shown; `--json` has more.
 const SHOWN: usize = 40;
 
-pub(crate) fn run(options: &DiffOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &DiffOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let open = |directory| Images::open(directory).map_err(explain);
     let (before, after) = (open(&options.before)?, open(&options.after)?);
     let found = catalog::compare(&before, &after).map_err(explain)?;
-    let text = match options.json {
-        true => serde_json::to_string_pretty(&found)? + "\n",
-        false => text(&found),
-    };
-    output::print(&text)?;
+    voice.print(&found, || text(&found))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The comparison, for people.
 pub(crate) fn text(found: &Comparison) -> String {
-    let mut text = format!("--- {}\n+++ {}\n", line(&found.before), line(&found.after));
+    let head = |sign: &str, one| in_style(STRONG, &format!("{sign} {}", line(one)));
+    let mut text = format!("{}\n{}\n", head("---", &found.before), head("+++", &found.after));
     if found.same {
         text += "tasks, memory and files are the same\n";
         return text;
@@ -72,7 +69,13 @@ fn counted(number: u64, noun: &str) -> String {
 /// Lines of a list, as many as are shown; how many more there are.
 fn some<T>(text: &mut String, list: &[T], line: impl Fn(&T) -> String) -> u64 {
     for one in list.iter().take(SHOWN) {
-        *text += &format!("  {}\n", line(one));
+        let line = line(one);
+        let style = match line.as_bytes().first() {
+            Some(b'+') => GOOD,
+            Some(b'-') => BAD,
+            _ => NOTABLE,
+        };
+        *text += &format!("  {}\n", in_style(style, &line));
     }
     list.len().saturating_sub(SHOWN) as u64
 }
@@ -190,7 +193,8 @@ mod tests {
     fn compared(before: &str, after: &str) -> String {
         let sets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2");
         let open = |name: &str| Images::open(&sets.join(name)).unwrap();
-        text(&catalog::compare(&open(before), &open(after)).unwrap())
+        let shown = text(&catalog::compare(&open(before), &open(after)).unwrap());
+        anstream::adapter::strip_str(&shown).to_string()
     }
 
     #[test]

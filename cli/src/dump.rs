@@ -1,18 +1,20 @@
 //! `stasis dump`.
 
-use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
+use api::DumpSummary;
 use dumper::{AfterDump, Connections, DumpOptions, ExternalUnix};
 use images::{Images, NewDirectory, WriteOptions};
 
 use crate::args;
-use crate::progress::{Bar, bytes, count, time};
+use crate::summaries::{self, Dumped};
+use crate::voice::Voice;
 use criu::Failure;
 use ids::HostPid;
+use serde_json::json;
 
-pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let after = match (options.leave_running, options.leave_stopped) {
         (true, _) => AfterDump::Resume,
         (_, true) => AfterDump::Stop,
@@ -62,34 +64,40 @@ pub(crate) fn run(options: args::DumpOptions) -> Result<ExitCode, Failure> {
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
     let destination = NewDirectory { path: directory, options: WriteOptions::default() };
-    let report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut Bar::new())?;
+    let report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut voice.bar())?;
     for warning in &report.warnings {
-        eprintln!("stasis: {warning}");
+        voice.note(warning);
     }
-    if stdout().is_terminal() {
-        println!(
-            "{}, {}, {} in {}; frozen for {} ({})",
-            count(report.processes, "process"),
-            count(report.threads, "thread"),
-            bytes(report.image_bytes),
-            time(report.total),
-            time(report.frozen),
-            report.account,
-        );
+    let summary = DumpSummary::from(&report);
+    let dumped = Dumped {
+        root: Some(pid.get()),
+        directory: destination.path.display().to_string(),
+        job: None,
+        summary: Some(summary),
+        warnings: report.warnings,
+    };
+    voice.sum_up(&dumped, || {
+        let mut text = summaries::of_dump(&summary);
         if report.source == Some(collector::Source::Proc) {
-            println!(
-                "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and \
-                 the tree stands still for a shorter time (`stasis check` says what is missing)"
-            );
+            text += "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and \
+                     the tree stands still for a shorter time (`stasis check` says what is missing)\n";
         }
-    }
+        text
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `stasis untrack PID`.
-pub(crate) fn end_dirty_log(pid: HostPid, run_dir: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn end_dirty_log(
+    pid: HostPid,
+    run_dir: &Path,
+    voice: Voice,
+) -> Result<ExitCode, Failure> {
     let asked = DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid) };
     if dumper::end_dirty_log(&asked)? {
+        voice.sum_up(&json!({"untracked": {"pid": pid.get()}}), || {
+            format!("the memory of process {pid} is tracked no longer\n")
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let error = format!("untrack process {pid}: its changes are not being tracked");

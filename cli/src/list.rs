@@ -10,9 +10,9 @@ use api::{CheckpointList, CheckpointSummary};
 use criu::Failure;
 
 use crate::args::ListOptions;
-use crate::output;
 use crate::progress::{bytes, time};
 use crate::ps::plain;
+use crate::voice::{BAD, NOTABLE, STRONG, Voice, in_style};
 
 /// Why there is no list.
 #[derive(Debug, thiserror::Error)]
@@ -23,20 +23,16 @@ struct ListError {
     source: io::Error,
 }
 
-pub(crate) fn run(options: &ListOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &ListOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let listed =
         catalog::list(&options.directory).map_err(|error| failure(&options.directory, error))?;
     for path in &listed.unnamed {
         let path = plain(&path.display().to_string());
-        eprintln!(
-            "stasis: {path} is left out: the services would not take its name (`stasis show` does)"
-        );
+        voice.note(&format!(
+            "{path} is left out: the services would not take its name (`stasis show` does)"
+        ));
     }
-    let text = match options.json {
-        true => serde_json::to_string_pretty(&listed.list)? + "\n",
-        false => text(&listed.list),
-    };
-    output::print(&text)?;
+    voice.print(&listed.list, || text(&listed.list))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,10 +51,11 @@ fn failure(directory: &Path, source: io::Error) -> Failure {
 
 /// The list, for people.
 pub(crate) fn text(list: &CheckpointList) -> String {
-    let mut text = format!(
-        "{:>11} {:>9} {:>8} {:>9}  {:<16}  CHECKPOINT\n",
+    let head = format!(
+        "{:>11} {:>9} {:>8} {:>9}  {:<16}  CHECKPOINT",
         "SIZE", "PROCESSES", "PID", "FROZEN", "COMMAND"
     );
+    let mut text = in_style(STRONG, &head) + "\n";
     for found in &list.checkpoints {
         text += &line(found);
     }
@@ -66,7 +63,10 @@ pub(crate) fn text(list: &CheckpointList) -> String {
         let (path, size) = (plain(&left.path), bytes(left.bytes));
         text += &match left.being_written {
             true => format!("{size:>11}  {path}: a dump is writing it\n"),
-            false => format!("{size:>11}  {path}: left by a dump that was killed\n"),
+            false => {
+                let left = in_style(NOTABLE, "left by a dump that was killed");
+                format!("{size:>11}  {path}: {left}\n")
+            }
         };
     }
     text
@@ -89,7 +89,7 @@ fn line(found: &CheckpointSummary) -> String {
     }
     text.push('\n');
     if let Some(damage) = &found.damage {
-        text += &format!("{:>12}damaged: {}\n", "", plain(damage));
+        text += &format!("{:>12}{}: {}\n", "", in_style(BAD, "damaged"), plain(damage));
     }
     text
 }
@@ -107,6 +107,7 @@ mod tests {
              "processes": 1, "threads": 2, "parent": "web/first", "damage": "no pstree.img"}],
             "unfinished": [{"path": "web/.x.stasis-tmp-1-0", "bytes": 4096, "being_written": true}]}"#;
         let shown = text(&serde_json::from_str(json).unwrap());
+        let shown = anstream::adapter::strip_str(&shown).to_string();
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(
             lines[0],

@@ -14,23 +14,24 @@ mod containers;
 mod diff;
 mod dump;
 mod list;
-mod output;
 mod programs;
 mod progress;
 mod ps;
 mod restore;
 mod show;
+mod summaries;
 mod track;
 mod verify;
+mod voice;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command, UntrackOptions};
+use crate::voice::Voice;
 use criu::shell::{main as criu_main, require};
 use criu::{Failure, Host};
 
@@ -42,35 +43,41 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<_> = arguments.collect();
     if Path::new(&name).file_name() == Some(OsStr::new("criu")) {
-        return criu_main(arguments.collect());
+        return criu_main(arguments);
+    }
+    // What follows are CRIU's options, of which some have the names of ours.
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "criu"
+    {
+        return criu_main(rest.to_vec());
     }
     run(Args::parse()).unwrap_or_else(|failure| {
-        eprintln!("stasis: {failure}");
+        voice::fail(&failure);
         ExitCode::FAILURE
     })
 }
 
 fn run(args: Args) -> Result<ExitCode, Failure> {
-    if let Command::Criu { arguments } = args.command {
-        return Ok(criu_main(arguments));
-    }
-    log_to_stderr();
+    let voice = args.voice;
+    refuse_for_others(&args.command, voice)?;
+    voice.log_to_stderr();
     freezer::undo_left(&run_dir(&args.command).join(freezer::UNDO));
     match args.command {
         Command::Dump(options) => {
             require("dump")?;
             match options.container.clone() {
-                Some(name) => containers::dump(&name, &options),
-                None => dump::run(options),
+                Some(name) => containers::dump(&name, &options, voice),
+                None => dump::run(options, voice),
             }
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {
             require("untrack")?;
-            dump::end_dirty_log(pid, &run_dir)
+            dump::end_dirty_log(pid, &run_dir, voice)
         }
         Command::Untrack(UntrackOptions { id, run_dir, .. }) => {
-            track::end(&run_dir, id.unwrap_or_default())
+            track::end(&run_dir, id.unwrap_or_default(), voice)
         }
         Command::HoldUffds { file, holding } => {
             dumper::keep(&file, &holding)?;
@@ -78,32 +85,53 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Restore(options) => {
             require("restore")?;
-            restore::run(&options)
+            restore::run(&options, voice)
         }
         Command::Unlock(options) => {
             require("unlock")?;
-            restore::unlock(&options.directory)
+            restore::unlock(&options.directory, voice)
         }
         Command::Ps(options) => {
             require("ps")?;
             match options.containers {
-                true => containers::list(&options),
-                false => ps::run(&options),
+                true => containers::list(&options, voice),
+                false => ps::run(&options, voice),
             }
         }
         Command::Programs(options) => {
             require("programs")?;
-            programs::run(&options)
+            programs::run(&options, voice)
         }
-        Command::Check(options) => check::run(&options),
-        Command::Track(options) => track::track(&options),
-        Command::Tracks(options) => track::tracks(&options),
-        Command::Show(options) => show::run(&options),
-        Command::List(options) => list::run(&options),
-        Command::Diff(options) => diff::run(&options),
-        Command::Verify(options) => verify::run(&options),
-        Command::Rm(options) => verify::remove(&options),
-        Command::Criu { .. } => unreachable!("the criu face has its own log"),
+        Command::Check(options) => check::run(&options, voice),
+        Command::Track(options) => track::track(&options, voice),
+        Command::Tracks(options) => track::tracks(&options, voice),
+        Command::Show(options) => show::run(&options, voice),
+        Command::List(options) => list::run(&options, voice),
+        Command::Diff(options) => diff::run(&options, voice),
+        Command::Verify(options) => verify::run(&options, voice),
+        Command::Rm(options) => verify::remove(&options, voice),
+        Command::Criu { .. } => {
+            let error = "criu: something stands before it";
+            Err(Failure::with_remedy(error, "have it first: stasis criu …"))
+        }
+    }
+}
+
+/// Refuses what says how to speak before a command that speaks as another does.
+fn refuse_for_others(command: &Command, voice: Voice) -> Result<(), Failure> {
+    let name = match command {
+        Command::Criu { .. } => "criu",
+        Command::HoldUffds { .. } => "hold-uffds",
+        _ => return Ok(()),
+    };
+    let given =
+        [("--json", voice.json), ("--quiet", voice.quiet), ("--verbose", voice.verbose > 0)];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::with_remedy(
+            format!("{name} with {option}: it has options of its own (`stasis {name} --help`)"),
+            format!("leave {option} out"),
+        )),
     }
 }
 
@@ -114,14 +142,5 @@ fn run_dir(command: &Command) -> PathBuf {
         Command::Untrack(options) => options.run_dir.clone(),
         Command::Restore(options) => options.run_dir.clone(),
         _ => Host::of_the_environment().run_dir,
-    }
-}
-
-/// Warnings, and whatever else `STASIS_LOG` asks for.
-fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
-    match EnvFilter::try_from_env("STASIS_LOG") {
-        Ok(filter) => log.with_env_filter(filter).init(),
-        Err(_) => log.without_time().with_target(false).with_env_filter("warn").init(),
     }
 }

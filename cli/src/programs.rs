@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use collector::bpf::Stored;
 
 use crate::args::ProgramsOptions;
-use crate::output;
 use crate::progress::count;
+use crate::voice::Voice;
 use criu::Failure;
 
-pub(crate) fn run(options: &ProgramsOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &ProgramsOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let home = options.places.home();
     if options.load && home.is_none() {
         let error = "load eBPF programs: they are to be done without (--bpf-dir none)";
@@ -22,22 +22,20 @@ pub(crate) fn run(options: &ProgramsOptions) -> Result<ExitCode, Failure> {
     if options.load {
         home.prepare()?;
     }
-    let mut text = String::new();
+    let mut removed = None;
     if options.remove {
         let (sets, files) = home.clear()?;
-        text = format!(
+        removed = Some(format!(
             "removed {} of programs and {} of offsets\n",
             count(sets, "set"),
             count(files, "file")
-        );
+        ));
     }
     let stored = home.stored();
-    if options.json {
-        text = serde_json::to_string_pretty(&stored)? + "\n";
-    } else if !options.remove {
-        text = self::text(&stored);
+    match removed {
+        Some(removed) => voice.conclude(&stored, || removed)?,
+        None => voice.print(&stored, || text(&stored))?,
     }
-    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,6 +17,11 @@ impl Bar {
     pub(crate) fn new() -> Self {
         Self(stderr().is_terminal().then(|| ProgressBar::new(0)))
     }
+
+    /// None, wherever standard error goes.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
 }
 
 impl Drop for Bar {

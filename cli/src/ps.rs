@@ -7,18 +7,13 @@ use api::{ProcessList, ProcessSummary, Unsupported, said};
 use dumper::ps;
 
 use crate::args::PsOptions;
-use crate::output;
 use crate::progress::bytes;
+use crate::voice::Voice;
 use criu::Failure;
 
-pub(crate) fn run(options: &PsOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &PsOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let list = ps::list(&options.programs.home(), None)?;
-    let text = if options.json {
-        serde_json::to_string_pretty(&list)? + "\n"
-    } else {
-        text(&list, options.all)
-    };
-    output::print(&text)?;
+    voice.print(&list, || text(&list, options.all))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -32,7 +27,8 @@ fn has_program(process: &ProcessSummary) -> bool {
     !process.command.is_empty() || process.memory_bytes > 0
 }
 
-fn text(list: &ProcessList, all: bool) -> String {
+/// The list, for people.
+pub(crate) fn text(list: &ProcessList, all: bool) -> String {
     let mut text =
         format!("{:>8} {:>7} {:>11}  {:<4}  COMMAND\n", "PID", "THREADS", "MEMORY", "DUMP");
     for process in list.processes.iter().filter(|process| all || has_program(process)) {

@@ -1,6 +1,5 @@
 //! `stasis restore`.
 
-use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,9 +12,13 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use restorer::{AfterRestore, Connections, Parent, RestoreOptions, RestoreReport, Trust, Unlocked};
 
 use crate::args;
-use crate::progress::{Bar, count, time};
+use crate::progress::Bar;
+use crate::summaries::{self, Restored};
+use crate::voice::Voice;
+use api::RestoreSummary;
 use criu::Failure;
 use criu::Pidfile;
+use serde_json::json;
 
 /// Why the restored tree could not be waited for.
 #[derive(Debug, thiserror::Error)]
@@ -26,34 +29,34 @@ struct WaitError {
     source: Errno,
 }
 
-pub(crate) fn run(options: &args::RestoreOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &args::RestoreOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let images = Images::open(&options.directory).map_err(restorer::Error::from)?;
     restorer::layout::take(&images)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
-    let report = restore(options, &images)?;
+    let report = restore(options, &images, &mut voice.bar())?;
     if let Some(mut pidfile) = pidfile {
         pidfile.write(report.pid)?;
         pidfile.keep();
     }
+    let summary = RestoreSummary::from(&report);
+    let restored = Restored {
+        root: Some(report.pid.get()),
+        directory: options.directory.display().to_string(),
+        job: None,
+        restore: Some(summary),
+    };
     if options.detach {
-        println!("{}", report.pid);
+        voice.print(&restored, || format!("{}\n", report.pid))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if stdout().is_terminal() {
-        println!(
-            "{}, {} in {}; the root is process {}",
-            count(report.processes, "process"),
-            count(report.threads, "thread"),
-            time(report.total),
-            report.pid,
-        );
-    }
+    voice.sum_up(&restored, || summaries::of_restore(&summary))?;
     wait(report.pid)
 }
 
 fn restore(
     options: &args::RestoreOptions,
     images: &Images,
+    bar: &mut Bar,
 ) -> Result<RestoreReport, restorer::Error> {
     let inherited = options.external.iter().filter_map(args::given_pids);
     let asked = RestoreOptions {
@@ -83,16 +86,24 @@ fn restore(
         joined: Default::default(),
         on_behalf_of: None,
     };
-    restorer::restore(&asked, images, &mut hooks::Nobody, &mut Bar::new())
+    restorer::restore(&asked, images, &mut hooks::Nobody, bar)
 }
 
 /// `stasis unlock`.
-pub(crate) fn unlock(directory: &Path) -> Result<ExitCode, Failure> {
-    match restorer::unlock(&Images::open(directory)?)? {
-        Unlocked::Taken(name) => println!("unlocked: {name} is gone"),
-        Unlocked::Gone(name) => println!("nothing is locked: there is no {name}"),
-        Unlocked::Never => println!("nothing was locked for this checkpoint"),
-    }
+pub(crate) fn unlock(directory: &Path, voice: Voice) -> Result<ExitCode, Failure> {
+    let (state, lock, text) = match restorer::unlock(&Images::open(directory)?)? {
+        Unlocked::Taken(name) => {
+            let text = format!("unlocked: {name} is gone\n");
+            ("taken", Some(name), text)
+        }
+        Unlocked::Gone(name) => {
+            let text = format!("nothing is locked: there is no {name}\n");
+            ("gone", Some(name), text)
+        }
+        Unlocked::Never => ("never", None, "nothing was locked for this checkpoint\n".to_owned()),
+    };
+    let lock = lock.map(|name| name.to_string());
+    voice.conclude(&json!({"unlocked": state, "lock": lock}), || text)?;
     Ok(ExitCode::SUCCESS)
 }
 

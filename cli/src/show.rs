@@ -14,32 +14,28 @@ use std::process::ExitCode;
 use images::{Checkpoint, Images, Unfinished};
 
 use crate::args::ShowOptions;
-use crate::output;
 use crate::progress::bytes;
+use crate::voice::Voice;
 use criu::Failure;
 use criu::shell::with_sudo;
 
 pub(crate) use summary::Summary;
 
 /// `stasis show`.
-pub(crate) fn run(options: &ShowOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &ShowOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let shown = Images::open(&options.directory).and_then(|dir| summarize(&dir));
     for left in unfinished(&options.directory) {
         let (path, size) = (left.path.display(), bytes(left.bytes));
         match left.being_written {
-            true => eprintln!("stasis: {path} ({size}): a dump is writing it"),
-            false => eprintln!(
-                "stasis: {path} ({size}) was left by a dump that was killed; the next dump to \
+            true => voice.note(&format!("{path} ({size}): a dump is writing it")),
+            false => voice.note(&format!(
+                "{path} ({size}) was left by a dump that was killed; the next dump to \
                  this directory clears it, or: rm -r {path}"
-            ),
+            )),
         }
     }
     let summary = shown.map_err(explain)?;
-    let text = match options.json {
-        true => serde_json::to_string_pretty(&summary)? + "\n",
-        false => summary.to_string(),
-    };
-    output::print(&text)?;
+    voice.print(&summary, || summary.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 

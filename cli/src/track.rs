@@ -10,10 +10,12 @@ use ids::HostPid;
 use service::{Client, ClientError};
 
 use crate::args::{TrackOptions, TracksOptions};
-use crate::output;
+use crate::voice::Voice;
 use criu::Failure;
+use criu::shell::with_sudo;
+use serde_json::json;
 
-pub(crate) fn track(options: &TrackOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn track(options: &TrackOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let request = TrackRequest {
         pid: options.pid.filter(|_| !options.tree).map(HostPid::get),
         tree: options.pid.filter(|_| options.tree).map(HostPid::get),
@@ -22,22 +24,22 @@ pub(crate) fn track(options: &TrackOptions) -> Result<ExitCode, Failure> {
     };
     let track: Track =
         ask(&options.socket.run_dir, async |client| client.post("/v1/tracks", &request).await)?;
-    output::print(&format!("{}\n", track.id))?;
+    voice.print(&track, || format!("{}\n", track.id))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn tracks(options: &TracksOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn tracks(options: &TracksOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let list: TrackList =
         ask(&options.socket.run_dir, async |client| client.get("/v1/tracks").await)?;
-    let text = if options.json { serde_json::to_string_pretty(&list)? + "\n" } else { text(&list) };
-    output::print(&text)?;
+    voice.print(&list, || text(&list))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Ends a track.
-pub(crate) fn end(run_dir: &Path, id: u64) -> Result<ExitCode, Failure> {
+pub(crate) fn end(run_dir: &Path, id: u64, voice: Voice) -> Result<ExitCode, Failure> {
     let path = format!("/v1/tracks/{id}");
     ask(run_dir, async |client| client.delete(&path).await)?;
+    voice.sum_up(&json!({"untracked": {"id": id}}), || format!("track {id} has ended\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,7 +54,15 @@ fn ask<T>(
 }
 
 fn failure(error: ClientError, socket: &Path) -> Failure {
+    let is_root = nix::unistd::geteuid().is_root();
     match error {
+        // What it takes is told before anything that may be down besides.
+        ClientError::Down { .. } if !is_root && is_closed(socket) => {
+            Failure::with_remedy(error, format!("run as root: {}", with_sudo()))
+        }
+        ClientError::Refused { status, detail } if !is_root && status.as_u16() == 403 => {
+            Failure::with_remedy(detail.message, format!("run as root: {}", with_sudo()))
+        }
         ClientError::Down { .. } => {
             let folder = socket.parent().unwrap_or(socket).display();
             let remedy = format!(
@@ -69,7 +79,14 @@ fn failure(error: ClientError, socket: &Path) -> Failure {
     }
 }
 
-fn text(list: &TrackList) -> String {
+/// Whether we may not even look whether there is a socket, or not connect to it.
+fn is_closed(socket: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    std::os::unix::net::UnixStream::connect(socket).is_err_and(denied)
+}
+
+/// The list, for people.
+pub(crate) fn text(list: &TrackList) -> String {
     let mut text = format!(
         "{:>5} {:>9} {:<6} {:<6} {:>9}  TARGET\n",
         "ID", "PROCESSES", "FILES", "STALE", "LOST"

@@ -5,30 +5,36 @@ use std::process::ExitCode;
 
 use api::{DamagedFile, Verification};
 use images::Images;
+use serde_json::json;
 
 use crate::args::{RemoveOptions, VerifyOptions};
-use crate::output;
 use crate::progress::bytes;
 use crate::show::explain;
+use crate::voice::{BAD, GOOD, Voice, in_style};
 use criu::Failure;
 
 /// `stasis verify`.
-pub(crate) fn run(options: &VerifyOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn run(options: &VerifyOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let found = Images::open(&options.directory).and_then(|images| images::verify(&images));
     let found = found.map_err(explain)?;
     let found = catalog::verification(&found, |path| path.display().to_string());
-    let text = match options.json {
-        true => serde_json::to_string_pretty(&found)? + "\n",
-        false => text(&found),
-    };
-    output::print(&text)?;
+    tell(&found, voice)
+}
+
+/// Tells what was found; the exit code is 0 when nothing has changed.
+pub(crate) fn tell(found: &Verification, voice: Voice) -> Result<ExitCode, Failure> {
+    voice.print(found, || text(found, voice.quiet))?;
     Ok(if found.sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn text(found: &Verification) -> String {
+/// What was found, for people; with `quiet` what has changed alone.
+fn text(found: &Verification, quiet: bool) -> String {
     let mut text = String::new();
     for DamagedFile { path, what } in &found.damages {
-        text += &format!("{path}: {what}\n");
+        text += &format!("{}: {what}\n", in_style(BAD, path));
+    }
+    if quiet {
+        return text;
     }
     for path in &found.in_part {
         text += &format!("{path}: compared in part alone: all of it is not known\n");
@@ -38,14 +44,15 @@ fn text(found: &Verification) -> String {
     }
     let (files, size) = (found.files, bytes(found.bytes));
     text += &match found.damages.len() {
-        0 => format!("{files} files, {size}: as they were written\n"),
+        0 => format!("{files} files, {size}: {}\n", in_style(GOOD, "as they were written")),
         damages => format!("{files} files, {size}, are as they were written; {damages} not\n"),
     };
     text
 }
 
 /// `stasis rm`.
-pub(crate) fn remove(options: &RemoveOptions) -> Result<ExitCode, Failure> {
+pub(crate) fn remove(options: &RemoveOptions, voice: Voice) -> Result<ExitCode, Failure> {
+    let mut removed = Vec::new();
     for directory in &options.directories {
         if let Some(child) = child_beside(directory) {
             let (directory, child) = (directory.display(), child.display());
@@ -57,7 +64,14 @@ pub(crate) fn remove(options: &RemoveOptions) -> Result<ExitCode, Failure> {
             ));
         }
         images::remove(directory).map_err(explain)?;
+        removed.push(directory.display().to_string());
     }
+    tell_removed(&removed, voice)
+}
+
+/// Tells what is gone.
+pub(crate) fn tell_removed(removed: &[String], voice: Voice) -> Result<ExitCode, Failure> {
+    voice.sum_up(&json!({"removed": removed}), || format!("removed {}\n", removed.join(", ")))?;
     Ok(ExitCode::SUCCESS)
 }
 

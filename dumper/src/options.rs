@@ -314,3 +314,30 @@ pub struct DumpReport {
     /// What is not as it was asked for, though the checkpoint is whole.
     pub warnings: Vec<String>,
 }
+
+impl From<&DumpReport> for api::DumpSummary {
+    fn from(report: &DumpReport) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let account = &report.account;
+        Self {
+            frozen_us: micros(report.frozen),
+            account: api::FrozenAccount {
+                stop_us: micros(account.stop),
+                inventory_us: micros(account.inventory),
+                registers_us: micros(account.registers),
+                parasite_us: micros(account.parasite),
+                files_us: micros(account.files),
+                memory_us: micros(account.memory),
+                cure_us: micros(account.cure),
+                release_us: micros(account.release),
+                handover_us: micros(account.handover),
+            },
+            total_us: micros(report.total),
+            processes: report.processes as u64,
+            threads: report.threads as u64,
+            pages_scanned: report.pages_scanned,
+            pages_written: report.pages_written,
+            image_bytes: report.image_bytes,
+        }
+    }
+}

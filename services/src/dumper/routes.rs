@@ -116,34 +116,6 @@ pub(super) fn router(
     Ok(Router::new().route("/v1/dumps", post(make)).with_state(dumper))
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn summary(report: &DumpReport) -> DumpSummary {
-    let account = &report.account;
-    DumpSummary {
-        frozen_us: micros(report.frozen),
-        account: api::FrozenAccount {
-            stop_us: micros(account.stop),
-            inventory_us: micros(account.inventory),
-            registers_us: micros(account.registers),
-            parasite_us: micros(account.parasite),
-            files_us: micros(account.files),
-            memory_us: micros(account.memory),
-            cure_us: micros(account.cure),
-            release_us: micros(account.release),
-            handover_us: micros(account.handover),
-        },
-        total_us: micros(report.total),
-        processes: report.processes as u64,
-        threads: report.threads as u64,
-        pages_scanned: report.pages_scanned,
-        pages_written: report.pages_written,
-        image_bytes: report.image_bytes,
-    }
-}
-
 fn problem(error: &Error) -> Problem {
     let unprocessable = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
     let reason = match error {
@@ -298,7 +270,7 @@ async fn make(
         }
         metrics.finished(&result);
         match &result {
-            Ok(report) => operation.end(Ok(&summary(report))),
+            Ok(report) => operation.end(Ok(&DumpSummary::from(report))),
             Err(error) => operation.end::<()>(Err(&problem(error))),
         }
         result
@@ -317,7 +289,7 @@ async fn make(
             if let Some(at) = report.frozen_at {
                 dumper.traces.measured("frozen", at, report.frozen, &steps);
             }
-            Ok(Json(summary(&report)))
+            Ok(Json(DumpSummary::from(&report)))
         }
         Ok(Err(error)) => {
             tracing::warn!("{asker}: dump process {pid}: {}", chain(&error));

@@ -1,6 +1,7 @@
 //! Removing a checkpoint: it is there whole until it is no checkpoint any more, and nothing goes with it that is none of it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::staging::Staging;
@@ -16,8 +17,10 @@ use crate::store::WriteOptions;
 pub fn remove(directory: &Path) -> Result<(), Error> {
     let failed = |source| Error::OpenDirectory { path: directory.into(), source };
     let path = fs::canonicalize(directory).map_err(failed)?;
-    if !path.join(names::inventory().name()).is_file() {
-        return Err(Error::NotACheckpoint { path });
+    match fs::metadata(path.join(names::inventory().name())) {
+        Ok(found) if found.is_file() => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(failed(error)),
+        _ => return Err(Error::NotACheckpoint { path }),
     }
     if let Some(other) = foreign(&path)? {
         return Err(Error::Holds { path, other });
