@@ -90,10 +90,17 @@ faults: build ## dumpers, collectors and freezers killed at 1,000 random instant
 	$(SUDO) .ci/alone $(RELEASE)/stasis-faults $(or $(FAULTS_ARGS),--kills 167)
 
 .PHONY: install
-install: ## install the programs under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
+install: ## install programs, manual pages and completions under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
 	@for p in $(PROGRAMS) criu; do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 $(addprefix $(RELEASE)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
 	install -d $(DESTDIR)$(PREFIX)/lib/stasis
 	install -m 0755 $(RELEASE)/criu $(DESTDIR)$(PREFIX)/lib/stasis/criu
+	@$(MAKE) --no-print-directory install-manuals
 	@echo "container engines look for 'criu': where none is installed, ln -s ../lib/stasis/criu $(PREFIX)/bin/criu"
+
+# Each program writes its own.
+.PHONY: install-manuals
+install-manuals: ## the manual pages and the completions for bash, zsh and fish alone, under PREFIX/share
+	install -d $(DESTDIR)$(PREFIX)/share
+	set -e; for p in $(PROGRAMS); do $(RELEASE)/$$p --write-manuals $(DESTDIR)$(PREFIX)/share; done

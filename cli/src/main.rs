@@ -53,6 +53,9 @@ fn main() -> ExitCode {
     {
         return criu_main(rest.to_vec());
     }
+    if let Some(ended) = service::asked_for_manuals::<Args>(&arguments) {
+        return ended;
+    }
     run(Args::parse()).unwrap_or_else(|failure| {
         voice::fail(&failure);
         ExitCode::FAILURE

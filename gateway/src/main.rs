@@ -62,7 +62,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    service::exit("gateway", run(&Args::parse()))
+    service::exit("gateway", run(&service::arguments::<Args>()))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

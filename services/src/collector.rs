@@ -62,7 +62,7 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("collector", run(&Args::parse()))
+    service::exit("collector", run(&service::arguments::<Args>()))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

@@ -66,7 +66,7 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("dumper", run(&Args::parse()))
+    service::exit("dumper", run(&service::arguments::<Args>()))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

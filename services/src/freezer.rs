@@ -24,7 +24,7 @@ const PRIVILEGES: Privileges =
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("freezer", run(&Args::parse().settings))
+    service::exit("freezer", run(&service::arguments::<Args>().settings))
 }
 
 fn run(settings: &Settings) -> Result<(), Error> {

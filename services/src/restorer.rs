@@ -37,7 +37,7 @@ enum Command {
 /// The life of the service's program, and of its workers.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args: Args = service::arguments();
     match args.command {
         Some(Command::Worker { mapping_base }) => match routes::work(mapping_base) {
             Ok(()) => ExitCode::SUCCESS,
