@@ -9,6 +9,7 @@ use criu::{External, ExternalMounts};
 use ids::HostPid;
 use service::EngineSettings;
 
+use crate::gateway_options::GatewayOptions;
 use crate::voice::Voice;
 
 /// Checkpoint running process trees and restore them.
@@ -17,6 +18,8 @@ use crate::voice::Voice;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) voice: Voice,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayOptions,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -64,6 +67,8 @@ pub(crate) enum Command {
     Track(TrackOptions),
     /// List what is tracked
     Tracks(TracksOptions),
+    /// List a gateway's jobs, newest first, or show one of them (with --gateway)
+    Jobs(JobsOptions),
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Criu {
@@ -443,6 +448,22 @@ pub(crate) struct RemoveOptions {
     /// Directories that hold the checkpoints
     #[arg(value_name = "DIR", required = true)]
     pub(crate) directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobsOptions {
+    /// The job to show, by its id
+    #[arg(value_name = "ID", conflicts_with_all = ["state", "kind", "limit"])]
+    pub(crate) id: Option<String>,
+    /// Those that are so far alone
+    #[arg(long, value_parser = ["running", "done", "failed"])]
+    pub(crate) state: Option<String>,
+    /// Those of this kind alone
+    #[arg(long, value_parser = ["checkpoint", "restore", "verify"])]
+    pub(crate) kind: Option<String>,
+    /// As many are listed at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
 }
 
 /// Where the collector's service listens.

@@ -13,10 +13,12 @@ mod check;
 mod containers;
 mod diff;
 mod dump;
+mod gateway_options;
 mod list;
 mod programs;
 mod progress;
 mod ps;
+mod remote;
 mod restore;
 mod show;
 mod summaries;
@@ -28,7 +30,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::args::{Args, Command, UntrackOptions};
 use crate::voice::Voice;
@@ -56,16 +58,29 @@ fn main() -> ExitCode {
     if let Some(ended) = service::asked_for_manuals::<Args>(&arguments) {
         return ended;
     }
-    run(Args::parse()).unwrap_or_else(|failure| {
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    run(args, &matches).unwrap_or_else(|failure| {
         voice::fail(&failure);
         ExitCode::FAILURE
     })
 }
 
-fn run(args: Args) -> Result<ExitCode, Failure> {
+fn run(args: Args, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let voice = args.voice;
     refuse_for_others(&args.command, voice)?;
     voice.log_to_stderr();
+    // What an environment says is not for what we start ourselves.
+    let is_ours = matches!(args.command, Command::HoldUffds { .. });
+    let gateway = if is_ours { None } else { remote::place(&args.gateway, matches)? };
+    match gateway {
+        Some(place) => remote::run((&args.command, &args.gateway), place, matches, voice),
+        None => run_here(args, voice),
+    }
+}
+
+/// Does it in this process, or by the services of this machine.
+fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
     freezer::undo_left(&run_dir(&args.command).join(freezer::UNDO));
     match args.command {
         Command::Dump(options) => {
@@ -113,6 +128,10 @@ fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Diff(options) => diff::run(&options, voice),
         Command::Verify(options) => verify::run(&options, voice),
         Command::Rm(options) => verify::remove(&options, voice),
+        Command::Jobs(_) => Err(Failure::with_remedy(
+            "jobs: a gateway has them, and none is named",
+            "name it with --gateway, or STASIS_GATEWAY (unix:/run/stasis/gateway.sock)",
+        )),
         Command::Criu { .. } => {
             let error = "criu: something stands before it";
             Err(Failure::with_remedy(error, "have it first: stasis criu …"))

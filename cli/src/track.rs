@@ -16,15 +16,25 @@ use criu::shell::with_sudo;
 use serde_json::json;
 
 pub(crate) fn track(options: &TrackOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let request = TrackRequest {
+    let request = request(options);
+    let track: Track =
+        ask(&options.socket.run_dir, async |client| client.post("/v1/tracks", &request).await)?;
+    tell(&track, voice)
+}
+
+/// What is asked for by these options.
+pub(crate) fn request(options: &TrackOptions) -> TrackRequest {
+    TrackRequest {
         pid: options.pid.filter(|_| !options.tree).map(HostPid::get),
         tree: options.pid.filter(|_| options.tree).map(HostPid::get),
         cgroup: options.cgroup.clone(),
         files: options.files,
-    };
-    let track: Track =
-        ask(&options.socket.run_dir, async |client| client.post("/v1/tracks", &request).await)?;
-    voice.print(&track, || format!("{}\n", track.id))?;
+    }
+}
+
+/// Tells of a track that has begun.
+pub(crate) fn tell(track: &Track, voice: Voice) -> Result<ExitCode, Failure> {
+    voice.print(track, || format!("{}\n", track.id))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -39,6 +49,11 @@ pub(crate) fn tracks(options: &TracksOptions, voice: Voice) -> Result<ExitCode, 
 pub(crate) fn end(run_dir: &Path, id: u64, voice: Voice) -> Result<ExitCode, Failure> {
     let path = format!("/v1/tracks/{id}");
     ask(run_dir, async |client| client.delete(&path).await)?;
+    tell_ended(id, voice)
+}
+
+/// Tells of a track that has ended.
+pub(crate) fn tell_ended(id: u64, voice: Voice) -> Result<ExitCode, Failure> {
     voice.sum_up(&json!({"untracked": {"id": id}}), || format!("track {id} has ended\n"))?;
     Ok(ExitCode::SUCCESS)
 }
