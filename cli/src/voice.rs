@@ -10,6 +10,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::progress::Bar;
 
+/// Where help lists these options.
+const HEADING: &str = "What is said";
+
 /// What went wrong.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 /// What is well, or new.
@@ -28,13 +31,13 @@ pub(crate) fn in_style(style: Style, text: &str) -> String {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct Voice {
     /// Print JSON in place of text, with all there is to say
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
     /// Print only what is asked for (a list, a pid, an id, JSON) and errors: no summary, no progress, no warnings
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = HEADING, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Tell on standard error what is done; twice, in detail; three times, all of it. What STASIS_LOG says stays above this
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = HEADING, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 

@@ -161,6 +161,11 @@ fn a_chain_in_two_places(server: Engine, restores: Engine) {
     case.machine.await_no_children();
     let restore = face.restore(&at("here/2"), stasis_tests::Dump::ENDING);
     assert!(!restore.success && restore.stderr.contains("page server"), "{}", restore.stderr);
+    // Nor compared.
+    let images = at("here/2");
+    let mut diff = Command::new(stasis_tests::stasis_program());
+    let diff = Outcome::of(diff.arg("diff").args([&images, &images]));
+    assert!(!diff.success && diff.stderr.contains("page server"), "{diff:?}");
     for name in ["1", "2"] {
         bring(&at(&format!("there/{name}")), &at(&format!("here/{name}")));
     }
