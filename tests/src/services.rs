@@ -105,12 +105,22 @@ impl Services {
     /// When they do not come up.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same, with variables of the environment.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    #[must_use]
+    pub fn start_with(dir: &Path, settings: &[(&'static str, &str)]) -> Self {
         std::fs::create_dir_all(dir.join("checkpoints")).expect("make the services' directory");
         let port = free_port();
         let client = reqwest::blocking::Client::builder();
         let client = client.timeout(Duration::from_secs(90)).build().expect("an HTTP client");
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut services =
-            Self { children: Vec::new(), dir: dir.to_owned(), port, client, settings: Vec::new() };
+            Self { children: Vec::new(), dir: dir.to_owned(), port, client, settings };
         for name in ["collector", "freezer", "dumper", "restorer", "gateway"] {
             services.spawn(name);
         }
@@ -130,7 +140,7 @@ impl Services {
             .env("STASIS_BPF_DIR", self.programs())
             .env("STASIS_LISTEN", format!("127.0.0.1:{}", self.port))
             .env("STASIS_TOKEN_FILE", self.token_file())
-            .env("STASIS_METRICS_TOKEN_FILE", self.dir.join("metrics.token"))
+            .env("STASIS_METRICS_TOKEN_FILE", self.metrics_token_file())
             .env("STASIS_STATE_DIR", self.dir.join("gateway"))
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -157,6 +167,12 @@ impl Services {
     #[must_use]
     pub fn token_file(&self) -> PathBuf {
         self.dir.join("gateway.token")
+    }
+
+    /// The file of the token for the metrics.
+    #[must_use]
+    pub fn metrics_token_file(&self) -> PathBuf {
+        self.dir.join("metrics.token")
     }
 
     /// The gateway's address.
