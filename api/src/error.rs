@@ -32,12 +32,16 @@ pub enum Code {
     Invalid,
     /// A tree cannot be dumped or restored as it is: `refusals` has all that is in the way.
     Refused,
+    /// It would have taken longer than whoever asked gave it, or the tree would have stood still for longer.
+    OverBudget,
+    /// The images of a checkpoint are not as they were written.
+    Damaged,
     /// Too much at once.
     TooMany,
     /// Something failed that should not.
     #[default]
     Failed,
-    /// This kernel cannot do it.
+    /// This kernel cannot do it, or does not allow the service to.
     Unsupported,
     /// A service does not answer as it should.
     ServiceFailed,
@@ -47,7 +51,75 @@ pub enum Code {
     NoRoom,
 }
 
+/// Whose fault a failure is: who is to do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Ours: alerts are about these.
+    Product,
+    /// Of who asked.
+    User,
+    /// Of the machine: its disk, its kernel.
+    Environment,
+}
+
+impl Fault {
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Product => "product",
+            Self::User => "user",
+            Self::Environment => "environment",
+        }
+    }
+}
+
 impl Code {
+    /// All there are.
+    pub const ALL: [Self; 19] = [
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Misdirected,
+        Self::Invalid,
+        Self::Refused,
+        Self::OverBudget,
+        Self::Damaged,
+        Self::TooMany,
+        Self::Failed,
+        Self::Unsupported,
+        Self::ServiceFailed,
+        Self::ServiceDown,
+        Self::NoRoom,
+    ];
+
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn fault(self) -> Fault {
+        match self {
+            Self::Failed | Self::ServiceFailed | Self::ServiceDown => Fault::Product,
+            Self::Damaged | Self::Unsupported | Self::NoRoom => Fault::Environment,
+            Self::Malformed
+            | Self::Unauthenticated
+            | Self::Forbidden
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::Conflict
+            | Self::TooLarge
+            | Self::UnsupportedMediaType
+            | Self::Misdirected
+            | Self::Invalid
+            | Self::Refused
+            | Self::OverBudget
+            | Self::TooMany => Fault::User,
+        }
+    }
+
     /// The kind that an HTTP status stands for.
     #[must_use]
     pub const fn of_status(status: u16) -> Self {
@@ -89,6 +161,8 @@ impl Code {
             Self::Misdirected => "misdirected",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::OverBudget => "over_budget",
+            Self::Damaged => "damaged",
             Self::TooMany => "too_many",
             Self::Failed => "failed",
             Self::Unsupported => "unsupported",
@@ -172,6 +246,10 @@ mod tests {
             let code = Code::of_status(status);
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
         }
-        assert_eq!(serde_json::to_value(Code::Refused).unwrap(), Code::Refused.name());
+        let names = Code::ALL.map(Code::name);
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert_eq!(names.iter().filter(|name| **name == code.name()).count(), 1);
+        }
     }
 }

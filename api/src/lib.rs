@@ -37,7 +37,7 @@ pub use dumps::{
     After, CheckpointList, CheckpointQuery, CheckpointSummary, DamagedFile, DumpRequest,
     DumpSummary, FrozenAccount, UnfinishedCheckpoint, Verification, VerifyRequest,
 };
-pub use error::{Code, ErrorBody, ErrorDetail};
+pub use error::{Code, ErrorBody, ErrorDetail, Fault};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{
     CheckpointRequest, EventQuery, Job, JobKind, JobList, JobQuery, JobState, RestoreJobRequest,

@@ -202,7 +202,8 @@ impl Error {
     }
 
     /// Whether something that was to be read of a process was no longer there.
-    pub(crate) fn is_gone(&self) -> bool {
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
         let gone = matches!(self, Self::Ptrace(error) if error.is_gone());
         gone || self.is_of_the_target() && leads_to_nothing(self)
     }

@@ -18,6 +18,7 @@ use tokio::sync::broadcast::error::RecvError;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::GatewayMetrics;
 use crate::callers::Asker;
 use crate::gateway::Gateway;
 use crate::jobs::Change;
@@ -37,6 +38,7 @@ struct Listener {
     asker: Asker,
     job: Option<String>,
     ends: [Signal; 2],
+    metrics: GatewayMetrics,
 }
 
 fn wants(asker: &Asker, job: Option<&String>, change: &Change) -> bool {
@@ -62,7 +64,8 @@ impl Listener {
                     return Some(told.unwrap_or_else(|_| Event::default().event("lost")));
                 }
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => {
+                Err(RecvError::Lagged(count)) => {
+                    self.metrics.events_lost(count);
                     return Some(Event::default().event("lost").data("ask for the list"));
                 }
                 Err(RecvError::Closed) => return None,
@@ -89,7 +92,8 @@ async fn events(
         })
     };
     let ends = [end(SignalKind::terminate())?, end(SignalKind::interrupt())?];
-    let listener = Listener { changes: gateway.jobs.changes(), asker, job, ends };
+    let listener =
+        Listener { changes: gateway.jobs.changes(), asker, job, ends, metrics: gateway.metrics };
     let told = unfold(listener, async |mut listener| {
         let event = listener.next().await?;
         Some((Ok(event), listener))

@@ -122,7 +122,7 @@ pub(crate) async fn start(
         Err(none) => return Err(no_job(none, asker, Some(&work))),
     };
     tracing::info!("{asker}: job {}, {}", job.id, described(&job));
-    gateway.metrics.begun(job.kind);
+    gateway.metrics.begun(&job);
     let services = gateway.services.on_behalf_of(asker.user);
     let (at_work, metrics) = (job.clone(), gateway.metrics.clone());
     run(gateway, job.clone(), async move { perform(&services, &metrics, &at_work, &work).await });
@@ -137,7 +137,7 @@ impl Gateway {
     pub fn find_again(&self) -> Result<(), StateError> {
         for (job, user) in self.jobs.found_again()? {
             tracing::info!("{}: job {}, {}, is found again", job.asked_by, job.id, described(&job));
-            self.metrics.begun(job.kind);
+            self.metrics.begun(&job);
             let services = self.services.on_behalf_of(user);
             let at_work = job.clone();
             run(self, job, async move { settle(&services, &at_work).await });
@@ -161,7 +161,7 @@ fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send +
             }
             _ => tracing::info!("{asker}: job {id}, {what}, is done"),
         }
-        gateway.metrics.finished(job.kind, !matches!(outcome, Outcome::Failed(_)));
+        gateway.metrics.finished(&job, &outcome);
         // A disk that is full has room again some day.
         let ended = loop {
             match gateway.jobs.finish(id, outcome.clone()) {

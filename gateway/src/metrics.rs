@@ -1,20 +1,33 @@
 //! The gateway's own metrics; those of the services join them on the same page.
 
-use api::{HealthState, JobKind};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api::{HealthState, Job, JobKind};
 use axum::http::StatusCode;
 use axum::response::Response;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts};
-use service::metrics::{Metrics, merge, page};
-use service::{Client, Problem};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+use service::metrics::{Failures, Metrics, definitions as are, merge, page};
+use service::{Client, Problem, blocking};
+
+use crate::jobs::Outcome;
 
 /// The gateway's own metrics.
 #[derive(Clone, Debug)]
 pub struct GatewayMetrics {
     common: Metrics,
     jobs: IntCounterVec,
+    failures: Failures,
+    seconds: HistogramVec,
     running: IntGaugeVec,
+    oldest: IntGaugeVec,
+    found_again: IntCounter,
+    events_lost: IntCounter,
     up: IntGaugeVec,
     refused: IntCounterVec,
+    /// The jobs at work: what they are, and since when.
+    at_work: Arc<Mutex<BTreeMap<String, (JobKind, u64)>>>,
 }
 
 impl GatewayMetrics {
@@ -23,33 +36,24 @@ impl GatewayMetrics {
     /// # Errors
     /// If they are registered already.
     pub fn new(common: Metrics) -> Result<Self, prometheus::Error> {
+        let kinds = JobKind::ALL.map(JobKind::name);
+        let reasons = ["host", "origin", "rate", "token", "user", "right"];
         let metrics = Self {
-            jobs: common.add(IntCounterVec::new(
-                Opts::new("stasis_jobs_total", "Jobs finished, by kind and outcome."),
-                &["kind", "outcome"],
-            )?)?,
-            running: common.add(IntGaugeVec::new(
-                Opts::new("stasis_jobs_running", "Jobs at work, by kind."),
-                &["kind"],
-            )?)?,
-            up: common.add(IntGaugeVec::new(
-                Opts::new("stasis_service_up", "Whether a service answered the last scrape."),
-                &["service"],
-            )?)?,
-            refused: common.add(IntCounterVec::new(
-                Opts::new("stasis_gateway_refused_total", "Requests refused for who sent them."),
-                &["reason"],
-            )?)?,
+            jobs: common.counters(&are::JOBS)?,
+            failures: Failures::register(&common, &are::JOB_FAILURES, &kinds)?,
+            seconds: common.histograms_of(&are::JOB_SECONDS, &kinds)?,
+            running: common.gauges_of(&are::JOBS_RUNNING, &kinds)?,
+            oldest: common.gauges(&are::JOBS_OLDEST)?,
+            found_again: common.counter(&are::JOBS_FOUND_AGAIN)?,
+            events_lost: common.counter(&are::EVENTS_LOST)?,
+            up: common.gauges(&are::SERVICE_UP)?,
+            refused: common.counters_of(&are::GATEWAY_REFUSED, &reasons)?,
+            at_work: Arc::default(),
             common,
         };
-        for reason in ["host", "origin", "rate", "token", "user", "right"] {
-            metrics.refused.with_label_values(&[reason]).reset();
-        }
-        // A counter that is not there yet cannot be told from one that was lost.
-        for kind in JobKind::ALL {
-            metrics.running.with_label_values(&[kind.name()]).set(0);
+        for kind in kinds {
             for outcome in ["done", "failed"] {
-                metrics.jobs.with_label_values(&[kind.name(), outcome]).reset();
+                metrics.jobs.with_label_values(&[kind, outcome]).reset();
             }
         }
         Ok(metrics)
@@ -61,14 +65,57 @@ impl GatewayMetrics {
         self.refused.with_label_values(&[reason]).inc();
     }
 
-    pub(crate) fn begun(&self, kind: JobKind) {
-        self.running.with_label_values(&[kind.name()]).inc();
+    /// A job is at work.
+    pub(crate) fn begun(&self, job: &Job) {
+        self.running.with_label_values(&[job.kind.name()]).inc();
+        self.note(job.kind, |at_work| {
+            at_work.insert(job.id.clone(), (job.kind, job.created_ms));
+        });
+        if job.found_again {
+            self.found_again.inc();
+        }
     }
 
-    pub(crate) fn finished(&self, kind: JobKind, done: bool) {
-        self.running.with_label_values(&[kind.name()]).dec();
-        let outcome = if done { "done" } else { "failed" };
-        self.jobs.with_label_values(&[kind.name(), outcome]).inc();
+    /// It is over.
+    pub(crate) fn finished(&self, job: &Job, outcome: &Outcome) {
+        let kind = job.kind.name();
+        self.running.with_label_values(&[kind]).dec();
+        self.note(job.kind, |at_work| {
+            at_work.remove(&job.id);
+        });
+        let name = match outcome {
+            Outcome::Failed(error) => {
+                self.failures.count(&[kind], error.code);
+                "failed"
+            }
+            _ => "done",
+        };
+        self.jobs.with_label_values(&[kind, name]).inc();
+        let begun = UNIX_EPOCH + Duration::from_millis(job.created_ms);
+        // If the clock was set back meanwhile, nobody knows.
+        let took = SystemTime::now().duration_since(begun).unwrap_or_default();
+        self.seconds.with_label_values(&[kind]).observe(took.as_secs_f64());
+    }
+
+    /// Changes what is at work, and tells since when the oldest of a kind is.
+    fn note(&self, kind: JobKind, change: impl FnOnce(&mut BTreeMap<String, (JobKind, u64)>)) {
+        // Each change is one insertion or removal.
+        let mut at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut at_work);
+        let same = at_work.values().filter(|(other, _)| *other == kind);
+        match same.map(|(_, created_ms)| *created_ms).min() {
+            Some(created_ms) => {
+                let seconds = i64::try_from(created_ms / 1000).unwrap_or(i64::MAX);
+                self.oldest.with_label_values(&[kind.name()]).set(seconds);
+            }
+            // There may have been none before.
+            None => drop(self.oldest.remove_label_values(&[kind.name()])),
+        }
+    }
+
+    /// A listener was not told of so many changes.
+    pub(crate) fn events_lost(&self, count: u64) {
+        self.events_lost.inc_by(count);
     }
 
     pub(crate) fn seen(&self, service: &str, state: HealthState) {
@@ -80,7 +127,8 @@ impl GatewayMetrics {
     pub(crate) async fn page(&self, services: [&Client; 4]) -> Result<Response, Problem> {
         let [a, b, c, d] = services.map(|client| self.of_service(client));
         let (a, b, c, d) = tokio::join!(a, b, c, d);
-        let own = self.common.text().map_err(|error| {
+        let common = self.common.clone();
+        let own = blocking(move || common.text()).await.map_err(|error| {
             let message = format!("encode the metrics: {error}");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;

@@ -42,6 +42,13 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message).of(field)
     }
 
+    /// A kind of problem that is closer than what its status stands for.
+    #[must_use]
+    pub fn coded(mut self, code: Code) -> Self {
+        self.detail.code = code;
+        self
+    }
+
     /// The field at fault.
     #[must_use]
     pub fn of(mut self, field: &str) -> Self {

@@ -12,7 +12,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,20 +39,19 @@ impl Service {
     /// Sets up logs and traces, drops privileges (of this thread: there must be no other), and
     /// makes the registry. With `user`, becomes that user first.
     pub fn prepare(self, log: LogSettings, user: Option<&str>) -> Result<Prepared, Error> {
-        self.prepare_with(Registry::new(), log, user)
+        self.prepare_with(Metrics::new(self.name)?, log, user)
     }
 
     /// As [`prepare`](Self::prepare), with metrics that were registered before: by what had to be
     /// done while all privileges were there.
     pub fn prepare_with(
         self,
-        registry: Registry,
+        metrics: Metrics,
         log: LogSettings,
         user: Option<&str>,
     ) -> Result<Prepared, Error> {
         self.privileges.drop_others(user)?;
         let telemetry = Telemetry::start(self.name, log)?;
-        let metrics = Metrics::join(self.name, registry)?;
         Ok(Prepared { service: self, metrics, notes: Vec::new(), telemetry })
     }
 }

@@ -17,7 +17,7 @@ use clap::Parser;
 use collector::bpf::PIN_ROOT;
 use collector::{Home, Inventory, ROOM, TrackError};
 use ids::HostPid;
-use prometheus::Registry;
+use service::metrics::Metrics;
 use service::{
     Capability, Error, OnBehalfOf, Privileges, Problem, Service, Settings, blocking, chain,
 };
@@ -67,11 +67,11 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     // Before privileges are dropped, and before there is a log: what failed is noted after.
-    let registry = Registry::new();
+    let metrics = Metrics::new("collector")?;
     let home = Home::at(Some(args.bpf_dir.clone()), args.cache_dir.clone());
-    let live = Arc::new(Live::start_at(&registry, &home, args.tracked_processes)?);
+    let live = Arc::new(Live::start_at(&metrics, &home, args.tracked_processes)?);
     let service = Service { name: "collector", privileges: PRIVILEGES };
-    let mut prepared = service.prepare_with(registry, args.settings.log, None)?;
+    let mut prepared = service.prepare_with(metrics, args.settings.log, None)?;
     if let Some(reason) = live.reason() {
         prepared.note(reason);
     }

@@ -3,18 +3,23 @@
 mod checkpoints;
 mod containers;
 mod index;
+mod metrics;
 mod processes;
 mod routes;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use collector::Home;
+use index::Index;
+use metrics::DumpMetrics;
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
     Service, Settings,
 };
+use store::Store;
 
 /// Dumps process trees for others, under one checkpoint root
 #[derive(Debug, Parser)]
@@ -33,6 +38,15 @@ struct Args {
     cache_dir: Option<PathBuf>,
     #[command(flatten)]
     engines: EngineSettings,
+    /// Label by whose values the metrics tell of checkpoints; may be given several times
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "STASIS_METRICS_LABEL",
+        value_delimiter = ',',
+        value_parser = store::label_key
+    )]
+    metrics_label: Vec<String>,
 }
 
 /// What a dump of anybody's processes takes.
@@ -77,14 +91,20 @@ fn run(args: &Args) -> Result<(), Error> {
     prepared.run(&args.settings, async || {
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
+        let index = Index::of(root.clone());
+        let labels = &args.metrics_label;
+        let store = Store::register(root.clone(), index.clone(), labels, &metrics)?;
+        let of_dumps = DumpMetrics::register(&metrics)?;
         let places = containers::places(&args.engines, &args.settings.run_dir);
         let operations = Operations::default();
-        let of_containers = containers::router(root.clone(), places, operations.clone());
+        let of_containers =
+            containers::router(root.clone(), places, operations.clone(), of_dumps.clone());
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
         let asked = operations.router();
-        let of_processes = processes::router(programs.clone());
-        let there = checkpoints::router(root.clone(), operations.clone());
-        let own = routes::router(root, programs, undo, operations, &metrics, traces)?;
+        let of_processes = processes::router(programs.clone(), &metrics)?;
+        let there = checkpoints::router(root.clone(), index, operations.clone(), of_dumps.clone());
+        let own = routes::router(root, programs, undo, operations, of_dumps, traces);
+        tokio::spawn(store.keep_looking());
         Ok(own.merge(there).merge(of_processes).merge(of_containers).merge(asked))
     })
 }

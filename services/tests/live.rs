@@ -3,24 +3,24 @@
 
 use collector::{Home, ROOM, Source};
 use ids::HostPid;
-use prometheus::Registry;
+use service::metrics::Metrics;
 use stasis_services::collector::Live;
 
 #[test]
 fn inventories_are_counted_and_serialised() {
-    let registry = Registry::new();
+    let metrics = Metrics::new("collector").unwrap();
     let own = HostPid::own();
     let cache = tempfile::tempdir().unwrap();
     let pins = format!("/sys/fs/bpf/stasis-test-live-{own}").into();
     let home = Home { pins, cache: cache.path().join("cache") };
-    let live = Live::start_at(&registry, &home, ROOM).unwrap();
+    let live = Live::start_at(&metrics, &home, ROOM).unwrap();
     assert_eq!((live.source(), live.reason()), (Source::Bpf, None));
     let inventory = serde_json::to_value(live.inventory(own).unwrap()).unwrap();
     let process = &inventory["processes"][own.to_string()];
     assert_eq!(process["pid"], own.get());
     assert!(process["mappings"][0]["flags"].as_str().unwrap().starts_with("rd"));
     assert!(live.inventory(HostPid::new(i32::MAX).unwrap()).is_err());
-    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let text = metrics.text().unwrap();
     assert!(text.contains("stasis_inventories_total{source=\"bpf\"} 1"), "{text}");
     assert!(text.contains("stasis_inventory_failures_total 1"), "{text}");
     assert!(text.contains("stasis_collector_bpf 1"), "{text}");

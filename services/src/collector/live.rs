@@ -7,10 +7,11 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ids::HostPid;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use collector::{Collector, Error, Home, Inventory, ROOM, Source};
 use service::chain;
+use service::metrics::{Metrics, definitions as are};
 use tracks::LiveTracks;
 
 /// A source of inventories for many.
@@ -18,12 +19,12 @@ use tracks::LiveTracks;
 pub struct Live {
     collector: Mutex<Collector>,
     tracks: LiveTracks,
-    metrics: Metrics,
+    metrics: OfInventories,
     reason: Option<String>,
 }
 
 #[derive(Debug)]
-struct Metrics {
+struct OfInventories {
     inventories: IntCounterVec,
     failures: IntCounter,
     seconds: Histogram,
@@ -36,8 +37,8 @@ impl Live {
     ///
     /// # Errors
     /// If the metrics are registered already.
-    pub fn start(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Self::start_at(registry, &Home::default(), ROOM)
+    pub fn start(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        Self::start_at(metrics, &Home::default(), ROOM)
     }
 
     /// Like [`Live::start`], with the programs in another place, with room for so many tracked
@@ -46,7 +47,7 @@ impl Live {
     /// # Errors
     /// As [`Live::start`].
     pub fn start_at(
-        registry: &Registry,
+        metrics: &Metrics,
         home: &Home,
         tracked: NonZeroU32,
     ) -> Result<Self, prometheus::Error> {
@@ -61,9 +62,9 @@ impl Live {
                 (Collector::proc_only(), Some(reason))
             }
         };
-        let metrics = Metrics::register(registry, collector.source())?;
-        let tracks = LiveTracks::start(registry, &mut collector)?;
-        Ok(Self { collector: Mutex::new(collector), tracks, metrics, reason })
+        let of_inventories = OfInventories::register(metrics, collector.source())?;
+        let tracks = LiveTracks::start(metrics, &mut collector)?;
+        Ok(Self { collector: Mutex::new(collector), tracks, metrics: of_inventories, reason })
     }
 
     /// Where inventories come from.
@@ -118,38 +119,15 @@ impl Live {
     }
 }
 
-impl Metrics {
-    fn register(registry: &Registry, source: Source) -> Result<Self, prometheus::Error> {
-        let bpf = IntGauge::new(
-            "stasis_collector_bpf",
-            "1 if inventories come from eBPF, 0 if they come from /proc.",
-        )?;
-        let metrics = Self {
-            inventories: IntCounterVec::new(
-                Opts::new("stasis_inventories_total", "Inventories taken."),
-                &["source"],
-            )?,
-            failures: IntCounter::new(
-                "stasis_inventory_failures_total",
-                "Inventories that could not be taken.",
-            )?,
-            seconds: Histogram::with_opts(
-                HistogramOpts::new("stasis_inventory_seconds", "Time an inventory took.")
-                    .buckets(vec![0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
-            )?,
-            processes: IntCounter::new(
-                "stasis_inventory_processes_total",
-                "Processes in the inventories taken.",
-            )?,
-        };
-        registry.register(Box::new(bpf.clone()))?;
-        registry.register(Box::new(metrics.inventories.clone()))?;
-        registry.register(Box::new(metrics.failures.clone()))?;
-        registry.register(Box::new(metrics.seconds.clone()))?;
-        registry.register(Box::new(metrics.processes.clone()))?;
-        bpf.set(i64::from(source == Source::Bpf));
-        metrics.inventories.with_label_values(&[name(source)]).reset();
-        Ok(metrics)
+impl OfInventories {
+    fn register(metrics: &Metrics, source: Source) -> Result<Self, prometheus::Error> {
+        metrics.gauge(&are::COLLECTOR_BPF)?.set(i64::from(source == Source::Bpf));
+        Ok(Self {
+            inventories: metrics.counters_of(&are::INVENTORIES, &[name(source)])?,
+            failures: metrics.counter(&are::INVENTORY_FAILURES)?,
+            seconds: metrics.histogram(&are::INVENTORY_SECONDS)?,
+            processes: metrics.counter(&are::INVENTORY_PROCESSES)?,
+        })
     }
 }
 

@@ -18,23 +18,29 @@ use service::{
 };
 
 use super::index::Index;
+use super::metrics::DumpMetrics;
 
 #[derive(Clone, Debug)]
 struct Checkpoints {
     root: CheckpointRoot,
     index: Index,
     operations: Operations,
+    metrics: DumpMetrics,
 }
 
 /// The router of these paths.
-pub(super) fn router(root: CheckpointRoot, operations: Operations) -> Router {
-    let index = Index::of(root.clone());
+pub(super) fn router(
+    root: CheckpointRoot,
+    index: Index,
+    operations: Operations,
+    metrics: DumpMetrics,
+) -> Router {
     Router::new()
         .route("/v1/checkpoints", get(list))
         .route("/v1/checkpoints/{*directory}", get(one).delete(remove))
         .route("/v1/labels/{*directory}", put(label))
         .route("/v1/verifications", post(verify))
-        .with_state(Checkpoints { root, index, operations })
+        .with_state(Checkpoints { root, index, operations, metrics })
 }
 
 fn failed(error: &io::Error) -> Problem {
@@ -207,6 +213,9 @@ async fn verify(
     let operation = state.operations.begin(operation, asker.0)?;
     blocking(move || {
         let found = verified(&state.root, &path, &directory);
+        if let Ok(found) = &found {
+            state.metrics.verified(found);
+        }
         operation.end(found.as_ref());
         found
     })

@@ -1,8 +1,11 @@
 //! The dumper's paths for containers, which their engines checkpoint. They are root's: a user is given none.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use api::{ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
+use super::metrics::DumpMetrics;
+use crate::has_no_room;
+use api::{Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -29,14 +32,20 @@ struct Containers {
     root: CheckpointRoot,
     places: Places,
     operations: Operations,
+    metrics: DumpMetrics,
 }
 
 /// The router of these paths.
-pub(super) fn router(root: CheckpointRoot, places: Places, operations: Operations) -> Router {
+pub(super) fn router(
+    root: CheckpointRoot,
+    places: Places,
+    operations: Operations,
+    metrics: DumpMetrics,
+) -> Router {
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
-        .with_state(Containers { root, places, operations })
+        .with_state(Containers { root, places, operations, metrics })
 }
 
 fn not_for(user: Option<User>) -> Result<(), Problem> {
@@ -63,8 +72,14 @@ fn problem(error: &Error) -> Problem {
     if let Some(field) = field {
         problem = problem.of(field);
     }
-    if let Error::Refused(found) = error {
-        return problem.refused(found);
+    match error {
+        Error::Refused(found) => return problem.refused(found),
+        // The engine knows but that our `criu` failed; its log, which is told, begins so with what cannot be carried.
+        Error::Failed { said, .. } if said.contains("cannot dump process") => {
+            problem = problem.coded(Code::Refused);
+        }
+        error if has_no_room(error) => problem = problem.coded(Code::NoRoom),
+        _ => {}
     }
     match error.remedy() {
         Some(remedy) => problem.remedy(remedy),
@@ -94,7 +109,10 @@ async fn make(
     let operation = state.operations.begin(operation, asker.0)?;
     blocking(move || {
         let name = request.container.clone();
+        let start = Instant::now();
+        state.metrics.container_begun();
         let done = checkpoint(&state, &request);
+        state.metrics.container_finished(done.as_ref(), start.elapsed());
         operation.end(done.as_ref());
         match &done {
             Ok(done) => {

@@ -45,6 +45,8 @@ struct Inner {
     identity: Option<(u64, u64)>,
     /// Whether all was read, and events have told of what has changed since.
     is_whole: bool,
+    /// How often events were lost.
+    lost: u64,
     found: Found,
 }
 
@@ -150,8 +152,11 @@ impl Inner {
     fn refresh(&mut self) -> io::Result<()> {
         let is_same = self.identity().is_ok_and(|identity| self.identity == Some(identity));
         let known = self.events.as_ref().filter(|_| self.is_whole && is_same);
-        let news = known.and_then(Events::read);
-        let Some(news) = news else { return self.read_all() };
+        let news = known.map(Events::read);
+        if matches!(news, Some(None)) {
+            self.lost += 1;
+        }
+        let Some(news) = news.flatten() else { return self.read_all() };
         let mut looked_at = BTreeSet::new();
         let mut looked_below = BTreeSet::new();
         for event in news {
@@ -294,6 +299,7 @@ impl Index {
             events: None,
             identity: None,
             is_whole: false,
+            lost: 0,
             found,
         })))
     }
@@ -340,6 +346,14 @@ impl Index {
             }
         }
         Ok((found, false))
+    }
+
+    /// Shows all checkpoints; how often until now the kernel did not tell of all changes.
+    pub(super) fn show_all(&self, show: &mut dyn FnMut(&CheckpointSummary)) -> io::Result<u64> {
+        let mut inner = self.lock();
+        inner.refresh()?;
+        inner.found.checkpoints.values().for_each(|known| show(&known.summary));
+        Ok(inner.lost)
     }
 
     /// One checkpoint.

@@ -13,6 +13,8 @@ use axum::{Json, Router};
 use collector::Home;
 use dumper::ps;
 use kernel::rights;
+use prometheus::Histogram;
+use service::metrics::{Metrics, definitions as are};
 use service::{OnBehalfOf, Page, Problem, blocking, chain};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
@@ -52,13 +54,22 @@ struct Processes {
     by_user: Arc<Mutex<ByUser>>,
     /// So many look at once, for all who ask.
     at_once: Arc<Semaphore>,
+    /// How long looks took.
+    looks: Histogram,
+    /// How old the lists were that were told.
+    ages: Histogram,
 }
 
-/// The router of this path.
-pub(super) fn router(programs: Home) -> Router {
+/// The router of this path, with its metrics registered.
+///
+/// # Errors
+/// If they are registered already.
+pub(super) fn router(programs: Home, metrics: &Metrics) -> Result<Router, prometheus::Error> {
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
-    let processes = Processes { programs, by_user: Arc::default(), at_once };
-    Router::new().route("/v1/processes", get(list)).with_state(processes)
+    let looks = metrics.histogram(&are::PROCESS_LOOK_SECONDS)?;
+    let ages = metrics.histogram(&are::PROCESS_LIST_AGE)?;
+    let processes = Processes { programs, by_user: Arc::default(), at_once, looks, ages };
+    Ok(Router::new().route("/v1/processes", get(list)).with_state(processes))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,7 +86,7 @@ impl Latest {
     /// little older while another one looks.
     async fn no_older(
         &self,
-        Processes { programs, at_once, .. }: &Processes,
+        Processes { programs, at_once, looks, .. }: &Processes,
         user: Option<User>,
         age: Duration,
     ) -> Result<Arc<Seen>, Problem> {
@@ -103,12 +114,13 @@ impl Latest {
             }
         };
         let at_once = Arc::clone(at_once).acquire_owned().await;
-        let (programs, kept) = (programs.clone(), Arc::clone(&self.seen));
+        let (programs, looks, kept) = (programs.clone(), looks.clone(), Arc::clone(&self.seen));
         // To its end, also if who asked hangs up: otherwise each who does would begin another one.
         blocking(move || {
             let (_looking, _at_once, at) = (looking, at_once, Instant::now());
             let list = look(&programs, user)?;
             let seen = Arc::new(Seen { list, at, took: at.elapsed() });
+            looks.observe(seen.took.as_secs_f64());
             *lock(&kept) = Some(Arc::clone(&seen));
             Ok(seen)
         })
@@ -148,6 +160,7 @@ async fn list(
         by_user.entry(key).or_default().clone()
     };
     let seen = latest.no_older(&state, user, age.unwrap_or(USUAL_AGE)).await?;
+    state.ages.observe(seen.at.elapsed().as_secs_f64());
     Ok(Json(page_of(&seen.list, &asked, page)))
 }
 

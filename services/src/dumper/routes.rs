@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use api::{After, Directory, DumpRequest, DumpSummary, User};
+use api::{After, Code, Directory, DumpRequest, DumpSummary, User};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
@@ -12,13 +12,13 @@ use collector::Home;
 use ids::HostPid;
 use images::{NewDirectory, Quiet, WriteOptions};
 use kernel::rights;
-use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
-use service::metrics::{Metrics, seconds_buckets};
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, chain,
     holds_checkpoint,
 };
 
+use super::metrics::DumpMetrics;
+use crate::{has_no_room, no_room};
 use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump};
 
 #[derive(Clone, Debug)]
@@ -33,91 +33,28 @@ struct Dumper {
     operations: Operations,
 }
 
-#[derive(Clone, Debug)]
-struct DumpMetrics {
-    dumps: IntCounterVec,
-    running: IntGauge,
-    frozen: Histogram,
-    frozen_parts: CounterVec,
-    total: Histogram,
-    bytes: IntCounter,
-    pages: IntCounter,
-}
-
-impl DumpMetrics {
-    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
-        let seconds = |name: &str, help: &str| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(seconds_buckets()))
-        };
-        let made = Self {
-            dumps: metrics.add(IntCounterVec::new(
-                Opts::new("stasis_dumps_total", "Dumps finished, by outcome."),
-                &["outcome"],
-            )?)?,
-            running: metrics
-                .add(IntGauge::new("stasis_dumps_running", "Dumps that are being made.")?)?,
-            frozen: metrics.add(seconds(
-                "stasis_dump_frozen_seconds",
-                "Time that dumped trees were stopped.",
-            )?)?,
-            frozen_parts: metrics.add(CounterVec::new(
-                Opts::new(
-                    "stasis_dump_frozen_part_seconds_total",
-                    "Where the time that dumped trees were stopped went.",
-                ),
-                &["part"],
-            )?)?,
-            total: metrics.add(seconds("stasis_dump_seconds", "Time that whole dumps took.")?)?,
-            bytes: metrics.add(IntCounter::new(
-                "stasis_dump_image_bytes_total",
-                "Bytes of images written.",
-            )?)?,
-            pages: metrics
-                .add(IntCounter::new("stasis_dump_pages_written_total", "Pages written.")?)?,
-        };
-        // A counter that is not there yet cannot be told from one that was lost.
-        for outcome in ["done", "failed"] {
-            made.dumps.with_label_values(&[outcome]).reset();
-        }
-        Ok(made)
-    }
-
-    fn finished(&self, result: &Result<DumpReport, Error>) {
-        self.running.dec();
-        let outcome = if result.is_ok() { "done" } else { "failed" };
-        self.dumps.with_label_values(&[outcome]).inc();
-        let Ok(report) = result else { return };
-        self.frozen.observe(report.frozen.as_secs_f64());
-        self.total.observe(report.total.as_secs_f64());
-        self.bytes.inc_by(report.image_bytes);
-        self.pages.inc_by(report.pages_written);
-        let account = &report.account;
-        for (part, time) in account.steps() {
-            self.frozen_parts.with_label_values(&[part]).inc_by(time.as_secs_f64());
-        }
-    }
-}
-
-/// The router of the dumper's own paths, with its metrics registered. `programs` is
-/// [`DumpOptions::programs`].
-///
-/// # Errors
-/// If the metrics are registered already.
+/// The router of the dumper's own paths. `programs` is [`DumpOptions::programs`].
 pub(super) fn router(
     root: CheckpointRoot,
     programs: Home,
     undo: PathBuf,
     operations: Operations,
-    metrics: &Metrics,
+    metrics: DumpMetrics,
     traces: Traces,
-) -> Result<Router, prometheus::Error> {
-    let metrics = DumpMetrics::new(metrics)?;
+) -> Router {
     let dumper = Dumper { root, programs, undo, metrics, traces, operations };
-    Ok(Router::new().route("/v1/dumps", post(make)).with_state(dumper))
+    Router::new().route("/v1/dumps", post(make)).with_state(dumper)
 }
 
-fn problem(error: &Error) -> Problem {
+/// Why the dump of a process failed.
+fn problem(error: &Error, pid: HostPid) -> Problem {
     let unprocessable = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
+    let over_budget = |field: &str, remedy: &str| {
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error));
+        problem.coded(Code::OverBudget).of(field).remedy(remedy)
+    };
+    // That of one that has ended leads nowhere, and it does while nobody has waited for it.
+    let has_ended = || !std::path::Path::new(&format!("/proc/{pid}/exe")).exists();
     let reason = match error {
         Error::Tried { source, .. } => source,
         error => error,
@@ -127,12 +64,19 @@ fn problem(error: &Error) -> Problem {
         Error::Procfs(error) if error.is_gone() => {
             unprocessable().remedy("send the pid of a running process")
         }
+        reason if reason.is_gone() && has_ended() => {
+            unprocessable().remedy("send the pid of a process that stays while it is dumped")
+        }
+        Error::FrozenTooLong { .. } => over_budget(
+            "max_freeze_ms",
+            "allow it to stand still for longer, or dump it when it does less",
+        ),
+        Error::TimedOut { .. } => over_budget("timeout_ms", "give the dump more time"),
         Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error))
             .of("pid")
             .remedy("try again when that dump has ended"),
         Error::Denied { refusal, .. } => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error))
-                .remedy(refusal.remedy.clone())
+            Problem::new(StatusCode::NOT_IMPLEMENTED, chain(error)).remedy(refusal.remedy.clone())
         }
         Error::NotAllowed { .. } => {
             Problem::new(StatusCode::FORBIDDEN, chain(error)).of("pid").remedy(
@@ -146,6 +90,7 @@ fn problem(error: &Error) -> Problem {
         ) => Problem::new(StatusCode::CONFLICT, chain(error))
             .of("directory")
             .remedy("name another directory"),
+        reason if has_no_room(reason) => no_room(error),
         _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)),
     }
 }
@@ -249,12 +194,13 @@ async fn make(
     let directory = whole_name(asker.0, &request.directory)?;
     let asked = options(&dumper, &request, asker.0);
     let (options, destination) = asked.inspect_err(|problem| {
+        dumper.metrics.turned_away(problem);
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
     let (root, wanted) = (dumper.root.of(asker.0), request.labels);
     let metrics = dumper.metrics.clone();
-    metrics.running.inc();
+    metrics.begun();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
@@ -268,10 +214,11 @@ async fn make(
         if result.is_err() {
             above.0.forget(&above.1);
         }
-        metrics.finished(&result);
+        let result = result.map_err(|error| problem(&error, options.pid));
+        metrics.finished(result.as_ref());
         match &result {
             Ok(report) => operation.end(Ok(&DumpSummary::from(report))),
-            Err(error) => operation.end::<()>(Err(&problem(error))),
+            Err(problem) => operation.end::<()>(Err(problem)),
         }
         result
     });
@@ -291,9 +238,9 @@ async fn make(
             }
             Ok(Json(DumpSummary::from(&report)))
         }
-        Ok(Err(error)) => {
-            tracing::warn!("{asker}: dump process {pid}: {}", chain(&error));
-            Err(problem(&error))
+        Ok(Err(problem)) => {
+            tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
+            Err(problem)
         }
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
@@ -310,4 +257,42 @@ pub(super) fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
             tracing::info!("removed {path}, {bytes} bytes, which a dump that was killed had left");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use api::Fault;
+
+    use super::*;
+
+    /// The code of the problem that an error is, of a dump of this very process.
+    fn code(error: &Error) -> Code {
+        problem(error, HostPid::own()).detail.code
+    }
+
+    #[test]
+    fn it_is_known_whose_fault_an_error_is() {
+        let (pid, limit) = (HostPid::own(), Duration::from_millis(1));
+        let pages = |number| {
+            let source = io::Error::from_raw_os_error(number);
+            code(&Error::Pages { pid, source })
+        };
+        assert_eq!(pages(nix::libc::ENOSPC), Code::NoRoom);
+        assert_eq!(pages(nix::libc::EDQUOT), Code::NoRoom);
+        assert_eq!(pages(nix::libc::EIO).fault(), Fault::Product);
+        let account = Box::default();
+        let frozen = Error::FrozenTooLong { step: "read", limit, account };
+        let late = Box::new(Error::TimedOut { step: "read", limit });
+        let late = Error::Tried { tries: 2, within: limit, source: late };
+        for error in [frozen, late] {
+            assert_eq!(code(&error), Code::OverBudget);
+        }
+        let source = || io::Error::from_raw_os_error(nix::libc::ESRCH);
+        let gone = || Error::Process { operation: "read the memory", pid, source: source() };
+        assert_eq!(code(&gone()).fault(), Fault::Product, "this process is there");
+        let nobody = HostPid::new(i32::MAX).unwrap();
+        assert_eq!(problem(&gone(), nobody).detail.code.fault(), Fault::User);
+    }
 }

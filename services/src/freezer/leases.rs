@@ -27,6 +27,9 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Released, Self::Expired, Self::ConnectionClosed];
+
     /// As metrics name it.
     #[must_use]
     pub(super) const fn name(self) -> &'static str {

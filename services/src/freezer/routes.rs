@@ -8,8 +8,8 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ids::HostPid;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
-use service::metrics::{Metrics, seconds_buckets};
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+use service::metrics::{Metrics, definitions as are};
 use service::{Body, Peer, Problem};
 
 use super::leases::{Ended, Leases, as_asked};
@@ -31,25 +31,13 @@ struct Freezer {
 /// # Errors
 /// If the metrics are registered already.
 pub(super) fn router(leases: Leases, metrics: &Metrics) -> Result<Router, prometheus::Error> {
+    let methods = [Method::CgroupV2, Method::CgroupV1, Method::Ptrace].map(name);
     let freezer = Freezer {
         leases,
-        held: metrics.add(IntGaugeVec::new(
-            Opts::new("stasis_leases", "Trees stopped now, by method."),
-            &["method"],
-        )?)?,
-        granted: metrics.add(IntCounterVec::new(
-            Opts::new("stasis_leases_total", "Leases asked for: granted, or failed."),
-            &["outcome"],
-        )?)?,
-        ended: metrics.add(IntCounterVec::new(
-            Opts::new("stasis_lease_ends_total", "Leases ended, by reason."),
-            &["reason"],
-        )?)?,
-        stops: metrics.add(HistogramVec::new(
-            HistogramOpts::new("stasis_freeze_seconds", "Time to stop a tree, by method.")
-                .buckets(seconds_buckets()),
-            &["method"],
-        )?)?,
+        held: metrics.gauges_of(&are::LEASES, &methods)?,
+        granted: metrics.counters_of(&are::LEASES_GRANTED, &["granted", "failed"])?,
+        ended: metrics.counters_of(&are::LEASE_ENDS, &Ended::ALL.map(Ended::name))?,
+        stops: metrics.histograms_of(&are::FREEZE_SECONDS, &methods)?,
     };
     Ok(Router::new()
         .route("/v1/leases", post(grant).get(list))

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use prometheus::{IntCounter, IntGauge};
-use service::metrics::Metrics;
+use service::metrics::{Metrics, definitions as are};
 
 use restorer::Record;
 
@@ -75,14 +75,8 @@ impl Reaper {
         Ok(Self {
             state: Arc::default(),
             parent: parent()?,
-            running: metrics.add(IntGauge::new(
-                "stasis_restored_running",
-                "Restored trees whose root runs.",
-            )?)?,
-            reaped: metrics.add(IntCounter::new(
-                "stasis_reaped_total",
-                "Restored processes that ended and were waited for.",
-            )?)?,
+            running: metrics.gauge(&are::RESTORED_RUNNING)?,
+            reaped: metrics.counter(&are::REAPED)?,
         })
     }
 

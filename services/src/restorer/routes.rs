@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use api::{
-    CgroupsMode, Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User,
+    CgroupsMode, Code, Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User,
 };
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,15 +14,17 @@ use axum::routing::post;
 use axum::{Json, Router};
 use ids::HostPid;
 use images::{Images, Quiet};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+use nix::unistd::{SysconfVar, sysconf};
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 use serde::{Deserialize, Serialize};
-use service::metrics::{Metrics, seconds_buckets};
+use service::metrics::{Failures, Metrics, definitions as are};
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Worker, WorkerError,
     chain, holds_checkpoint, worker_answer,
 };
 
 use super::reaper::Reaper;
+use crate::has_no_room;
 use restorer::{
     AfterRestore, Connections, Error, Parent, Record, RestoreOptions, Trust, Validation, layout,
     restore,
@@ -56,42 +58,47 @@ struct Restorer {
 #[derive(Clone, Debug)]
 struct RestoreMetrics {
     restores: IntCounterVec,
+    failures: Failures,
     running: IntGauge,
     seconds: Histogram,
-    pages: IntCounter,
+    memory: Histogram,
 }
 
 impl RestoreMetrics {
-    fn new(metrics: &Metrics) -> Result<Self, prometheus::Error> {
-        let made = Self {
-            restores: metrics.add(IntCounterVec::new(
-                Opts::new("stasis_restores_total", "Restores finished, by outcome."),
-                &["outcome"],
-            )?)?,
-            running: metrics
-                .add(IntGauge::new("stasis_restores_running", "Restores that are at work.")?)?,
-            seconds: metrics.add(Histogram::with_opts(
-                HistogramOpts::new("stasis_restore_seconds", "Time that whole restores took.")
-                    .buckets(seconds_buckets()),
-            )?)?,
-            pages: metrics
-                .add(IntCounter::new("stasis_restore_pages_total", "Pages put back.")?)?,
-        };
-        for outcome in ["done", "failed"] {
-            made.restores.with_label_values(&[outcome]).reset();
-        }
-        Ok(made)
+    fn register(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            restores: metrics.counters_of(&are::RESTORES, &["done", "failed"])?,
+            failures: Failures::register(metrics, &are::RESTORE_FAILURES, &[])?,
+            running: metrics.gauge(&are::RESTORES_RUNNING)?,
+            seconds: metrics.histogram(&are::RESTORE_SECONDS)?,
+            memory: metrics.histogram(&are::RESTORE_MEMORY_BYTES)?,
+        })
     }
 
-    fn finished(&self, result: &Result<RestoreSummary, WorkerError>) {
+    /// A restore that was asked for, and was not begun.
+    fn turned_away(&self, problem: &Problem) {
+        self.restores.with_label_values(&["failed"]).inc();
+        self.failures.count(&[], problem.detail.code);
+    }
+
+    fn finished(&self, result: Result<&RestoreSummary, &Problem>) {
         self.running.dec();
-        let outcome = if result.is_ok() { "done" } else { "failed" };
-        self.restores.with_label_values(&[outcome]).inc();
-        if let Ok(summary) = result {
-            self.seconds.observe(Duration::from_micros(summary.total_us).as_secs_f64());
-            self.pages.inc_by(summary.pages_restored);
+        match result {
+            Ok(summary) => {
+                self.restores.with_label_values(&["done"]).inc();
+                self.seconds.observe(Duration::from_micros(summary.total_us).as_secs_f64());
+                self.memory.observe(bytes(summary.pages_restored));
+            }
+            Err(problem) => self.turned_away(problem),
         }
     }
+}
+
+/// So many pages, in bytes.
+#[allow(clippy::cast_precision_loss, reason = "sizes beyond 2^53 are not told to the byte")]
+fn bytes(pages: u64) -> f64 {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or_default();
+    pages as f64 * page as f64
 }
 
 /// The router of the restorer's own paths, with its metrics registered. `records` is where it is
@@ -106,7 +113,7 @@ pub(super) fn router(
     metrics: &Metrics,
 ) -> Result<Router, Box<dyn std::error::Error + Send + Sync>> {
     let worker = Worker::of_this_program()?;
-    let metrics = RestoreMetrics::new(metrics)?;
+    let metrics = RestoreMetrics::register(metrics)?;
     // What a restorer before this one restored is known still.
     for record in Record::all(&records) {
         if let Some(directory) = root.name(&record.images) {
@@ -187,6 +194,7 @@ async fn make(
 ) -> Result<Json<RestoreSummary>, Problem> {
     let name = request.directory.clone();
     let (work, directory) = work_for(&restorer, request, asker.0).inspect_err(|problem| {
+        restorer.metrics.turned_away(problem);
         tracing::warn!("{asker}: restore {name}: {}", problem.detail.message);
     })?;
     let operation = restorer.operations.begin(operation, asker.0)?;
@@ -210,11 +218,11 @@ async fn make(
         {
             restorer.reaper.adopt(name.clone(), pid);
         }
-        restorer.metrics.finished(&result);
         let result = result.map_err(|error| {
             tracing::warn!("{asker}: restore {name}: {}", chain(&error));
             problem(error)
         });
+        restorer.metrics.finished(result.as_ref());
         operation.end(result.as_ref());
         result
     });
@@ -306,6 +314,34 @@ fn detail(error: &Error) -> ErrorDetail {
     let detail = ErrorDetail { message: chain(error), ..ErrorDetail::default() };
     match error {
         Error::Refused(found) => detail.refused(found),
+        // Images that are as they were written, and are not understood, are our fault.
+        Error::Images(
+            images::Error::Changed { .. }
+            | images::Error::Missing { .. }
+            | images::Error::Truncated { .. }
+            | images::Error::Magic { .. },
+        ) => ErrorDetail { code: Code::Damaged, ..detail },
+        error if has_no_room(error) => ErrorDetail { code: Code::NoRoom, ..detail },
         _ => detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Fault;
+
+    use super::*;
+
+    #[test]
+    fn it_is_known_whose_fault_an_error_is() {
+        let code = |error: &Error| detail(error).code;
+        let (name, what) = ("core-7.img".to_owned(), "its contents".to_owned());
+        assert_eq!(code(&Error::Images(images::Error::Changed { name, what })), Code::Damaged);
+        let kernel = |number| {
+            let source = std::io::Error::from_raw_os_error(number);
+            code(&Error::Kernel { operation: "write a ghost".to_owned(), source })
+        };
+        assert_eq!(kernel(nix::libc::ENOSPC), Code::NoRoom);
+        assert_eq!(kernel(nix::libc::EINVAL).fault(), Fault::Product);
     }
 }

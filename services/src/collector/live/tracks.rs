@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api::TrackTarget;
 use ids::HostPid;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge};
+use service::metrics::{Metrics, definitions as are};
 
 use super::Live;
 use collector::{Collector, Error, Inventory, Look, Track, TrackError, Tracks};
@@ -16,6 +17,7 @@ pub(super) struct LiveTracks {
     state: Mutex<State>,
     processes: IntGauge,
     tracks: IntGauge,
+    stale: IntGauge,
     lost: IntCounter,
 }
 
@@ -30,7 +32,7 @@ struct State {
 
 impl LiveTracks {
     pub(super) fn start(
-        registry: &Registry,
+        metrics: &Metrics,
         collector: &mut Collector,
     ) -> Result<Self, prometheus::Error> {
         let state = State {
@@ -38,19 +40,13 @@ impl LiveTracks {
             inventories: BTreeMap::new(),
             counted: BTreeMap::new(),
         };
-        let live = Self {
+        Ok(Self {
             state: Mutex::new(state),
-            processes: IntGauge::new("stasis_tracked_processes", "Processes tracked now.")?,
-            tracks: IntGauge::new("stasis_tracks", "Tracks that there are now.")?,
-            lost: IntCounter::new(
-                "stasis_track_lost_total",
-                "Processes of tracks that there was no room for.",
-            )?,
-        };
-        registry.register(Box::new(live.processes.clone()))?;
-        registry.register(Box::new(live.tracks.clone()))?;
-        registry.register(Box::new(live.lost.clone()))?;
-        Ok(live)
+            processes: metrics.gauge(&are::TRACKED_PROCESSES)?,
+            tracks: metrics.gauge(&are::TRACKS)?,
+            stale: metrics.gauge(&are::TRACKS_STALE)?,
+            lost: metrics.counter(&are::TRACK_LOST)?,
+        })
     }
 
     /// Maps and numbers: one that panicked leaves them as they are.
@@ -72,6 +68,8 @@ impl LiveTracks {
         let all = state.tracks.as_mut().map_or_else(|| Ok(Vec::new()), Tracks::all)?;
         let processes = all.iter().map(|track| track.processes.len()).sum::<usize>();
         self.processes.set(i64::try_from(processes).unwrap_or(i64::MAX));
+        let stale = all.iter().filter(|track| track.lost > 0).count();
+        self.stale.set(i64::try_from(stale).unwrap_or(i64::MAX));
         self.tracks.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         let exists = |id: &u64| all.iter().any(|track| track.id == *id);
         state.counted.retain(|id, _| exists(id));

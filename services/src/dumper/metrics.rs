@@ -1,0 +1,130 @@
+//! What the dumper counts of dumps and verifications. All of it is noted when a dump is over, and nothing while a tree stands still.
+
+use std::time::Duration;
+
+use api::{Code, ContainerCheckpoint, Verification};
+use dumper::DumpReport;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+use service::Problem;
+use service::metrics::{Failures, Metrics, definitions as are};
+
+/// What is dumped: a process tree, by us, or a container, by its engine.
+const TARGETS: [&str; 2] = [PROCESS, CONTAINER];
+const PROCESS: &str = "process";
+const CONTAINER: &str = "container";
+
+/// The metrics of dumps.
+#[derive(Clone, Debug)]
+pub(super) struct DumpMetrics {
+    dumps: IntCounterVec,
+    failures: Failures,
+    running: IntGaugeVec,
+    seconds: HistogramVec,
+    frozen: HistogramVec,
+    steps: HistogramVec,
+    handovers: Histogram,
+    bytes: Histogram,
+    pages: IntCounter,
+    verifications: IntCounterVec,
+}
+
+impl DumpMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// If they are registered already.
+    pub(super) fn register(metrics: &Metrics) -> Result<Self, prometheus::Error> {
+        let made = Self {
+            dumps: metrics.counters(&are::DUMPS)?,
+            failures: Failures::register(metrics, &are::DUMP_FAILURES, &TARGETS)?,
+            running: metrics.gauges_of(&are::DUMPS_RUNNING, &TARGETS)?,
+            seconds: metrics.histograms_of(&are::DUMP_SECONDS, &TARGETS)?,
+            frozen: metrics.histograms_of(&are::DUMP_FROZEN_SECONDS, &TARGETS)?,
+            steps: metrics.histograms_of(&are::DUMP_STEP_SECONDS, &steps())?,
+            handovers: metrics.histogram(&are::DUMP_HANDOVER_SECONDS)?,
+            bytes: metrics.histogram(&are::DUMP_IMAGE_BYTES)?,
+            pages: metrics.counter(&are::DUMP_PAGES)?,
+            verifications: metrics.counters_of(&are::VERIFICATIONS, &["sound", "damaged"])?,
+        };
+        for target in TARGETS {
+            for outcome in ["done", "failed"] {
+                made.dumps.with_label_values(&[target, outcome]).reset();
+            }
+        }
+        Ok(made)
+    }
+
+    fn done(&self, target: &str, took: Duration) {
+        self.dumps.with_label_values(&[target, "done"]).inc();
+        self.seconds.with_label_values(&[target]).observe(took.as_secs_f64());
+    }
+
+    fn failed(&self, target: &str, code: Code) {
+        self.dumps.with_label_values(&[target, "failed"]).inc();
+        self.failures.count(&[target], code);
+    }
+
+    /// A dump that was asked for, and was not begun.
+    pub(super) fn turned_away(&self, problem: &Problem) {
+        self.failed(PROCESS, problem.detail.code);
+    }
+
+    pub(super) fn begun(&self) {
+        self.running.with_label_values(&[PROCESS]).inc();
+    }
+
+    pub(super) fn finished(&self, result: Result<&DumpReport, &Problem>) {
+        self.running.with_label_values(&[PROCESS]).dec();
+        let report = match result {
+            Ok(report) => report,
+            Err(problem) => return self.failed(PROCESS, problem.detail.code),
+        };
+        self.done(PROCESS, report.total);
+        self.frozen.with_label_values(&[PROCESS]).observe(report.frozen.as_secs_f64());
+        self.bytes.observe(as_float(report.image_bytes));
+        self.pages.inc_by(report.pages_written);
+        for (step, time) in report.account.steps().iter().filter(|(_, time)| !time.is_zero()) {
+            self.steps.with_label_values(&[*step]).observe(time.as_secs_f64());
+        }
+        if !report.account.handover.is_zero() {
+            self.handovers.observe(report.account.handover.as_secs_f64());
+        }
+    }
+
+    pub(super) fn container_begun(&self) {
+        self.running.with_label_values(&[CONTAINER]).inc();
+    }
+
+    pub(super) fn container_finished(
+        &self,
+        result: Result<&ContainerCheckpoint, &Problem>,
+        took: Duration,
+    ) {
+        self.running.with_label_values(&[CONTAINER]).dec();
+        match result {
+            Ok(done) => {
+                self.done(CONTAINER, took);
+                if let Some(frozen) = done.frozen_us.map(Duration::from_micros) {
+                    self.frozen.with_label_values(&[CONTAINER]).observe(frozen.as_secs_f64());
+                }
+            }
+            Err(problem) => self.failed(CONTAINER, problem.detail.code),
+        }
+    }
+
+    pub(super) fn verified(&self, found: &Verification) {
+        let outcome = if found.sound { "sound" } else { "damaged" };
+        self.verifications.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// The names of the steps of a frozen moment.
+fn steps() -> [&'static str; 9] {
+    dumper::FrozenAccount::default().steps().map(|(step, _)| step)
+}
+
+/// As histograms have it: of what is too large for that, the last digits do not matter.
+#[allow(clippy::cast_precision_loss, reason = "sizes beyond 2^53 are not told to the byte")]
+pub(super) fn as_float(bytes: u64) -> f64 {
+    bytes as f64
+}
