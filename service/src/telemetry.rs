@@ -3,7 +3,7 @@
 //! Each request is a span, child of the one that the caller names in its `traceparent` header
 //! (W3C trace context); what the service asks of others carries the span on. Spans are exported
 //! by OTLP over plain HTTP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, and only passed on when it
-//! is not.
+//! is not. What is logged of a request has the id of its trace, exported or not.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -123,12 +123,15 @@ pub(crate) async fn trace(request: Request, next: Next) -> Response {
         "request",
         otel.name = format!("{} {}", request.method(), path.unwrap_or("unmatched")),
         otel.kind = "server",
+        trace_id = tracing::field::Empty,
         http.status = tracing::field::Empty,
     );
     let parent = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
     if let Err(error) = span.set_parent(parent) {
         tracing::debug!("take over a trace context: {error}");
     }
+    let trace = span.context().span().span_context().trace_id();
+    span.record("trace_id", tracing::field::display(trace));
     let response = next.run(request).instrument(span.clone()).await;
     span.record("http.status", response.status().as_u16());
     response

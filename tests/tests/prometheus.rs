@@ -157,10 +157,13 @@ fn may_be_empty(query: &str) -> bool {
         || query.contains(r#"status=~"500|502""#)
 }
 
+/// A label that has to be written with care.
+const LABEL: &str = "web \"1\" \\ é";
+
 /// What somebody does with a stack, and what he does wrong.
 fn at_work(services: &Services, web: &WebServer) {
     let pid = web.program.pid();
-    let labels = json!({"app": "web"});
+    let labels = json!({"app": LABEL});
     for (directory, stays) in [("on", true), ("end", false)] {
         let body =
             json!({"pid": pid, "directory": directory, "leave_running": stays, "labels": labels});
@@ -200,8 +203,10 @@ fn a_prometheus_scrapes_the_services_and_answers_the_dashboards() {
     let said = String::from_utf8_lossy(&lint.stderr);
     assert!(lint.status.success() && said.is_empty(), "{said}{page}");
 
-    prometheus
-        .will_have("stasis_store_labelled_checkpoints{key='app',value='web'}", |it| it == 2.0);
+    let labelled = "stasis_store_labelled_checkpoints{key='app'}";
+    prometheus.will_have(labelled, |it| it == 2.0);
+    let labelled = prometheus.answer("query", Some(labelled));
+    assert_eq!(labelled["result"][0]["metric"]["value"], LABEL);
     prometheus
         .will_have("increase(stasis_dump_frozen_seconds_count{target='process'}[5m])", |it| {
             it > 1.0

@@ -1,4 +1,5 @@
-//! One trace a job, from who asks through the gateway and the dumper to the steps of the frozen moment, as a collector gets it.
+//! One trace a job, from who asks through the gateway and the services to the steps of the frozen moment, as a collector gets it; and
+//! log lines that say of which trace they are.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,17 +72,32 @@ impl Collector {
         Self { spans, address, _runtime: runtime }
     }
 
-    /// The spans of a trace until now.
-    fn trace(&self, id: &[u8]) -> Vec<Sent> {
-        let spans = self.spans.lock().expect("nobody panicked");
-        spans.iter().filter(|sent| sent.span.trace_id == id).cloned().collect()
+    /// The spans of a trace, when those of these services and names are there.
+    fn whole(&self, id: [u8; 16], wanted: &[(&str, &str)]) -> Vec<Sent> {
+        let until_now = || -> Vec<Sent> {
+            let spans = self.spans.lock().expect("nobody panicked");
+            spans.iter().filter(|sent| sent.span.trace_id == id).cloned().collect()
+        };
+        let is_whole = || {
+            let trace = until_now();
+            let is_there = |(service, name): &(&str, &str)| {
+                trace.iter().any(|sent| sent.service == *service && sent.span.name == *name)
+            };
+            wanted.iter().all(is_there)
+        };
+        assert!(wait_until(Duration::from_secs(60), is_whole), "{wanted:?}: {:#?}", until_now());
+        until_now()
     }
 }
 
-const TRACE: [u8; 16] = [
-    0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
-];
-const PARENT: [u8; 8] = [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7];
+/// Traces of who asks, and the span of his that he asks in.
+const DUMP: [u8; 16] = *b"a trace of dumps";
+const RESTORE: [u8; 16] = *b"one of a restore";
+const PARENT: [u8; 8] = *b"who asks";
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The only span of a name that hangs below another one.
 fn below<'a>(trace: &'a [Sent], parent: &[u8], service: &str, name: &str) -> &'a Span {
@@ -94,8 +110,20 @@ fn below<'a>(trace: &'a [Sent], parent: &[u8], service: &str, name: &str) -> &'a
     &found[0].span
 }
 
+/// Has the gateway do a job within a trace, and waits for its end.
+fn ask(services: &Services, trace: [u8; 16], path: &str, body: &serde_json::Value) {
+    let traceparent = format!("00-{}-{}-01", hex(&trace), hex(&PARENT));
+    let token = std::fs::read_to_string(services.token_file()).expect("the token");
+    let request = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
+    let request = request.post(format!("{}{path}?wait=60s", services.address()));
+    let request = request.bearer_auth(token.trim()).header("traceparent", traceparent);
+    let job: serde_json::Value =
+        request.json(body).send().and_then(|answer| answer.json()).expect("an answer");
+    assert_eq!(job["state"], "done", "{job}");
+}
+
 #[test]
-fn a_checkpoint_is_one_trace_down_to_the_steps_of_its_frozen_moment() {
+fn a_job_is_one_trace_down_to_the_steps_of_the_frozen_moment() {
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let collector = Collector::start();
@@ -103,28 +131,24 @@ fn a_checkpoint_is_one_trace_down_to_the_steps_of_its_frozen_moment() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address.as_str()),
         // Milliseconds between two times that spans are sent.
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("STASIS_LOG_FORMAT", "json"),
     ];
     let services = Services::start_with(&scratch.path("services"), &settings);
     let web = WebServer::start(&scratch.path("web"));
     let pid = web.program.pid();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let traceparent = format!("00-{}-{}-01", hex(&TRACE), hex(&PARENT));
-    let body = json!({"pid": pid, "directory": "traced", "leave_running": true});
-    let token = std::fs::read_to_string(services.token_file()).expect("the token");
-    let request = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
-    let request = request.post(services.address() + "/v1/checkpoints?wait=60s");
-    let request = request.bearer_auth(token.trim()).header("traceparent", traceparent);
-    let job: serde_json::Value =
-        request.json(&body).send().and_then(|answer| answer.json()).expect("an answer");
-    assert_eq!(job["state"], "done", "{job}");
+    let body = json!({"pid": pid, "directory": "traced", "leave_running": false});
+    ask(&services, DUMP, "/v1/checkpoints", &body);
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).expect("reap");
+    ask(&services, RESTORE, "/v1/restores", &json!({"directory": "traced"}));
 
-    let is_whole = || {
-        let names = ["POST /v1/checkpoints", "POST /v1/dumps", "frozen"];
-        let trace = collector.trace(&TRACE);
-        names.iter().all(|name| trace.iter().any(|sent| sent.span.name == *name))
-    };
-    assert!(wait_until(Duration::from_secs(60), is_whole), "{:#?}", collector.trace(&TRACE));
-    let trace = collector.trace(&TRACE);
+    let trace = collector.whole(
+        DUMP,
+        &[
+            ("stasis-gateway", "POST /v1/checkpoints"),
+            ("stasis-dumper", "POST /v1/dumps"),
+            ("stasis-dumper", "frozen"),
+        ],
+    );
     let asked = below(&trace, &PARENT, "stasis-gateway", "POST /v1/checkpoints");
     let dumped = below(&trace, &asked.span_id, "stasis-dumper", "POST /v1/dumps");
     let frozen = below(&trace, &dumped.span_id, "stasis-dumper", "frozen");
@@ -138,6 +162,29 @@ fn a_checkpoint_is_one_trace_down_to_the_steps_of_its_frozen_moment() {
     assert!(frozen.end_time_unix_nano <= dumped.end_time_unix_nano);
     let roots = trace.iter().filter(|sent| sent.span.parent_span_id == PARENT).count();
     assert_eq!(roots, 1, "who asked has asked for one thing: {trace:#?}");
+
+    let trace = collector.whole(
+        RESTORE,
+        &[("stasis-gateway", "POST /v1/restores"), ("stasis-restorer", "POST /v1/restores")],
+    );
+    let asked = below(&trace, &PARENT, "stasis-gateway", "POST /v1/restores");
+    below(&trace, &asked.span_id, "stasis-restorer", "POST /v1/restores");
+
+    // One JSON object a line, and what is done for somebody has the id of his trace.
+    let logs = services.logs();
+    let lines = logs.lines().filter(|line| !line.starts_with("--- ")).map(|line| {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        line
+    });
+    let lines: Vec<_> = lines.collect();
+    for (trace, says) in [(DUMP, ": dumped process"), (RESTORE, ": restored traced")] {
+        let here = |line: &&serde_json::Value| {
+            line["fields"]["message"].as_str().is_some_and(|message| message.contains(says))
+        };
+        let line = lines.iter().find(here).unwrap_or_else(|| panic!("no {says} in {logs}"));
+        assert_eq!(line["span"]["trace_id"], hex(&trace), "{line}");
+    }
     drop(services);
     machine.end_tree(pid);
 }
