@@ -124,8 +124,5 @@ async fn inventory(
             .remedy("stasis ps lists those there are"));
     }
     let taken = blocking(move || live.inventory(pid)).await;
-    taken.map(Json).map_err(|error| {
-        let message = format!("take the inventory: {}", chain(&error));
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-    })
+    taken.map(Json).map_err(|error| track_routes::untaken("the inventory", &error))
 }

@@ -22,7 +22,8 @@ fn inventories_are_counted_and_serialised() {
     assert!(live.inventory(HostPid::new(i32::MAX).unwrap()).is_err());
     let text = metrics.text().unwrap();
     assert!(text.contains("stasis_inventories_total{source=\"bpf\"} 1"), "{text}");
-    assert!(text.contains("stasis_inventory_failures_total 1"), "{text}");
+    let failed = r#"stasis_inventory_failures_total{fault="user",reason="not_found"} 1"#;
+    assert!(text.contains(failed), "{text}");
     assert!(text.contains("stasis_collector_bpf 1"), "{text}");
     drop(live);
     home.clear().unwrap();

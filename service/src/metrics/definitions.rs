@@ -177,6 +177,8 @@ table! {
         "Trees stopped now, by method.";
     LEASES_GRANTED: Counter, "stasis_leases_total", ["outcome"],
         "Leases asked for: granted, or failed.";
+    LEASE_FAILURES: Counter, "stasis_lease_failures_total", ["reason", "fault"],
+        "Leases that were not granted, by the code of the error and by whose fault it is.";
     LEASE_ENDS: Counter, "stasis_lease_ends_total", ["reason"],
         "Leases ended, by reason.";
     FREEZE_SECONDS: FROZEN, "stasis_freeze_seconds", ["method"],
@@ -187,8 +189,8 @@ table! {
         "1 if inventories come from eBPF, 0 if they come from /proc.";
     INVENTORIES: Counter, "stasis_inventories_total", ["source"],
         "Inventories taken.";
-    INVENTORY_FAILURES: Counter, "stasis_inventory_failures_total", [],
-        "Inventories that could not be taken.";
+    INVENTORY_FAILURES: Counter, "stasis_inventory_failures_total", ["reason", "fault"],
+        "Inventories that could not be taken, by the code of the error and by whose fault it is.";
     INVENTORY_SECONDS: SECONDS, "stasis_inventory_seconds", [],
         "Time an inventory took.";
     INVENTORY_PROCESSES: Counter, "stasis_inventory_processes_total", [],

@@ -6,12 +6,13 @@ mod tracks;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use api::Code;
 use ids::HostPid;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 
 use collector::{Collector, Error, Home, Inventory, ROOM, Source};
 use service::chain;
-use service::metrics::{Metrics, definitions as are};
+use service::metrics::{Failures, Metrics, definitions as are};
 use tracks::LiveTracks;
 
 /// A source of inventories for many.
@@ -26,7 +27,7 @@ pub struct Live {
 #[derive(Debug)]
 struct OfInventories {
     inventories: IntCounterVec,
-    failures: IntCounter,
+    failures: Failures,
     seconds: Histogram,
     processes: IntCounter,
 }
@@ -108,7 +109,7 @@ impl Live {
             Ok(_) => {
                 self.metrics.inventories.with_label_values(&[name(collector.source())]).inc();
             }
-            Err(_) => self.metrics.failures.inc(),
+            Err(error) => self.metrics.failures.count(&[], code(error)),
         }
         answer
     }
@@ -124,10 +125,21 @@ impl OfInventories {
         metrics.gauge(&are::COLLECTOR_BPF)?.set(i64::from(source == Source::Bpf));
         Ok(Self {
             inventories: metrics.counters_of(&are::INVENTORIES, &[name(source)])?,
-            failures: metrics.counter(&are::INVENTORY_FAILURES)?,
+            failures: Failures::register(metrics, &are::INVENTORY_FAILURES, &[])?,
             seconds: metrics.histogram(&are::INVENTORY_SECONDS)?,
             processes: metrics.counter(&are::INVENTORY_PROCESSES)?,
         })
+    }
+}
+
+/// What kind of problem an inventory that could not be taken is.
+pub(super) fn code(error: &Error) -> Code {
+    match error {
+        Error::Proc { source, .. } | Error::Tree { source, .. } if source.is_gone() => {
+            Code::NotFound
+        }
+        Error::OutOfTime => Code::OverBudget,
+        _ => Code::Failed,
     }
 }
 

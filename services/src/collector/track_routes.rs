@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::live::Live;
-use api::{TrackList, TrackRequest, TrackTarget, User};
+use super::live::{self, Live};
+use api::{Code, TrackList, TrackRequest, TrackTarget, User};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
@@ -166,10 +166,7 @@ async fn inventory(
     let number = find(&live, user, &id).await?.id;
     let taken = blocking(move || live.track_inventory(number)).await;
     let taken = taken.map_err(|error| problem(&error, None))?;
-    let found = taken.map_err(|error| {
-        let message = format!("take the inventory of track {id}: {}", chain(&error));
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-    })?;
+    let found = taken.map_err(|error| untaken(&format!("the inventory of track {id}"), &error))?;
     let inventory = found.ok_or_else(|| no_track(&id))?;
     // It tells of those that were there when it was taken.
     match may_trace(user, inventory.processes.keys().copied().collect()).await? {
@@ -255,4 +252,14 @@ fn told(track: Track) -> api::Track {
         tree: track.tree,
         processes: processes.collect(),
     }
+}
+
+/// That an inventory could not be taken.
+pub(crate) fn untaken(what: &str, error: &collector::Error) -> Problem {
+    let code = live::code(error);
+    let status = match code {
+        Code::NotFound => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(status, format!("take {what}: {}", chain(error))).coded(code)
 }

@@ -19,7 +19,7 @@ use service::{
 
 use super::metrics::DumpMetrics;
 use crate::{has_no_room, no_room};
-use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, dump};
+use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, FreezeError, dump};
 
 #[derive(Clone, Debug)]
 struct Dumper {
@@ -67,6 +67,13 @@ fn problem(error: &Error, pid: HostPid) -> Problem {
         reason if reason.is_gone() && has_ended() => {
             unprocessable().remedy("send the pid of a process that stays while it is dumped")
         }
+        Error::Freeze { source: FreezeError::Traced { .. }, .. } => {
+            Problem::new(StatusCode::CONFLICT, chain(error))
+                .of("pid")
+                .remedy("try again when the debugger has let go of it")
+        }
+        // What locks connections is not installed, or not allowed.
+        Error::Lock(_) => Problem::new(StatusCode::NOT_IMPLEMENTED, chain(error)),
         Error::FrozenTooLong { .. } => over_budget(
             "max_freeze_ms",
             "allow it to stand still for longer, or dump it when it does less",
@@ -289,6 +296,10 @@ mod tests {
         for error in [frozen, late] {
             assert_eq!(code(&error), Code::OverBudget);
         }
+        let source = FreezeError::Traced { tid: pid, tracer: pid };
+        assert_eq!(code(&Error::Freeze { root: pid, source }).fault(), Fault::User);
+        let lock = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(code(&Error::Lock(lock)).fault(), Fault::Environment);
         let source = || io::Error::from_raw_os_error(nix::libc::ESRCH);
         let gone = || Error::Process { operation: "read the memory", pid, source: source() };
         assert_eq!(code(&gone()).fault(), Fault::Product, "this process is there");

@@ -9,8 +9,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use ids::HostPid;
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
-use service::metrics::{Metrics, definitions as are};
+use service::metrics::{Failures, Metrics, definitions as are};
 use service::{Body, Peer, Problem};
+
+use crate::has_no_room;
 
 use super::leases::{Ended, Leases, as_asked};
 use freezer::{Error, Method, Target};
@@ -22,6 +24,7 @@ struct Freezer {
     leases: Leases,
     held: IntGaugeVec,
     granted: IntCounterVec,
+    failures: Failures,
     ended: IntCounterVec,
     stops: HistogramVec,
 }
@@ -36,6 +39,7 @@ pub(super) fn router(leases: Leases, metrics: &Metrics) -> Result<Router, promet
         leases,
         held: metrics.gauges_of(&are::LEASES, &methods)?,
         granted: metrics.counters_of(&are::LEASES_GRANTED, &["granted", "failed"])?,
+        failures: Failures::register(metrics, &are::LEASE_FAILURES, &[])?,
         ended: metrics.counters_of(&are::LEASE_ENDS, &Ended::ALL.map(Ended::name))?,
         stops: metrics.histograms_of(&are::FREEZE_SECONDS, &methods)?,
     };
@@ -67,8 +71,15 @@ fn target(request: &LeaseRequest) -> Result<Target, Problem> {
 }
 
 fn failed(error: &Error) -> Problem {
-    let status =
-        if error.is_gone() { StatusCode::NOT_FOUND } else { StatusCode::UNPROCESSABLE_ENTITY };
+    let status = match error {
+        error if error.is_gone() => StatusCode::NOT_FOUND,
+        error if has_no_room(error) => StatusCode::INSUFFICIENT_STORAGE,
+        // What we need ourselves, and no matter of what is named.
+        Error::Thread { .. } | Error::Lost(_) | Error::Undo { .. } | Error::Locked { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
     let problem = Problem::new(status, service::chain(error));
     match error.remedy() {
         Some(remedy) => problem.remedy(remedy),
@@ -106,7 +117,11 @@ async fn grant(
         freezer.leases.grant(target, as_asked(request.method), ttl, peer.connection, after).await;
     let outcome = if granted.is_ok() { "granted" } else { "failed" };
     freezer.granted.with_label_values(&[outcome]).inc();
-    let lease = granted.map_err(|error| failed(&error))?;
+    let lease = granted.map_err(|error| {
+        let problem = failed(&error);
+        freezer.failures.count(&[], problem.detail.code);
+        problem
+    })?;
     let method = name(as_asked(lease.method));
     freezer.held.with_label_values(&[method]).inc();
     freezer
