@@ -75,6 +75,11 @@ fn a_lease_ends_when_given_back_when_over_and_when_its_holder_is_gone() {
     assert!(running());
     assert_eq!(client.delete(&one).send().unwrap().status().as_u16(), 404);
 
+    let expired = |count: u32| {
+        let page = client.get("http://freezer/metrics").send().unwrap().text().unwrap();
+        page.contains(&format!("stasis_lease_ends_total{{reason=\"expired\"}} {count}\n"))
+    };
+    assert!(expired(0), "before the first: its step is seen as an increase");
     let (_, lease) = freezer.lease(&client, &body(300));
     let one = format!("{URL}/{}/renew", lease["id"].as_str().unwrap());
     let renewal = client.post(one).header("content-type", "application/json");
@@ -84,6 +89,7 @@ fn a_lease_ends_when_given_back_when_over_and_when_its_holder_is_gone() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     assert_eq!(tree.states(), b"tt", "the renewed lease still holds");
     eventually("the lease is over", running);
+    eventually("it is counted", || expired(1));
 
     let holder = freezer.client();
     assert_eq!(freezer.lease(&holder, &body(60_000)).0, 201);

@@ -116,3 +116,28 @@ fn links_do_not_lead_out() {
     std::os::unix::fs::symlink(place.root.join("a"), place.root.join("link")).unwrap();
     assert_eq!(place.names(), ["a"]);
 }
+
+#[test]
+fn what_the_kernel_does_not_tell_is_read_again_and_counted() {
+    let place = Place::new();
+    place.make("a");
+    let known = || {
+        let mut names = Vec::new();
+        let mut show = |found: &CheckpointSummary| names.push(found.directory.to_string());
+        let lost = place.index.show_all(&mut show).unwrap();
+        (names, lost)
+    };
+    assert_eq!(known(), (vec!["a".to_owned()], 0));
+    let most = kernel::sysctl::read("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let (one, other) = (place.root.join("one"), place.root.join("other"));
+    write(&one, "").unwrap();
+    // Each is two events, and there and back are four.
+    for _ in 0..most.trim().parse::<u64>().unwrap() / 4 + 1 {
+        rename(&one, &other).unwrap();
+        rename(&other, &one).unwrap();
+    }
+    place.make("b");
+    assert_eq!(known(), (vec!["a".to_owned(), "b".to_owned()], 1));
+    place.make("c");
+    assert_eq!(known().1, 1, "from then on all is told");
+}
