@@ -444,6 +444,22 @@ fn a_container_is_dumped_by_the_services() {
     fs::rename(images, container.scratch.path("images")).expect("rename");
     container.restore("images", &["--file-locks"]).must_succeed("runc restore");
     container.counts_on(before);
+    // What the engine does not say, our log does: that it cannot be carried.
+    let exec = ["exec", "--detach", container.id(), "sleep", "1000"];
+    container.runc(&exec).must_succeed("runc exec");
+    let refused = services.job("/v1/checkpoints", &asked("entered", false));
+    let refused = refused.expect_err("somebody has entered");
+    assert_eq!(refused["code"], "refused", "{refused}");
+    let page = services.call("GET", "/metrics", None).text;
+    for line in [
+        r#"stasis_dumps_total{outcome="done",target="container"} 3"#,
+        r#"stasis_dump_frozen_seconds_count{target="container"} 3"#,
+        r#"stasis_dump_failures_total{fault="user",reason="invalid",target="container"} 1"#,
+        r#"stasis_dump_failures_total{fault="user",reason="refused",target="container"} 1"#,
+        r#"stasis_dump_failures_total{fault="product",reason="failed",target="container"} 0"#,
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
 }
 
 /// That the same is so of CRIU.

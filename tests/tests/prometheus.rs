@@ -1,5 +1,6 @@
 //! What Prometheus says of the metrics, the rules and the dashboards: its own checker, and one that scrapes a stack at work.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -299,4 +300,42 @@ fn failures_are_counted_by_whose_fault_they_are() {
     let wrong: Vec<_> = of_product.filter(|line| !line.ends_with(" 0")).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     machine.end_tree(pid);
+}
+
+/// The names and labels of all that is on the page.
+fn series(services: &Services) -> BTreeSet<String> {
+    let page = services.call("GET", "/metrics", None).text;
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    samples.filter_map(|line| line.rsplit_once(' ').map(|(name, _)| name.to_owned())).collect()
+}
+
+#[test]
+fn nobody_makes_a_time_series_by_what_he_sends() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services =
+        Services::start_with(&scratch.path("services"), &[("STASIS_METRICS_LABEL", "app")]);
+    let send = |made_up: &str| {
+        let labels = json!({"app": made_up});
+        let body = json!({"pid": i32::MAX, "leave_running": true, "labels": labels}).to_string();
+        for (method, path, body) in [
+            ("GET", format!("/{made_up}"), None),
+            ("GET", format!("/v1/jobs/{made_up}"), None),
+            ("GET", format!("/v1/jobs?state={made_up}"), None),
+            ("GET", format!("/v1/processes?comm={made_up}"), None),
+            ("GET", format!("/v1/tracks/{made_up}"), None),
+            ("DELETE", format!("/v1/checkpoints/{made_up}"), None),
+            ("POST", "/v1/checkpoints".to_owned(), Some(body.as_str())),
+            (made_up, "/v1/jobs".to_owned(), None),
+        ] {
+            assert!(services.call(method, &path, body).status < 500, "{method} {path}");
+        }
+    };
+    send("first");
+    // The page is asked for itself.
+    series(&services);
+    let before = series(&services);
+    (0..50).for_each(|number| send(&format!("made-up-{number}")));
+    let more: Vec<_> = series(&services).difference(&before).cloned().collect();
+    assert!(more.is_empty(), "{more:#?}");
 }
