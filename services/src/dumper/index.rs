@@ -22,6 +22,8 @@ use service::CheckpointRoot;
 const DEEPEST: usize = 8;
 /// Directories that are looked at in all.
 const MOST: usize = 1_000_000;
+/// Checkpoints that are shown before others may ask.
+const AT_ONCE: usize = 200;
 /// What the names of directories contain that are being written.
 const TEMPORARY: &str = ".stasis-tmp-";
 
@@ -348,12 +350,26 @@ impl Index {
         Ok((found, false))
     }
 
-    /// Shows all checkpoints; how often until now the kernel did not tell of all changes.
+    /// Shows all checkpoints, a few at a time, so that nobody waits for the whole of it; how often until now the kernel did not tell of
+    /// all changes. What changes meanwhile may be shown as it was or as it is.
     pub(super) fn show_all(&self, show: &mut dyn FnMut(&CheckpointSummary)) -> io::Result<u64> {
-        let mut inner = self.lock();
-        inner.refresh()?;
-        inner.found.checkpoints.values().for_each(|known| show(&known.summary));
-        Ok(inner.lost)
+        self.lock().refresh()?;
+        let mut from = Bound::Unbounded;
+        loop {
+            let inner = self.lock();
+            let some = inner.found.checkpoints.range((from, Bound::Unbounded)).take(AT_ONCE);
+            let mut last = None;
+            for (name, known) in some {
+                show(&known.summary);
+                last = Some(name);
+            }
+            match last {
+                Some(last) => from = Bound::Excluded(last.clone()),
+                None => return Ok(inner.lost),
+            }
+            drop(inner);
+            std::thread::yield_now();
+        }
     }
 
     /// One checkpoint.
