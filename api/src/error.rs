@@ -76,12 +76,13 @@ impl Fault {
 
 impl Code {
     /// All there are.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::TooSlow,
         Self::Conflict,
         Self::TooLarge,
         Self::UnsupportedMediaType,
@@ -109,6 +110,7 @@ impl Code {
             | Self::Forbidden
             | Self::NotFound
             | Self::MethodNotAllowed
+            | Self::TooSlow
             | Self::Conflict
             | Self::TooLarge
             | Self::UnsupportedMediaType
@@ -130,8 +132,7 @@ impl Code {
             404 => Self::NotFound,
             405 => Self::MethodNotAllowed,
             408 => Self::TooSlow,
-            409 => Self::Conflict,
-            412 => Self::Conflict,
+            409 | 412 => Self::Conflict,
             413 => Self::TooLarge,
             415 => Self::UnsupportedMediaType,
             421 => Self::Misdirected,

@@ -19,7 +19,7 @@ use service::{
 
 use super::metrics::DumpMetrics;
 use crate::{has_no_room, no_room};
-use dumper::{AfterDump, Connections, DumpOptions, DumpReport, Error, FreezeError, dump};
+use dumper::{AfterDump, Connections, DumpOptions, Error, FreezeError, dump};
 
 #[derive(Clone, Debug)]
 struct Dumper {
