@@ -1,7 +1,7 @@
 //! What the paths work with.
 
 use crate::identities::Identities;
-use crate::policies::{self, Policies};
+use crate::policies::Policies;
 use crate::{Audit, GatewayMetrics, Jobs, Services, Sessions, State, StateError};
 
 /// What the paths work with.
@@ -34,10 +34,5 @@ impl Gateway {
         let sessions = Sessions::of(identities.clone());
         let jobs = Jobs::of(state);
         Ok(Self { services, jobs, metrics, sessions, identities, audit, policies })
-    }
-
-    /// Has policies at work at their times, for as long as this runs.
-    pub async fn keep_at_work(self) {
-        policies::keep_at_work(self).await;
     }
 }

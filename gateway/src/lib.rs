@@ -19,6 +19,8 @@ mod metrics;
 mod openapi;
 mod page;
 mod policies;
+mod policy_routes;
+mod policy_work;
 mod restores;
 mod routes;
 mod services;

@@ -26,7 +26,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(containers))
         .merge(crate::tracks::router())
         .merge(crate::token_routes::router())
-        .merge(crate::policies::router())
+        .merge(crate::policy_routes::router())
         .routes(routes!(healthz))
         .routes(routes!(metrics))
 }

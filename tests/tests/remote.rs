@@ -168,7 +168,7 @@ fn who_may_not_ask_is_told_what_it_takes() {
     fs::write(&wrong, "x".repeat(64)).expect("write");
     let wrong = format!("--token-file={}", wrong.display());
     let shell = Shell { way: vec![format!("--gateway={}", services.address()), wrong] };
-    shell.refused(&["list"], "the token is not the gateway's");
+    shell.refused(&["list"], "the token is none of the gateway's");
     // The environment says it as well.
     let mut command = Command::new(stasis_program());
     command.args(["list", "--json"]).env("STASIS_GATEWAY", services.address());

@@ -15,7 +15,7 @@ use super::{Failed, views};
 use crate::audit::Object;
 use crate::callers::Owner;
 use crate::gateway::Gateway;
-use crate::policies;
+use crate::policy_routes as policies;
 
 /// What a policy selects, in words.
 fn selects(select: &Selector) -> String {

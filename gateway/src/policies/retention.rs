@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(over(&runs(2), 0), ["a"]);
         assert_eq!(over(&runs(1), 0), ["a", "b2", "b1"]);
         let age = Keep { age: Some("1s".to_owned()), ..Keep::default() };
-        assert_eq!(over(&age, 3500), ["a"]);
+        assert_eq!(over(&age, 2900), ["a"]);
         assert_eq!(over(&age, 1_000_000), ["a", "b2", "b1"], "the newest stays");
         let bytes = |bytes| Keep { bytes: Some(bytes), ..Keep::default() };
         assert_eq!(over(&bytes(40), 0), ["a"]);

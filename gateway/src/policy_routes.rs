@@ -8,16 +8,14 @@ use service::{Body, Problem};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::retention::Limits;
-use super::schedule::Schedule;
-use super::store::{Expected, NotSet};
-use super::work;
 use crate::audit::Object;
 use crate::callers::Owner;
 use crate::checkpoints::not_reserved;
 use crate::gateway::Gateway;
 use crate::job_routes::lost;
 use crate::openapi::Problems;
+use crate::policies::{Expected, Limits, NotSet, Schedule};
+use crate::policy_work as work;
 
 /// The longest name.
 const LONGEST_NAME: usize = 40;

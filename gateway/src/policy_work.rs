@@ -9,13 +9,12 @@ use api::{
 };
 use service::Problem;
 
-use super::retention::Limits;
-use super::store::AtWork;
 use crate::callers::{Asker, Rights};
 use crate::checkpoints;
 use crate::gateway::Gateway;
 use crate::job_routes::Manner;
 use crate::jobs::now_ms;
+use crate::policies::{AtWork, Limits};
 use crate::services::{problem, with_query};
 
 /// In between it is looked whether one is due whose time has come because the clock was set.
@@ -27,18 +26,24 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// So many jobs of a run are told.
 const TOLD: usize = 100;
 
-/// Has policies at work at their times, for as long as this runs.
-pub(crate) async fn keep_at_work(gateway: Gateway) {
+impl Gateway {
+    /// Has policies at work at their times, for as long as this runs.
+    pub async fn keep_at_work(self) {
+        keep_at_work(&self).await;
+    }
+}
+
+async fn keep_at_work(gateway: &Gateway) {
     let mut swept = tokio::time::Instant::now();
     loop {
         let (due, wait) = gateway.policies.due();
         for name in due {
-            begin(&gateway, &name);
+            begin(gateway, &name);
         }
         if swept.elapsed() >= SWEPT {
             swept = tokio::time::Instant::now();
             for policy in gateway.policies.list() {
-                sweep(&gateway, &policy).await;
+                sweep(gateway, &policy).await;
             }
         }
         let wait = wait.map_or(LOOKED_AT, Duration::from_millis).min(LOOKED_AT);
