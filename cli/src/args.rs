@@ -455,6 +455,9 @@ pub(crate) struct JobsOptions {
     /// The job to show, by its id
     #[arg(value_name = "ID", conflicts_with_all = ["state", "kind", "limit"])]
     pub(crate) id: Option<String>,
+    /// Wait for its end, and tell it as the command that began it would
+    #[arg(long, requires = "id")]
+    pub(crate) wait: bool,
     /// Those that are so far alone
     #[arg(long, value_parser = ["running", "done", "failed"])]
     pub(crate) state: Option<String>,

@@ -1,6 +1,5 @@
 //! `stasis list`: the checkpoints below a directory.
 
-use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -45,7 +44,7 @@ fn failure(directory: &Path, source: io::Error) -> Failure {
         io::ErrorKind::NotFound => {
             Failure::with_remedy(error, "name the directory that they are in: stasis list DIR")
         }
-        _ => Failure::from(Box::<dyn Error + Send + Sync>::from(error)),
+        _ => error.into(),
     }
 }
 

@@ -218,7 +218,12 @@ impl Remote {
 
     async fn jobs(&self, options: &JobsOptions) -> Result<ExitCode, Failure> {
         if let Some(id) = &options.id {
-            let job: Job = self.client.get(&format!("/v1/jobs/{}", escaped(id))).await?;
+            let path = format!("/v1/jobs/{}", escaped(id));
+            let job: Job = self.client.get(&path).await?;
+            if options.wait {
+                let job = jobs::ended(&self.client, job, self.voice).await?;
+                return jobs::tell_begun(&job, self.voice);
+            }
             self.voice.print(&job, || jobs::line(&job))?;
             return Ok(ExitCode::SUCCESS);
         }

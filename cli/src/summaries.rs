@@ -65,7 +65,7 @@ pub(crate) fn of_restore(restore: &RestoreSummary) -> String {
     )
 }
 
-/// What became of a container's checkpoint; `place` are the images, if who looks on does not know them already.
+/// What became of a container's checkpoint, and how it comes back; `tells_place`: also where its images are.
 pub(crate) fn of_container(done: &ContainerCheckpoint, tells_place: bool) -> String {
     let mut text = String::new();
     if tells_place || done.images.is_none() {

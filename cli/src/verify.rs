@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::{RemoveOptions, VerifyOptions};
 use crate::progress::bytes;
+use crate::ps::plain;
 use crate::show::explain;
 use crate::voice::{BAD, GOOD, Voice, in_style};
 use criu::Failure;
@@ -31,15 +32,17 @@ pub(crate) fn tell(found: &Verification, voice: Voice) -> Result<ExitCode, Failu
 fn text(found: &Verification, quiet: bool) -> String {
     let mut text = String::new();
     for DamagedFile { path, what } in &found.damages {
-        text += &format!("{}: {what}\n", in_style(BAD, path));
+        text += &format!("{}: {}\n", in_style(BAD, &plain(path)), plain(what));
     }
     if quiet {
         return text;
     }
     for path in &found.in_part {
+        let path = plain(path);
         text += &format!("{path}: compared in part alone: all of it is not known\n");
     }
     for path in &found.without_manifest {
+        let path = plain(path);
         text += &format!("{path} has no manifest: there is nothing to compare its files with\n");
     }
     let (files, size) = (found.files, bytes(found.bytes));

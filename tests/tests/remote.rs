@@ -77,8 +77,8 @@ fn goes_there_and_back(shell: &Shell, services: &Services, scratch: &Scratch) {
     let before = web.count();
     // The end of one that is not waited for is told by its job.
     let id = shell.said(&["dump", &pid, "-D", "web/end", "--no-wait"]);
-    let job = services.ended(id.trim()).expect("the job");
-    assert_eq!(job["directory"], "web/end", "{job}");
+    let job = shell.json(&["jobs", id.trim(), "--wait"]);
+    assert_eq!((&job["directory"], &job["job"]), (&"web/end".into(), &id.trim().into()), "{job}");
     waitpid(Pid::from_raw(root), None).expect("reap");
     assert_eq!(shell.json(&["jobs", id.trim()])["state"], "done");
     let jobs = shell.said(&["jobs", "--kind", "checkpoint"]);

@@ -54,7 +54,7 @@ const CARRIED: [(&str, &[&str], &str); 11] = [
         &["id"],
         "end the tracking of a process's memory on its machine, without --gateway, or name a track with --id",
     ),
-    ("jobs", &["id", "state", "kind", "limit"], ""),
+    ("jobs", &["id", "wait", "state", "kind", "limit"], ""),
 ];
 
 /// Commands that only make a job, for which one may wait or not.

@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::transport::{Place, connect};
+use crate::ps::plain;
 
 /// More than any answer of a gateway's.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -213,9 +214,10 @@ fn explained(error: ClientError) -> Failure {
 
 /// What a gateway says of a request, or of a job. What was refused says what helps in its own words.
 pub(crate) fn failure(detail: &ErrorDetail) -> Failure {
-    let message = detail.message.clone();
+    // What others say must not drive the terminal.
+    let message = detail.message.lines().map(plain).collect::<Vec<_>>().join("\n");
     match detail.remedy.as_ref().filter(|_| detail.refusals.is_empty()) {
-        Some(remedy) => Failure::with_remedy(message, remedy.clone()),
+        Some(remedy) => Failure::with_remedy(message, plain(remedy)),
         None => message.into(),
     }
 }

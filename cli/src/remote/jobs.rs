@@ -24,15 +24,20 @@ pub(super) async fn begin(
     waits: bool,
     voice: Voice,
 ) -> Result<Job, Failure> {
-    if !waits {
-        return client.post(path, request).await;
-    }
+    let job = client.post(path, request).await?;
+    if waits { ended(client, job, voice).await } else { Ok(job) }
+}
+
+/// Waits for the end of a job.
+pub(super) async fn ended(client: &Client, mut job: Job, voice: Voice) -> Result<Job, Failure> {
     let mut bar = voice.bar();
-    bar.begin("ask the gateway", None);
-    let mut job: Job = client.post(&format!("{path}?{WAIT}"), request).await?;
     while job.state == JobState::Running {
         bar.begin(&format!("{} of {}", job.kind.name(), job.directory), None);
-        job = client.get(&format!("/v1/jobs/{}?{WAIT}", job.id)).await?;
+        let waited = client.get(&format!("/v1/jobs/{}?{WAIT}", job.id)).await;
+        job = waited.inspect_err(|_| {
+            let id = plain(&job.id);
+            voice.note(&format!("job {id} goes on without us: `stasis jobs {id} --wait` tells"));
+        })?;
     }
     Ok(job)
 }
