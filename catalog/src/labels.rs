@@ -52,10 +52,10 @@ pub fn write(path: &Path, labels: &Labels) -> io::Result<()> {
     })
 }
 
-/// Writes the labels of a checkpoint that has just been made. It is there: that it has no labels is no reason to lose it.
-///
-/// # Errors
-/// As the file system's.
-pub fn give(path: &Path, labels: &Labels) -> io::Result<()> {
-    if labels.is_empty() { Ok(()) } else { write(path, labels) }
+/// Writes the labels of a checkpoint that has just been made. It is there: that it has none is no reason to lose it, and is what this says.
+#[must_use]
+pub fn unlabelled(path: &Path, labels: Option<&Labels>) -> Option<String> {
+    let labels = labels.filter(|labels| !labels.is_empty())?;
+    let written = write(path, labels);
+    written.err().map(|error| format!("write the labels of {}: {error}", path.display()))
 }

@@ -145,6 +145,9 @@ pub(crate) struct DumpOptions {
     /// to be kept for as long as this one
     #[arg(long, value_name = "DIR")]
     pub(crate) parent: Option<PathBuf>,
+    /// What the checkpoint is to be called by, for `stasis list --labels` and the services
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub(crate) labels: Option<api::Labels>,
     /// Directory of what is known at run time
     #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
     pub(crate) run_dir: PathBuf,
@@ -424,6 +427,9 @@ pub(crate) struct ListOptions {
     /// Directory below which they are; that of the services without it
     #[arg(value_name = "DIR", default_value = service::CHECKPOINTS, env = "STASIS_CHECKPOINTS")]
     pub(crate) directory: PathBuf,
+    /// Those that have all of these labels alone
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub(crate) labels: Option<api::Labels>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -19,8 +19,12 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
     let places = places(&options.engines, options.run_dir.clone(), &options.programs);
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
+    if options.labels.is_some() && directory.is_none() {
+        let error = "dump --container with --labels: an engine that keeps the images keeps no labels with them";
+        return Err(Failure::with_remedy(error, "name a directory with -D, or leave --labels out"));
+    }
     let asked = Asked {
-        directory,
+        directory: directory.clone(),
         leave_running: options.leave_running,
         tcp_established: options.tcp_established,
         ext_unix_sk: options.ext_unix_sk,
@@ -29,6 +33,11 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
     let listing = containers::list(&places);
     let container = listing.find(name, options.engine).map_err(failure)?;
     let done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
+    let unlabelled =
+        directory.and_then(|it| catalog::labels::unlabelled(&it, options.labels.as_ref()));
+    if let Some(warning) = unlabelled {
+        voice.note(&warning);
+    }
     voice.conclude(&done, || summaries::of_container(&done, stdout().is_terminal()))?;
     Ok(ExitCode::SUCCESS)
 }

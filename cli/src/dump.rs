@@ -64,7 +64,9 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
     let destination = NewDirectory { path: directory, options: WriteOptions::default() };
-    let report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut voice.bar())?;
+    let mut report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut voice.bar())?;
+    let labels = options.labels.as_ref();
+    report.warnings.extend(catalog::labels::unlabelled(&destination.path, labels));
     for warning in &report.warnings {
         voice.note(warning);
     }

@@ -23,8 +23,11 @@ struct ListError {
 }
 
 pub(crate) fn run(options: &ListOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let listed =
+    let mut listed =
         catalog::list(&options.directory).map_err(|error| failure(&options.directory, error))?;
+    if let Some(labels) = &options.labels {
+        listed.list.checkpoints.retain(|found| found.labels.have(labels));
+    }
     for path in &listed.unnamed {
         let path = plain(&path.display().to_string());
         voice.note(&format!(

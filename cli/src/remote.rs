@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use api::{
     CheckpointList, CheckpointRequest, CheckpointSummary, ContainerList, Directory, Job, JobList,
-    ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
+    Labels, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
@@ -130,7 +130,7 @@ impl Remote {
             Command::Ps(options) => self.ps(options).await,
             Command::List(options) => {
                 let below = below.then(|| named(&options.directory)).transpose()?;
-                let found = self.checkpoints(below.as_ref()).await?;
+                let found = self.checkpoints(below.as_ref(), options.labels.as_ref()).await?;
                 voice.print(&found, || list::text(&found))?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -191,12 +191,22 @@ impl Remote {
     }
 
     /// All pages of the list.
-    async fn checkpoints(&self, below: Option<&Directory>) -> Result<CheckpointList, Failure> {
+    async fn checkpoints(
+        &self,
+        below: Option<&Directory>,
+        labels: Option<&Labels>,
+    ) -> Result<CheckpointList, Failure> {
         let below = below.map(|below| format!("&below={below}")).unwrap_or_default();
+        let labels = labels.map(|labels| {
+            let pairs: Vec<_> =
+                labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("&labels={}", escaped(&pairs.join(",")))
+        });
+        let labels = labels.unwrap_or_default();
         let mut all = CheckpointList::default();
         let mut cursor = String::new();
         loop {
-            let path = format!("/v1/checkpoints?limit=1000{below}{cursor}");
+            let path = format!("/v1/checkpoints?limit=1000{below}{labels}{cursor}");
             let page: CheckpointList = self.client.get(&path).await?;
             all.checkpoints.extend(page.checkpoints);
             all.unfinished = page.unfinished;
@@ -259,7 +269,7 @@ fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
         link_remap: options.link_remap,
         max_freeze_ms: millis("--max-freeze", options.max_freeze)?,
         timeout_ms: millis("--timeout", options.timeout)?,
-        labels: api::Labels::default(),
+        labels: options.labels.clone().unwrap_or_default(),
     })
 }
 

@@ -54,7 +54,8 @@ fn two(scratch: &Scratch) -> Program {
     let (first, second) = (scratch.path("all/one"), scratch.path("all/deeper/two"));
     fs::create_dir_all(scratch.path("all/deeper")).expect("mkdir");
     let dump = ["dump", &pid, "--leave-running", "--track", "-D"];
-    stasis(&[&dump[..], &[text(&first)]].concat()).must_succeed("the first dump");
+    let labels = ["--labels", "of=tests,first=yes"];
+    stasis(&[&dump[..], &[text(&first)], &labels].concat()).must_succeed("the first dump");
     fs::write(scratch.path("go"), "").expect("say so");
     said(&log, "changed");
     let parent = ["--parent", text(&first)];
@@ -74,7 +75,12 @@ fn they_tell_what_there_is_and_what_differs() {
     let listed = stasis(&["list", text(&all)]).must_succeed("list").stdout;
     let lines: Vec<_> = listed.lines().collect();
     assert_eq!(lines.len(), 3, "{listed}");
-    assert!(lines[1].ends_with("deeper/two (after one)") && lines[2].ends_with("one"), "{listed}");
+    assert!(lines[1].ends_with("deeper/two (after one)"), "{listed}");
+    assert!(lines[2].ends_with("one [first=yes, of=tests]"), "{listed}");
+    let labelled = |labels: &str| stasis(&["list", text(&all), "--labels", labels]).stdout;
+    assert_eq!(labelled("of=tests").lines().count(), 2);
+    assert_eq!(labelled("of=others").lines().count(), 1);
+    assert_eq!(stasis(&["list", text(&all), "--labels", "of"]).code, Some(2), "no label");
     assert!(lines[1].contains(&pid.to_string()) && lines[1].contains("python3"), "{listed}");
     let json = stasis(&["list", text(&all), "--json"]).must_succeed("list --json").stdout;
     let json: Value = serde_json::from_str(&json).expect("JSON");

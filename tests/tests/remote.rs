@@ -59,7 +59,8 @@ fn goes_there_and_back(shell: &Shell, services: &Services, scratch: &Scratch) {
     let listed = ps["processes"].as_array().expect("processes");
     assert!(listed.iter().any(|it| it["pid"] == root), "{pid} is not among {} ", listed.len());
 
-    let stays = ["dump", &pid, "-D", "web/first", "--leave-running"];
+    let labels = "tier=1,of=these tests";
+    let stays = ["dump", &pid, "-D", "web/first", "--leave-running", "--labels", labels];
     let dumped = shell.json(&stays);
     assert_eq!((&dumped["pid"], &dumped["directory"]), (&root.into(), &"web/first".into()));
     assert!(dumped["frozen_us"].as_u64() > Some(0) && dumped["job"].is_string(), "{dumped}");
@@ -70,6 +71,8 @@ fn goes_there_and_back(shell: &Shell, services: &Services, scratch: &Scratch) {
     let list = shell.said(&["list"]);
     assert!(list.contains("web/first") && list.contains(&pid), "{list}");
     assert!(!shell.said(&["list", "elsewhere"]).contains("web/first"));
+    assert!(shell.said(&["list", "--labels", labels]).contains("web/first"));
+    assert!(!shell.said(&["list", "--labels", "tier=2"]).contains("web/first"));
     assert_eq!(shell.json(&["show", "web/first"])["pid"], root);
     assert!(shell.said(&["verify", "web/first"]).contains("as they were written"));
     assert_eq!(shell.json(&["verify", "web/first"])["sound"], true);

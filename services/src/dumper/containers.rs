@@ -163,9 +163,9 @@ fn checkpoint(
     }
     let done = done.map_err(|error| problem(&error))?;
     if let Some(directory) = &asked.directory
-        && let Err(error) = catalog::labels::give(directory, &request.labels)
+        && let Some(warning) = catalog::labels::unlabelled(directory, Some(&request.labels))
     {
-        tracing::warn!("checkpoint of {:?}: write the labels: {error}", request.container);
+        tracing::warn!("checkpoint of {:?}: {warning}", request.container);
     }
     Ok(done)
 }

@@ -213,10 +213,9 @@ async fn make(
     let work = tokio::task::spawn_blocking(move || {
         let above = (root, request.directory);
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
-        if let Ok(report) = &mut result
-            && let Err(error) = catalog::labels::give(&destination.path, &wanted)
-        {
-            report.warnings.push(format!("write the labels: {error}"));
+        if let Ok(report) = &mut result {
+            let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
+            report.warnings.extend(unlabelled);
         }
         if result.is_err() {
             above.0.forget(&above.1);
