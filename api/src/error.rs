@@ -32,6 +32,8 @@ pub enum Code {
     Invalid,
     /// A tree cannot be dumped or restored as it is: `refusals` has all that is in the way.
     Refused,
+    /// Somebody has cancelled it.
+    Cancelled,
     /// It would have taken longer than whoever asked gave it, or the tree would have stood still for longer.
     OverBudget,
     /// The images of a checkpoint are not as they were written.
@@ -76,7 +78,7 @@ impl Fault {
 
 impl Code {
     /// All there are.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -90,6 +92,7 @@ impl Code {
         Self::Invalid,
         Self::Refused,
         Self::OverBudget,
+        Self::Cancelled,
         Self::Damaged,
         Self::TooMany,
         Self::Failed,
@@ -118,6 +121,7 @@ impl Code {
             | Self::Invalid
             | Self::Refused
             | Self::OverBudget
+            | Self::Cancelled
             | Self::TooMany => Fault::User,
         }
     }
@@ -162,6 +166,7 @@ impl Code {
             Self::Misdirected => "misdirected",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
             Self::OverBudget => "over_budget",
             Self::Damaged => "damaged",
             Self::TooMany => "too_many",

@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail, Labels,
-    RestoreSummary, Verification,
+    Progress, RestoreSummary, Verification,
 };
 
 /// `POST /v1/checkpoints`.
@@ -54,6 +54,9 @@ pub struct CheckpointRequest {
     /// What the checkpoint is to be called by. Of a container's, only where its images are under the checkpoint root.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// `POST /v1/restores`.
@@ -71,6 +74,9 @@ pub struct RestoreJobRequest {
     /// What becomes of its control groups.
     #[serde(default)]
     pub cgroups: CgroupsMode,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// What a job does.
@@ -100,16 +106,33 @@ impl JobKind {
     }
 }
 
+/// How urgent a job is: where there are more than may be at work at a time, the more urgent begin first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// After the others: what policies do.
+    Low,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
+}
+
 /// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
+    /// It waits for its turn.
+    Queued,
     /// At work.
     Running,
     /// Finished well.
     Done,
     /// Finished otherwise: see `error`.
     Failed,
+    /// It was cancelled: a tree that was to be checkpointed runs on, of one that was to be restored nothing is there.
+    Cancelled,
 }
 
 impl JobState {
@@ -117,10 +140,18 @@ impl JobState {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Running => "running",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
         }
+    }
+
+    /// Whether nothing more comes of it.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -135,6 +166,15 @@ pub struct Job {
     pub state: JobState,
     /// Who asked for it.
     pub asked_by: String,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// How far it is, while it is at work and its service says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Who has asked for it to be cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     /// Root of the tree: of a restore, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

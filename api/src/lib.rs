@@ -40,11 +40,12 @@ pub use dumps::{
 pub use error::{Code, ErrorBody, ErrorDetail, Fault};
 pub use health::{GatewayHealth, Health, HealthState, ServiceHealth};
 pub use jobs::{
-    CheckpointRequest, EventQuery, Job, JobKind, JobList, JobQuery, JobState, RestoreJobRequest,
+    CheckpointRequest, EventQuery, Job, JobKind, JobList, JobQuery, JobState, Priority,
+    RestoreJobRequest,
 };
 pub use labels::{LabelError, Labels};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
-pub use operations::{Operation, OperationState};
+pub use operations::{Operation, OperationState, Progress};
 pub use policies::{Keep, Policy, PolicyList, PolicyRun, PolicySpec, Selector};
 pub use processes::{ProcessList, ProcessQuery, ProcessSummary};
 pub use restores::{AfterRestore, RestoreRequest, RestoreSummary, RestoredList, RestoredTree};

@@ -464,8 +464,11 @@ pub(crate) struct JobsOptions {
     /// Wait for its end, and tell it as the command that began it would
     #[arg(long, requires = "id")]
     pub(crate) wait: bool,
+    /// Have it cancelled, and wait for its end: the tree runs on, or is not there, and there are no images. What is done already stays done
+    #[arg(long, requires = "id", conflicts_with = "wait")]
+    pub(crate) cancel: bool,
     /// Those that are so far alone
-    #[arg(long, value_parser = ["running", "done", "failed"])]
+    #[arg(long, value_parser = ["queued", "running", "done", "failed", "cancelled"])]
     pub(crate) state: Option<String>,
     /// Those of this kind alone
     #[arg(long, value_parser = ["checkpoint", "restore", "verify"])]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use api::{
     CheckpointList, CheckpointRequest, CheckpointSummary, ContainerList, Directory, Job, JobList,
-    Labels, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
+    JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
@@ -229,6 +229,16 @@ impl Remote {
     async fn jobs(&self, options: &JobsOptions) -> Result<ExitCode, Failure> {
         if let Some(id) = &options.id {
             let path = format!("/v1/jobs/{}", escaped(id));
+            if options.cancel {
+                let nothing = serde_json::json!({});
+                let job: Job = self.client.post(&format!("{path}/cancel"), &nothing).await?;
+                let job = jobs::ended(&self.client, job, self.voice).await?;
+                self.voice.print(&job, || jobs::line(&job))?;
+                return Ok(match job.state {
+                    JobState::Cancelled => ExitCode::SUCCESS,
+                    _ => ExitCode::FAILURE,
+                });
+            }
             let job: Job = self.client.get(&path).await?;
             if options.wait {
                 let job = jobs::ended(&self.client, job, self.voice).await?;
@@ -270,6 +280,7 @@ fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
         max_freeze_ms: millis("--max-freeze", options.max_freeze)?,
         timeout_ms: millis("--timeout", options.timeout)?,
         labels: options.labels.clone().unwrap_or_default(),
+        priority: Priority::Normal,
     })
 }
 
@@ -295,6 +306,7 @@ fn restore(options: &RestoreOptions) -> Result<RestoreJobRequest, Failure> {
         shell_job: options.shell_job,
         tcp_close: options.tcp_close,
         cgroups: options.cgroups,
+        priority: Priority::Normal,
     })
 }
 

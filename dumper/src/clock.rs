@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::options::{DumpOptions, FrozenAccount};
 
 /// The limits that hold, asked between the steps and within every step whose length depends on the
 /// target.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Clock {
+    cancel: Cancel,
     whole: Option<Limit>,
     frozen: Option<Limit>,
     /// Where the frozen time has gone until now.
@@ -31,7 +33,8 @@ impl Clock {
     /// Starts with the dump, at `since`.
     pub(crate) fn start(options: &DumpOptions, since: Instant) -> Self {
         let whole = options.timeout.map(|limit| Limit { since, limit });
-        Self { whole, frozen: None, account: FrozenAccount::default() }
+        let cancel = options.cancel.clone();
+        Self { cancel, whole, frozen: None, account: FrozenAccount::default() }
     }
 
     /// The target has stood still since `since`, for at most `limit`.
@@ -52,8 +55,11 @@ impl Clock {
         self.frozen.and_then(|Limit { since, limit }| since.checked_add(limit))
     }
 
-    /// Fails when a limit is over. `step` is what is being done.
+    /// Fails when a limit is over, or the dump is cancelled. `step` is what is being done.
     pub(crate) fn check(&self, step: &'static str) -> Result<(), Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled { step });
+        }
         if let Some(Limit { limit, .. }) = self.frozen.filter(Limit::is_over) {
             return Err(Error::FrozenTooLong { step, limit, account: Box::new(self.account) });
         }
@@ -70,7 +76,9 @@ mod tests {
 
     #[test]
     fn limits_end_what_takes_longer() {
-        let mut clock = Clock { whole: None, frozen: None, account: FrozenAccount::default() };
+        let cancel = Cancel::default();
+        let account = FrozenAccount::default();
+        let mut clock = Clock { cancel: cancel.clone(), whole: None, frozen: None, account };
         assert!(clock.check("nothing").is_ok());
         clock.account.memory = Duration::from_millis(3);
         clock.freeze(Instant::now(), Some(Duration::ZERO));
@@ -81,5 +89,8 @@ mod tests {
         assert!(clock.check("write").is_ok());
         clock.whole = Some(Limit { since: Instant::now(), limit: Duration::from_secs(60) });
         assert!(clock.check("write").is_ok());
+        cancel.cancel();
+        let error = clock.check("write").unwrap_err();
+        assert!(matches!(error, Error::Cancelled { step: "write" }), "{error}");
     }
 }

@@ -123,6 +123,12 @@ pub enum Error {
         /// Where the time went.
         account: Box<crate::options::FrozenAccount>,
     },
+    /// Nobody wants it any more.
+    #[error("{step}: the dump was cancelled, and the tree runs on")]
+    Cancelled {
+        /// What was being done, or had just been.
+        step: &'static str,
+    },
     /// The whole dump took too long.
     #[error("{step}: the dump is not done in the {} s that it may take", limit.as_secs_f64())]
     TimedOut {

@@ -13,6 +13,7 @@ use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 use support::tree::Surroundings;
 
+use crate::cancel::Cancel;
 use crate::cgroup_settings::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
 use crate::mounts::MountOptions;
@@ -120,6 +121,8 @@ pub struct DumpOptions {
     pub max_freeze: Option<Duration>,
     /// How long the whole dump may take.
     pub timeout: Option<Duration>,
+    /// Ends the dump when nobody wants it any more.
+    pub cancel: Cancel,
     /// Ask the tasks themselves also for what the kernel's structures tell, read again what by its
     /// mark has not changed, and fail if the answers differ. Frozen times are longer.
     pub cross_check: bool,
@@ -210,6 +213,7 @@ impl DumpOptions {
             stop_within: Duration::from_secs(5),
             max_freeze: None,
             timeout: None,
+            cancel: Cancel::default(),
             cross_check: false,
             programs: Home::default(),
             contents: true,

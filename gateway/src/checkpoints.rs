@@ -4,7 +4,8 @@ use std::path::Path as FilePath;
 
 use api::{
     After, CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary,
-    ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, Policy, VerifyRequest,
+    ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, Policy, Priority,
+    VerifyRequest,
 };
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -16,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Manner, busy, lost, sent_before, start};
+use crate::job_routes::{Accepted, Begin, Manner, busy, lost, sent_before, start};
 use crate::openapi::Problems;
 use crate::services::{problem, with_query};
 use crate::wait::Wait;
@@ -150,7 +151,8 @@ async fn checkpoint_of_process(
         timeout_ms: request.timeout_ms,
         labels: labels.clone(),
     };
-    start(gateway, asker, manner, request, (Work::Dump(asked), labels)).await
+    let (work, priority) = (Work::Dump(asked), request.priority);
+    start(gateway, asker, manner, request, Begin { work, labels, priority }).await
 }
 
 async fn checkpoint_of_container(
@@ -184,7 +186,8 @@ async fn checkpoint_of_container(
         tcp_established: request.tcp_established,
         labels: labels.clone(),
     };
-    start(gateway, asker, manner, request, (Work::Container(asked), labels)).await
+    let (work, priority) = (Work::Container(asked), request.priority);
+    start(gateway, asker, manner, request, Begin { work, labels, priority }).await
 }
 
 /// The directory that is asked for, if it is free, or one that is made up.
@@ -327,8 +330,9 @@ pub(crate) async fn verify(
         return Ok(job);
     }
     let found = found(&gateway, &asker, &request.directory).await?;
-    let work = (Work::Verify(request.clone()), found.labels);
-    start(&gateway, &asker, manner, &request, work).await
+    let (work, labels) = (Work::Verify(request.clone()), found.labels);
+    let begin = Begin { work, labels, priority: Priority::Normal };
+    start(&gateway, &asker, manner, &request, begin).await
 }
 
 /// One checkpoint.

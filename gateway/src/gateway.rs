@@ -2,6 +2,7 @@
 
 use crate::identities::Identities;
 use crate::policies::Policies;
+use crate::queue::Queue;
 use crate::{Audit, GatewayMetrics, Jobs, Services, Sessions, State, StateError};
 
 /// What the paths work with.
@@ -16,10 +17,11 @@ pub struct Gateway {
     pub(crate) identities: Identities,
     pub(crate) audit: Audit,
     pub(crate) policies: Policies,
+    pub(crate) queue: Queue,
 }
 
 impl Gateway {
-    /// One that asks these services, and remembers in this database.
+    /// One that asks these services, and remembers in this database. So many jobs are at work at once.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -29,10 +31,11 @@ impl Gateway {
         metrics: GatewayMetrics,
         identities: Identities,
         audit: Audit,
+        at_once: usize,
     ) -> Result<Self, StateError> {
         let policies = Policies::of(state.clone())?;
         let sessions = Sessions::of(identities.clone());
-        let jobs = Jobs::of(state);
-        Ok(Self { services, jobs, metrics, sessions, identities, audit, policies })
+        let (jobs, queue) = (Jobs::of(state), Queue::of(at_once));
+        Ok(Self { services, jobs, metrics, sessions, identities, audit, policies, queue })
     }
 }

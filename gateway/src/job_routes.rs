@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Directory, ErrorDetail, Job, JobKind, JobList, JobQuery, JobState, Labels};
+use api::{
+    Code, Directory, ErrorDetail, Job, JobKind, JobList, JobQuery, JobState, Labels, Priority,
+    Role, User,
+};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -18,11 +21,13 @@ use utoipa_axum::routes;
 use crate::audit::Object;
 use crate::callers::Asker;
 use crate::gateway::Gateway;
-use crate::jobs::{Key, NewJob, NoJob, Outcome};
+use crate::jobs::{FoundAgain, Key, NewJob, NoJob, Outcome};
 use crate::openapi::Problems;
+use crate::queue::Place;
+use crate::services::problem;
 use crate::state::StateError;
 use crate::wait::Wait;
-use crate::work::{Work, described, perform, settle};
+use crate::work::{Work, cancel, described, perform, progress, settle};
 
 /// In between it is tried again to note what came of a job.
 const TRIED_AGAIN: Duration = Duration::from_secs(5);
@@ -30,11 +35,14 @@ const TRIED_AGAIN: Duration = Duration::from_secs(5);
 /// The longest name of a request.
 const LONGEST_KEY: usize = 200;
 
+/// So often it is asked how far a job is.
+const FOLLOWED: Duration = Duration::from_millis(500);
+
 const KEY: &str = "idempotency-key";
 
 /// The paths.
 pub(crate) fn router() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(job))
+    OpenApiRouter::new().routes(routes!(jobs)).routes(routes!(job)).routes(routes!(cancel_job))
 }
 
 /// A job that was begun, or is done.
@@ -108,75 +116,180 @@ pub(crate) async fn start(
     asker: &Asker,
     manner: Manner,
     request: &impl serde::Serialize,
-    (work, labels): (Work, Labels),
+    Begin { work, labels, priority }: Begin,
 ) -> Result<Accepted, Problem> {
     let key = key(&manner, work.kind(), request)?;
-    let (target, directory) = (work.target(), work.directory().clone());
-    let leave_running = work.leave_running();
-    let asked = asker.clone();
-    let new =
-        NewJob { asker: asked, kind: work.kind(), target, directory, leave_running, labels, key };
+    let id = uuid::Uuid::new_v4().to_string();
+    let place = gateway.queue.join(&id, priority);
+    let new = NewJob {
+        id: id.clone(),
+        asker: asker.clone(),
+        priority,
+        queued: matches!(place, Place::Later(_)),
+        work: serde_json::to_string(&work).unwrap_or_default(),
+        kind: work.kind(),
+        target: work.target(),
+        directory: work.directory().clone(),
+        leave_running: work.leave_running(),
+        labels,
+        key,
+    };
     let job = match gateway.jobs.begin(new) {
         Ok(job) => job,
-        Err(NoJob::Again(job)) => return answer(gateway, asker, manner.wait, *job).await,
-        Err(none) => return Err(no_job(none, asker, Some(&work))),
+        Err(none) => {
+            gateway.queue.leave(&id);
+            return match none {
+                NoJob::Again(job) => answer(gateway, asker, manner.wait, *job).await,
+                none => Err(no_job(none, asker, Some(&work))),
+            };
+        }
     };
     tracing::info!("{asker}: job {}, {}", job.id, described(&job));
-    gateway.metrics.begun(&job);
     let services = gateway.services.on_behalf_of(asker.user);
     let (at_work, metrics) = (job.clone(), gateway.metrics.clone());
-    run(gateway, job.clone(), async move { perform(&services, &metrics, &at_work, &work).await });
+    let does = async move { perform(&services, &metrics, &at_work, &work).await };
+    run(gateway, (job.clone(), asker.user), place, does);
     answer(gateway, asker, manner.wait, job).await
 }
 
+/// What a new job does.
+#[derive(Clone, Debug)]
+pub(crate) struct Begin {
+    pub(crate) work: Work,
+    /// Those of the checkpoint.
+    pub(crate) labels: Labels,
+    pub(crate) priority: Priority,
+}
+
 impl Gateway {
-    /// Finds out what became of the jobs that were at work when the gateway ended. It is called once, in the runtime.
+    /// Finds out what became of the jobs that were at work when the gateway ended, and begins those that waited. It is called once, in
+    /// the runtime.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn find_again(&self) -> Result<(), StateError> {
-        for (job, user) in self.jobs.found_again()? {
+        for FoundAgain { job, user, work } in self.jobs.found_again()? {
             tracing::info!("{}: job {}, {}, is found again", job.asked_by, job.id, described(&job));
-            self.metrics.begun(&job);
             let services = self.services.on_behalf_of(user);
             let at_work = job.clone();
-            run(self, job, async move { settle(&services, &at_work).await });
+            let work = work.and_then(|work| serde_json::from_str::<Work>(&work).ok());
+            match work {
+                Some(work) if job.state == JobState::Queued => {
+                    let place = self.queue.join(&job.id, job.priority);
+                    let metrics = self.metrics.clone();
+                    let does = async move { perform(&services, &metrics, &at_work, &work).await };
+                    run(self, (job, user), place, does);
+                }
+                _ => {
+                    let place = Place::Now(self.queue.at_work());
+                    // Whether its service had heard of that is not known.
+                    let unwanted = job.cancelled_by.is_some();
+                    let does = async move {
+                        if unwanted && let Err(error) = cancel(&services, &at_work).await {
+                            let error = service::chain(&error);
+                            tracing::warn!("cancel job {}: {error}", at_work.id);
+                        }
+                        settle(&services, &at_work).await
+                    };
+                    run(self, (job, user), place, does);
+                }
+            }
         }
         Ok(())
     }
 }
 
 /// A task of its own: the job goes on when who asked for it hangs up.
-fn run(gateway: &Gateway, job: Job, work: impl Future<Output = Outcome> + Send + 'static) {
+fn run(
+    gateway: &Gateway,
+    (job, user): (Job, Option<User>),
+    place: Place,
+    work: impl Future<Output = Outcome> + Send + 'static,
+) {
     let gateway = gateway.clone();
+    gateway.metrics.queued(gateway.queue.waiting());
     let task = async move {
-        let outcome = tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
-            let message = format!("the gateway failed at it: {error}");
-            Outcome::Failed(ErrorDetail { message, ..ErrorDetail::default() })
-        });
-        let (id, asker, what) = (&job.id, &job.asked_by, described(&job));
-        match &outcome {
-            Outcome::Failed(error) => {
-                tracing::warn!("{asker}: job {id}, {what}, failed: {}", error.message);
-            }
-            _ => tracing::info!("{asker}: job {id}, {what}, is done"),
-        }
-        gateway.metrics.finished(&job, &outcome);
-        // A disk that is full has room again some day.
-        let ended = loop {
-            match gateway.jobs.finish(id, outcome.clone()) {
-                Ok(ended) => break ended,
-                Err(error) => {
-                    tracing::error!("note the end of job {id}: {error}; it is tried again");
-                }
-            }
-            tokio::time::sleep(TRIED_AGAIN).await;
+        let turn = match place {
+            Place::Now(turn) => Some(turn),
+            Place::Later(comes) => comes.await.ok(),
         };
-        if let Some(job) = ended {
-            gateway.audit.ended(&job);
-        }
+        gateway.metrics.queued(gateway.queue.waiting());
+        let outcome = match &turn {
+            Some(_) => at_work(&gateway, &job, user, work).await,
+            None => Outcome::Failed(ErrorDetail {
+                code: Code::Cancelled,
+                message: "it was cancelled before its turn".to_owned(),
+                ..ErrorDetail::default()
+            }),
+        };
+        end(&gateway, &job, &outcome, turn.is_some()).await;
     };
     tokio::spawn(task.in_current_span());
+}
+
+/// Has a job done whose turn it is, and tells meanwhile how far it is.
+async fn at_work(
+    gateway: &Gateway,
+    job: &Job,
+    user: Option<User>,
+    work: impl Future<Output = Outcome> + Send + 'static,
+) -> Outcome {
+    let mut told = job.clone();
+    if job.state == JobState::Queued {
+        match gateway.jobs.started(&job.id) {
+            Ok(Some(started)) => told = started,
+            Ok(None) => {}
+            // It is told as one that waits until it is over.
+            Err(error) => tracing::error!("note that job {} has begun: {error}", job.id),
+        }
+    }
+    gateway.metrics.begun(&told);
+    let follow = {
+        let services = gateway.services.on_behalf_of(user);
+        let jobs = gateway.jobs.clone();
+        async move {
+            loop {
+                tokio::time::sleep(FOLLOWED).await;
+                if let Some(progress) = progress(&services, &told).await {
+                    jobs.is_so_far(&told, user.map(|user| user.uid), progress);
+                }
+            }
+        }
+    };
+    let work = tokio::spawn(work.in_current_span());
+    let done = tokio::select! {
+        done = work => done,
+        () = follow => unreachable!("it goes on for ever"),
+    };
+    done.unwrap_or_else(|error| {
+        let message = format!("the gateway failed at it: {error}");
+        Outcome::Failed(ErrorDetail { message, ..ErrorDetail::default() })
+    })
+}
+
+/// Notes what came of a job. `begun`: its turn had come.
+async fn end(gateway: &Gateway, job: &Job, outcome: &Outcome, begun: bool) {
+    let (id, asker, what) = (&job.id, &job.asked_by, described(job));
+    match outcome {
+        Outcome::Failed(error) => {
+            tracing::warn!("{asker}: job {id}, {what}, failed: {}", error.message);
+        }
+        _ => tracing::info!("{asker}: job {id}, {what}, is done"),
+    }
+    if begun {
+        gateway.metrics.finished(job, outcome);
+    }
+    // A disk that is full has room again some day.
+    let ended = loop {
+        match gateway.jobs.finish(id, outcome.clone()) {
+            Ok(ended) => break ended,
+            Err(error) => tracing::error!("note the end of job {id}: {error}; it is tried again"),
+        }
+        tokio::time::sleep(TRIED_AGAIN).await;
+    };
+    if let Some(job) = ended {
+        gateway.audit.ended(&job);
+    }
 }
 
 async fn answer(
@@ -190,8 +303,8 @@ async fn answer(
         false => gateway.jobs.wait(&begun.id, asker, wait).await.map_err(lost)?.unwrap_or(begun),
     };
     let status = match job.state {
-        JobState::Running => StatusCode::ACCEPTED,
-        JobState::Done | JobState::Failed => StatusCode::OK,
+        JobState::Queued | JobState::Running => StatusCode::ACCEPTED,
+        JobState::Done | JobState::Failed | JobState::Cancelled => StatusCode::OK,
     };
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
     let object = Extension(Object::Job(Arc::new(job.clone())));
@@ -295,4 +408,49 @@ async fn job(
 ) -> Result<Json<Job>, Problem> {
     let found = gateway.jobs.wait(&id, &asker, Wait::asked(wait)?).await.map_err(lost)?;
     found.map(Json).ok_or_else(|| no_such_job(&id))
+}
+
+/// Cancels a job: a tree that was to be checkpointed runs on, of one that was to be restored nothing is left, and there are no images. What
+/// is done already stays done. Takes the role that the job took.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path, description = "The job"), Wait), responses((status = 200, description = "The job, which is over", body = Job), (status = 202, description = "The job, which is about to end", body = Job), Problems))]
+pub(crate) async fn cancel_job(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Path(id): Path<String>,
+    manner: Manner,
+) -> Result<Accepted, Problem> {
+    let job = find(&gateway, &asker, &id)?;
+    let takes = match job.kind {
+        JobKind::Checkpoint | JobKind::Verify => Role::Checkpoint,
+        JobKind::Restore => Role::Restore,
+    };
+    if !asker.has(takes) {
+        let message = format!("{asker} has not the role {}, which the job took", takes.name());
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .remedy("ask with a token that has it, or have root grant it (docs/security.md)"));
+    }
+    if job.state.is_over() {
+        return answer(&gateway, &asker, Duration::ZERO, job).await;
+    }
+    let Some(job) = gateway.jobs.cancelling(&id, Some(&asker)).map_err(lost)? else {
+        return answer(&gateway, &asker, Duration::ZERO, find(&gateway, &asker, &id)?).await;
+    };
+    tracing::info!("{asker}: cancel job {id}, {}", described(&job));
+    if !gateway.queue.leave(&id) {
+        if job.kind == JobKind::Verify || job.container.is_some() {
+            gateway.jobs.cancelling(&id, None).map_err(lost)?;
+            let message = match job.kind {
+                JobKind::Verify => "a verification cannot be cancelled once it is at work",
+                _ => "the container's engine is at work, which cannot be told to stop",
+            };
+            return Err(Problem::new(StatusCode::CONFLICT, message)
+                .remedy(format!("wait until it is finished: GET /v1/jobs/{id}?wait=60s")));
+        }
+        let services = gateway.services.on_behalf_of(asker.user);
+        if let Err(error) = cancel(&services, &job).await {
+            gateway.jobs.cancelling(&id, None).map_err(lost)?;
+            return Err(problem(error, &asker));
+        }
+    }
+    answer(&gateway, &asker, manner.wait, job).await
 }

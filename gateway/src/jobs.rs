@@ -1,11 +1,13 @@
 //! Jobs: what was asked for, and what came of it. They outlive the gateway.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api::{
-    CheckpointSummary, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job, JobKind,
-    JobList, JobQuery, JobState, Labels, RestoreSummary, RestoredTree, User, Verification,
+    CheckpointSummary, Code, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job,
+    JobKind, JobList, JobQuery, JobState, Labels, Priority, Progress, RestoreSummary, RestoredTree,
+    User, Verification,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use service::Page;
@@ -32,6 +34,8 @@ pub struct Jobs {
     finished: Arc<watch::Sender<u64>>,
     /// For those who listen.
     changes: broadcast::Sender<Change>,
+    /// How far those are that are at work, by their ids.
+    progress: Arc<Mutex<HashMap<String, Progress>>>,
 }
 
 /// A job that has begun or ended, and the user that asked for it; `None`: somebody who may do everything.
@@ -44,7 +48,13 @@ pub(crate) struct Change {
 /// A job that is to begin.
 #[derive(Clone, Debug)]
 pub(crate) struct NewJob {
+    pub(crate) id: String,
     pub(crate) asker: Asker,
+    pub(crate) priority: Priority,
+    /// Whether it has to wait for its turn.
+    pub(crate) queued: bool,
+    /// What it does, as JSON.
+    pub(crate) work: String,
     pub(crate) kind: JobKind,
     pub(crate) target: Target,
     pub(crate) directory: Directory,
@@ -84,6 +94,16 @@ impl From<rusqlite::Error> for NoJob {
     }
 }
 
+/// A job of the gateway before this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundAgain {
+    pub(crate) job: Job,
+    /// On whose behalf; `None`: of somebody who may do everything.
+    pub(crate) user: Option<User>,
+    /// What it does, as JSON.
+    pub(crate) work: Option<String>,
+}
+
 /// What a job is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -119,7 +139,8 @@ impl Jobs {
     #[must_use]
     pub fn of(state: State) -> Self {
         let finished = Arc::new(watch::channel(0).0);
-        Self { state, finished, changes: broadcast::channel(CHANGES).0 }
+        let changes = broadcast::channel(CHANGES).0;
+        Self { state, finished, changes, progress: Arc::default() }
     }
 
     /// What begins and ends from now on.
@@ -139,7 +160,8 @@ impl Jobs {
 
     /// Notes a job that begins.
     pub(crate) fn begin(&self, new: NewJob) -> Result<Job, NoJob> {
-        let NewJob { asker, kind, target, directory, leave_running, labels, key } = new;
+        let NewJob { id, asker, kind, target, directory, leave_running, labels, key, .. } = new;
+        let (priority, work) = (new.priority, new.work);
         let mut connection = self.state.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let user = asker.user.map(|user| user.uid);
@@ -154,10 +176,13 @@ impl Jobs {
         let whole = whole_name(&asker, &directory);
         not_busy(&transaction, user, &whole, pid)?;
         let job = Job {
-            id: uuid::Uuid::new_v4().to_string(),
+            id,
             kind,
-            state: JobState::Running,
+            state: if new.queued { JobState::Queued } else { JobState::Running },
             asked_by: asker.to_string(),
+            priority,
+            progress: None,
+            cancelled_by: None,
             pid,
             container,
             directory,
@@ -175,8 +200,9 @@ impl Jobs {
         let (name, request) = key.map(|key| (key.name, key.request)).unzip();
         transaction.execute(
             "INSERT INTO jobs
-                 (id, user, group_id, kind, state, directory, pid, key, request, job, asked_by)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                 (id, user, group_id, kind, state, directory, pid, key, request, job, asked_by,
+                  work)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             params![
                 job.id,
                 user,
@@ -188,13 +214,73 @@ impl Jobs {
                 name,
                 request,
                 text(&job)?,
-                job.asked_by
+                job.asked_by,
+                work
             ],
         )?;
         transaction.commit()?;
         drop(connection);
         self.tell(user, &job);
         Ok(job)
+    }
+
+    /// Changes what is told of a job that is not over; `None` if there is none of that id, or it is over.
+    fn change(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Job),
+    ) -> Result<Option<Job>, rusqlite::Error> {
+        let mut connection = self.state.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = transaction
+            .query_row("SELECT job, user FROM jobs WHERE id = ?1", [id], |row| {
+                Ok((job(row)?, row.get::<_, Option<u32>>(1)?))
+            })
+            .optional()?;
+        let Some((mut job, user)) = found.filter(|(job, _)| !job.state.is_over()) else {
+            return Ok(None);
+        };
+        change(&mut job);
+        transaction.execute(
+            "UPDATE jobs SET state = ?2, job = ?3 WHERE id = ?1",
+            params![id, job.state.name(), text(&job)?],
+        )?;
+        transaction.commit()?;
+        drop(connection);
+        self.tell(user, &job);
+        Ok(Some(job))
+    }
+
+    /// It is a job's turn.
+    pub(crate) fn started(&self, id: &str) -> Result<Option<Job>, rusqlite::Error> {
+        self.change(id, |job| job.state = JobState::Running)
+    }
+
+    /// Notes who has asked for a job to be cancelled; `None`: it is not to be, after all.
+    pub(crate) fn cancelling(
+        &self,
+        id: &str,
+        by: Option<&Asker>,
+    ) -> Result<Option<Job>, rusqlite::Error> {
+        self.change(id, |job| job.cancelled_by = by.map(ToString::to_string))
+    }
+
+    fn how_far(&self) -> MutexGuard<'_, HashMap<String, Progress>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job with how far it is.
+    fn with_progress(&self, job: Job) -> Job {
+        let progress = self.how_far().get(&job.id).cloned().filter(|_| !job.state.is_over());
+        Job { progress, ..job }
+    }
+
+    /// Tells how far a job is.
+    pub(crate) fn is_so_far(&self, job: &Job, user: Option<u32>, progress: Progress) {
+        let before = self.how_far().insert(job.id.clone(), progress.clone());
+        if before.as_ref() != Some(&progress) {
+            self.tell(user, &Job { progress: Some(progress), ..job.clone() });
+        }
     }
 
     /// Notes what came of a job; `None` if there is none of that id.
@@ -207,6 +293,7 @@ impl Jobs {
         outcome: Outcome,
     ) -> Result<Option<Job>, rusqlite::Error> {
         let finished = self.note_end(id, outcome);
+        self.how_far().remove(id);
         self.finished.send_modify(|count| *count += 1);
         finished
     }
@@ -252,21 +339,23 @@ impl Jobs {
         }
     }
 
-    /// The jobs that were at work when the gateway ended, and on whose behalf. They are at work still: they are said to have been
+    /// The jobs that were at work, or waited for their turn, when the gateway ended. They are and do still: they are said to have been
     /// found again.
-    pub(crate) fn found_again(&self) -> Result<Vec<(Job, Option<User>)>, rusqlite::Error> {
+    pub(crate) fn found_again(&self) -> Result<Vec<FoundAgain>, rusqlite::Error> {
         let mut connection = self.state.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut found: Vec<(Job, Option<User>)> = transaction
+        let mut found: Vec<FoundAgain> = transaction
             .prepare(
-                "SELECT job, user, group_id FROM jobs WHERE state = 'running' ORDER BY number",
+                "SELECT job, user, group_id, work FROM jobs WHERE state IN ('running', 'queued')
+                 ORDER BY number",
             )?
             .query_map([], |row| {
                 let user = row.get::<_, Option<u32>>(1)?.zip(row.get::<_, Option<u32>>(2)?);
-                Ok((job(row)?, user.map(|(uid, gid)| User { uid, gid })))
+                let user = user.map(|(uid, gid)| User { uid, gid });
+                Ok(FoundAgain { job: job(row)?, user, work: row.get(3)? })
             })?
             .collect::<Result<_, _>>()?;
-        for (job, _) in &mut found {
+        for FoundAgain { job, .. } in &mut found {
             job.found_again = true;
             let told = params![job.id, text(job)?];
             transaction.execute("UPDATE jobs SET job = ?2 WHERE id = ?1", told)?;
@@ -282,7 +371,8 @@ impl Jobs {
             .prepare_cached("SELECT job FROM jobs WHERE id = ?1 AND (?2 IS NULL OR user = ?2)")?;
         let found =
             query.query_row(params![id, asker.user.map(|user| user.uid)], job).optional()?;
-        Ok(found.filter(|job| job.labels.have(asker.labels())))
+        let found = found.filter(|job| job.labels.have(asker.labels()));
+        Ok(found.map(|job| self.with_progress(job)))
     }
 
     /// A job by its id, when it is finished or after a time.
@@ -294,7 +384,7 @@ impl Jobs {
     ) -> Result<Option<Job>, rusqlite::Error> {
         let mut finished = self.finished.subscribe();
         let is_over = |job: Result<Option<Job>, rusqlite::Error>| match job {
-            Ok(Some(job)) => job.state != JobState::Running,
+            Ok(Some(job)) => job.state.is_over(),
             Ok(None) | Err(_) => true,
         };
         let done = finished.wait_for(|_| is_over(self.get(id, asker)));
@@ -339,7 +429,8 @@ impl Jobs {
         let more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().filter(|_| more).map(|(_, number)| number.to_string());
-        Ok(JobList { jobs: found.into_iter().map(|(job, _)| job).collect(), next })
+        let jobs = found.into_iter().map(|(job, _)| self.with_progress(job)).collect();
+        Ok(JobList { jobs, next })
     }
 }
 
@@ -387,8 +478,9 @@ fn not_busy(
     whole: &str,
     pid: Option<i32>,
 ) -> Result<(), NoJob> {
-    let mut query = connection
-        .prepare_cached("SELECT id, directory, pid, user FROM jobs WHERE state = 'running'")?;
+    let mut query = connection.prepare_cached(
+        "SELECT id, directory, pid, user FROM jobs WHERE state IN ('running', 'queued')",
+    )?;
     let mut rows = query.query([])?;
     let (mut own, mut of_users) = (0, 0);
     let below = |inner: &str, outer: &str| {
@@ -428,7 +520,8 @@ fn tell(job: &mut Job, outcome: Outcome) {
         Outcome::Found(summary) => job.pid = job.pid.or(Some(summary.pid)),
         Outcome::FoundTree(tree) => job.pid = Some(tree.pid),
         Outcome::Failed(error) => {
-            job.state = JobState::Failed;
+            let cancelled = job.cancelled_by.is_some() || error.code == Code::Cancelled;
+            job.state = if cancelled { JobState::Cancelled } else { JobState::Failed };
             job.error = Some(error);
         }
     }

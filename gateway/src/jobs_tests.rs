@@ -28,7 +28,11 @@ fn failed() -> Outcome {
 fn new(asker: Asker, name: &str) -> NewJob {
     let target = Target::Container(name.to_owned());
     NewJob {
+        id: uuid::Uuid::new_v4().to_string(),
         asker,
+        priority: Priority::Normal,
+        queued: false,
+        work: String::new(),
         kind: JobKind::Checkpoint,
         target,
         directory: directory(name),
@@ -167,7 +171,7 @@ fn jobs_outlive_the_gateway() {
     assert_eq!(jobs.get(&done.id, &root()).unwrap().unwrap().state, JobState::Done);
     let found = jobs.found_again().unwrap();
     assert_eq!(found.len(), 1);
-    assert_eq!((&found[0].0.id, found[0].1), (&his.id, Some(User { uid: 7, gid: 1 })));
+    assert_eq!((&found[0].job.id, found[0].user), (&his.id, Some(User { uid: 7, gid: 1 })));
     assert!(jobs.get(&his.id, &root()).unwrap().unwrap().found_again);
     jobs.finish(&his.id, failed()).unwrap();
     assert_eq!(jobs.found_again().unwrap().len(), 0);
@@ -205,4 +209,33 @@ fn who_is_bound_to_labels_sees_the_jobs_that_have_them() {
         assert!(jobs.get(&other.id, &asker).unwrap().is_none());
     }
     assert_eq!(listed(&jobs, &root()).len(), 3);
+}
+
+#[test]
+fn a_job_that_waits_begins_and_one_that_is_cancelled_is_no_failure() {
+    let jobs = jobs();
+    let queued = |name| NewJob { queued: true, work: "\"x\"".to_owned(), ..new(root(), name) };
+    let first = jobs.begin(queued("a")).unwrap();
+    let second = jobs.begin(queued("b")).unwrap();
+    assert_eq!(first.state, JobState::Queued);
+    assert_eq!(busy(jobs.begin(new(root(), "a"))), first.id, "it has its directory");
+    assert_eq!(jobs.started(&first.id).unwrap().unwrap().state, JobState::Running);
+    let found = jobs.found_again().unwrap();
+    assert_eq!(found.len(), 2, "those that wait, too");
+    assert_eq!(found[1].work.as_deref(), Some("\"x\""));
+
+    let progress = Progress { step: "write".to_owned(), done_bytes: 3, total_bytes: Some(9) };
+    jobs.is_so_far(&first, None, progress.clone());
+    let told = || jobs.get(&first.id, &root()).unwrap().unwrap();
+    assert_eq!(told().progress, Some(progress));
+    jobs.cancelling(&first.id, Some(&root())).unwrap();
+    assert_eq!(told().cancelled_by.as_deref(), Some("token"));
+    jobs.finish(&first.id, failed()).unwrap();
+    assert_eq!((told().state, told().progress), (JobState::Cancelled, None));
+    assert!(jobs.cancelling(&first.id, Some(&root())).unwrap().is_none(), "it is over");
+
+    // What was done before anybody could cancel it is done.
+    jobs.cancelling(&second.id, Some(&root())).unwrap();
+    jobs.finish(&second.id, Outcome::Verified(Verification::default())).unwrap();
+    assert_eq!(jobs.get(&second.id, &root()).unwrap().unwrap().state, JobState::Done);
 }

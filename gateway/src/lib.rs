@@ -21,6 +21,7 @@ mod page;
 mod policies;
 mod policy_routes;
 mod policy_work;
+mod queue;
 mod restores;
 mod routes;
 mod services;

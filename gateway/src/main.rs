@@ -1,6 +1,7 @@
 //! `stasis-gateway`: REST for the world, without privileges.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,6 +54,9 @@ struct Args {
     /// User to become when started as root; the services must be told to allow it
     #[arg(long, value_name = "NAME", env = "STASIS_GATEWAY_USER")]
     user: Option<String>,
+    /// So many jobs are at work at once; the others wait for their turn, the more urgent for less long
+    #[arg(long, value_name = "N", default_value = "16", env = "STASIS_JOBS_AT_ONCE")]
+    jobs_at_once: NonZeroUsize,
     #[command(flatten)]
     audit: AuditSettings,
     #[command(flatten)]
@@ -84,6 +88,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let hosts = Hosts::with(&args.allow_host);
     let tls = Tls::of(&args.tls).map_err(|error| start(error.into()))?;
     let access = Access::open(args.access_file.as_deref()).map_err(|error| start(error.into()))?;
+    let at_once = args.jobs_at_once.get();
     let limits = Limits::of(args.limits);
     let settings = DoorSettings { hosts, users: !args.no_users, tls, limits: limits.clone() };
     prepared.run_doors(args.listen, socket, async || {
@@ -94,7 +99,7 @@ fn run(args: &Args) -> Result<(), Error> {
         let identities = Identities { tokens, issued, access };
         tokio::spawn(limits.keep_small());
         let audit = Audit::in_directory(&audit, args.audit.audit_days)?;
-        let gateway = Gateway::new(services, state, metrics, identities, audit)?;
+        let gateway = Gateway::new(services, state, metrics, identities, audit, at_once)?;
         gateway.find_again()?;
         tokio::spawn(gateway.clone().keep_at_work());
         Ok(doors(gateway, settings, common))

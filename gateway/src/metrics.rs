@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use api::{HealthState, Job, JobKind};
+use api::{Code, HealthState, Job, JobKind};
 use axum::http::StatusCode;
 use axum::response::Response;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use service::metrics::{Failures, Metrics, definitions as are, merge, page};
 use service::{Client, Problem, blocking};
 
@@ -21,6 +21,7 @@ pub struct GatewayMetrics {
     failures: Failures,
     seconds: HistogramVec,
     running: IntGaugeVec,
+    queued: IntGauge,
     oldest: IntGaugeVec,
     found_again: IntCounter,
     events_lost: IntCounter,
@@ -43,6 +44,7 @@ impl GatewayMetrics {
             failures: Failures::register(&common, &are::JOB_FAILURES, &kinds)?,
             seconds: common.histograms_of(&are::JOB_SECONDS, &kinds)?,
             running: common.gauges_of(&are::JOBS_RUNNING, &kinds)?,
+            queued: common.gauge(&are::JOBS_QUEUED)?,
             oldest: common.gauges(&are::JOBS_OLDEST)?,
             found_again: common.counter(&are::JOBS_FOUND_AGAIN)?,
             events_lost: common.counter(&are::EVENTS_LOST)?,
@@ -52,7 +54,7 @@ impl GatewayMetrics {
             common,
         };
         for kind in kinds {
-            for outcome in ["done", "failed"] {
+            for outcome in ["done", "failed", "cancelled"] {
                 metrics.jobs.with_label_values(&[kind, outcome]).reset();
             }
         }
@@ -63,6 +65,11 @@ impl GatewayMetrics {
     /// socket is closed; `right`, which who asked has not.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// So many jobs wait for their turn.
+    pub(crate) fn queued(&self, count: usize) {
+        self.queued.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A job is at work.
@@ -84,6 +91,7 @@ impl GatewayMetrics {
             at_work.remove(&job.id);
         });
         let name = match outcome {
+            Outcome::Failed(error) if error.code == Code::Cancelled => "cancelled",
             Outcome::Failed(error) => {
                 self.failures.count(&[kind], error.code);
                 "failed"

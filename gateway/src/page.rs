@@ -48,6 +48,7 @@ pub(crate) fn router() -> Router<Gateway> {
         .route("/do/checkpoint", post(actions::checkpoint))
         .route("/do/restore", post(actions::restore))
         .route("/do/verify", post(actions::verify))
+        .route("/do/cancel", post(actions::cancel))
         .route("/do/remove", post(actions::remove))
         .route("/do/policy/set", post(policies::set))
         .route("/do/policy/run", post(policies::run))

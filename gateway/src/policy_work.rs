@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use api::{
     CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary, Directory, ErrorDetail,
-    JobState, Labels, Policy, PolicyRun, ProcessList, ProcessQuery, ProcessSummary, Selector,
+    JobState, Labels, Policy, PolicyRun, Priority, ProcessList, ProcessQuery, ProcessSummary,
+    Selector,
 };
 use service::Problem;
 
@@ -144,6 +145,7 @@ async fn requests(
         max_freeze_ms: spec.max_freeze_ms,
         timeout_ms: spec.timeout_ms,
         labels: own.unwrap_or_default(),
+        priority: Priority::Low,
     };
     let directory = |name: String| {
         name.parse::<Directory>().map(Some).map_err(|error| {

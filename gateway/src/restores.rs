@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::callers::{Asker, May, Restore};
 use crate::checkpoints::found;
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Manner, sent_before, start};
+use crate::job_routes::{Accepted, Begin, Manner, sent_before, start};
 use crate::openapi::Problems;
 use crate::services::problem;
 use crate::wait::Wait;
@@ -52,8 +52,8 @@ pub(crate) async fn restore(
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
     };
-    let work = (Work::Restore(asked), found.labels);
-    start(&gateway, &asker, manner, &request, work).await
+    let (work, labels, priority) = (Work::Restore(asked), found.labels, request.priority);
+    start(&gateway, &asker, manner, &request, Begin { work, labels, priority }).await
 }
 
 /// What was restored, newest first, and how it ended.

@@ -85,6 +85,12 @@ const MIGRATIONS: &[&str] = &[
         policy TEXT NOT NULL
     ) STRICT;
 ",
+    "
+    -- What a job does, as JSON: one that waits for its turn is begun by the next gateway.
+    ALTER TABLE jobs ADD COLUMN work TEXT;
+    DROP INDEX jobs_at_work;
+    CREATE INDEX jobs_at_work ON jobs (state) WHERE state IN ('running', 'queued');
+",
 ];
 
 /// Why there is no database.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use api::{
     After, CheckpointSummary, ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job,
-    JobKind, Operation, OperationState, RestoreRequest, Verification, VerifyRequest,
+    JobKind, Operation, OperationState, Progress, RestoreRequest, Verification, VerifyRequest,
 };
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use service::{Client, ClientError};
 use tokio::time::{Instant, sleep};
 
@@ -25,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a job does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
     Dump(DumpRequest),
     Container(ContainerDumpRequest),
@@ -113,12 +115,35 @@ pub(crate) async fn perform(
     }
 }
 
-/// Finds out what became of a job whose answer is lost.
-pub(crate) async fn settle(services: &Services, job: &Job) -> Outcome {
-    let client = match job.kind {
+/// The service that does a job.
+fn client<'a>(services: &'a Services, job: &Job) -> &'a Client {
+    match job.kind {
         JobKind::Checkpoint | JobKind::Verify => services.dumper(),
         JobKind::Restore => services.restorer(),
-    };
+    }
+}
+
+/// Has a job's service end it. It may end well all the same, if that is done already.
+pub(crate) async fn cancel(services: &Services, job: &Job) -> Result<(), ClientError> {
+    let path = format!("/v1/operations/{}/cancel", job.id);
+    let nothing = serde_json::json!({});
+    match client(services, job).post::<Operation>(&path, &nothing).await {
+        // It is not begun any more if it was not yet.
+        Ok(_) | Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// How far a job is, if its service says so.
+pub(crate) async fn progress(services: &Services, job: &Job) -> Option<Progress> {
+    let path = format!("/v1/operations/{}", job.id);
+    let operation: Operation = client(services, job).get(&path).await.ok()?;
+    operation.progress
+}
+
+/// Finds out what became of a job whose answer is lost.
+pub(crate) async fn settle(services: &Services, job: &Job) -> Outcome {
+    let client = client(services, job);
     let mut last_seen = Instant::now();
     loop {
         match outcome(services, client, job).await {

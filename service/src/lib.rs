@@ -33,7 +33,7 @@ pub use client::{Client, ClientError};
 pub use error::{Error, chain};
 pub use manuals::{arguments, asked as asked_for_manuals};
 pub use on_behalf::OnBehalfOf;
-pub use operations::{Begun, OperationName, Operations};
+pub use operations::{Begun, OperationName, OperationProgress, Operations};
 pub use pages::Page;
 pub use peers::{Allowed, Connection, Peer};
 pub use privileges::Privileges;

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{ErrorDetail, Operation, OperationState, User};
+use api::{ErrorDetail, Operation, OperationState, Progress, User};
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 
@@ -26,9 +26,67 @@ pub struct Operations(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_name: BTreeMap<String, (Option<User>, Operation)>,
+    by_name: BTreeMap<String, Entry>,
     /// The oldest first.
     order: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    user: Option<User>,
+    operation: Operation,
+    progress: OperationProgress,
+    cancel: Canceller,
+}
+
+/// What cancels an operation; `None`: it cannot be.
+#[derive(Clone, Default)]
+struct Canceller(Option<Arc<dyn Fn() + Send + Sync>>);
+
+impl std::fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Canceller(…)" } else { "Canceller(none)" })
+    }
+}
+
+/// How far an operation is. A clone tells of the same.
+#[derive(Clone, Debug, Default)]
+pub struct OperationProgress(Arc<Mutex<Option<Progress>>>);
+
+impl OperationProgress {
+    fn lock(&self) -> MutexGuard<'_, Option<Progress>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step begins, which will move so many bytes, where that is known.
+    pub fn begin(&self, step: &str, total_bytes: Option<u64>) {
+        *self.lock() = Some(Progress { step: step.to_owned(), done_bytes: 0, total_bytes });
+    }
+
+    /// The step has moved so many bytes more.
+    pub fn advance(&self, bytes: u64) {
+        if let Some(progress) = self.lock().as_mut() {
+            progress.done_bytes = progress.done_bytes.saturating_add(bytes);
+        }
+    }
+}
+
+impl Entry {
+    fn new(user: Option<User>, operation: Operation) -> Self {
+        Self {
+            user,
+            operation,
+            progress: OperationProgress::default(),
+            cancel: Canceller::default(),
+        }
+    }
+
+    /// As it is told.
+    fn told(&self) -> Operation {
+        let at_work = self.operation.state == OperationState::Running;
+        let progress = at_work.then(|| self.progress.lock().clone()).flatten();
+        Operation { progress, ..self.operation.clone() }
+    }
 }
 
 impl Kept {
@@ -36,7 +94,7 @@ impl Kept {
     fn make_room(&mut self) {
         while self.order.len() >= KEPT {
             let ended = |name: &String| {
-                let at_work = |(_, it): &(_, Operation)| it.state == OperationState::Running;
+                let at_work = |it: &Entry| it.operation.state == OperationState::Running;
                 !self.by_name.get(name).is_some_and(at_work)
             };
             let Some(oldest) = self.order.iter().position(ended) else { break };
@@ -81,6 +139,7 @@ impl Operations {
     pub fn router(&self) -> Router {
         Router::new()
             .route("/v1/operations/{name}", get(one).delete(forbid))
+            .route("/v1/operations/{name}/cancel", post(cancel))
             .with_state(self.clone())
     }
 
@@ -103,7 +162,7 @@ impl Operations {
                 return Err(Problem::new(StatusCode::CONFLICT, message)
                     .remedy(format!("GET /v1/operations/{name} tells what becomes of it")));
             }
-            kept.by_name.insert(name.clone(), (user, Operation::default()));
+            kept.by_name.insert(name.clone(), Entry::new(user, Operation::default()));
             kept.order.push_back(name.clone());
         }
         Ok(Begun { operations: self.clone(), name })
@@ -111,6 +170,22 @@ impl Operations {
 }
 
 impl Begun {
+    /// Where it says how far it is.
+    #[must_use]
+    pub fn progress(&self) -> OperationProgress {
+        let kept = self.operations.lock();
+        let entry = self.name.as_ref().and_then(|name| kept.by_name.get(name));
+        entry.map(|entry| entry.progress.clone()).unwrap_or_default()
+    }
+
+    /// Says how it is cancelled. What comes of it is noted as usual.
+    pub fn cancelled_by(&self, cancel: impl Fn() + Send + Sync + 'static) {
+        let mut kept = self.operations.lock();
+        if let Some(entry) = self.name.as_ref().and_then(|name| kept.by_name.get_mut(name)) {
+            entry.cancel = Canceller(Some(Arc::new(cancel)));
+        }
+    }
+
     /// Notes what came of it.
     pub fn end<A: Serialize>(mut self, outcome: Result<&A, &Problem>) {
         let ended = match outcome {
@@ -131,8 +206,10 @@ impl Begun {
 
     fn note(&mut self, ended: Operation) {
         let Some(name) = self.name.take() else { return };
-        if let Some((_, operation)) = self.operations.lock().by_name.get_mut(&name) {
-            *operation = ended;
+        if let Some(entry) = self.operations.lock().by_name.get_mut(&name) {
+            entry.operation = ended;
+            // What cancels it may hold what has ended.
+            entry.cancel = Canceller::default();
         }
     }
 }
@@ -150,26 +227,62 @@ impl Drop for Begun {
     }
 }
 
-/// What came of it; if it is not known, it is not to be begun any more: a request for it may still be on its way.
+impl Operations {
+    /// Has an operation that is not known not begun any more: a request for it may still be on its way. Whether it is not known.
+    fn forbid(&self, name: &str, user: Option<User>) -> bool {
+        let mut kept = self.lock();
+        if kept.by_name.contains_key(name) || name.len() > LONGEST {
+            return false;
+        }
+        kept.make_room();
+        let message = "it was given up before it was begun".to_owned();
+        let error = Some(ErrorDetail { message, ..ErrorDetail::default() });
+        let state = OperationState::Failed;
+        let never = Operation { state, status: Some(409), error, ..Operation::default() };
+        kept.by_name.insert(name.to_owned(), Entry::new(user, never));
+        kept.order.push_back(name.to_owned());
+        true
+    }
+}
+
+/// What came of it; if it is not known, it is not to be begun any more.
 async fn forbid(
     State(operations): State<Operations>,
     OnBehalfOf(user): OnBehalfOf,
     Path(name): Path<String>,
 ) -> Result<Json<Operation>, Problem> {
-    {
-        let mut kept = operations.lock();
-        if !kept.by_name.contains_key(&name) && name.len() <= LONGEST {
-            kept.make_room();
-            let message = "it was given up before it was begun".to_owned();
-            let error = Some(ErrorDetail { message, ..ErrorDetail::default() });
-            let state = OperationState::Failed;
-            let never = Operation { state, status: Some(409), error, ..Operation::default() };
-            kept.by_name.insert(name.clone(), (user, never));
-            kept.order.push_back(name.clone());
-            return Err(unknown(&name));
-        }
+    if operations.forbid(&name, user) {
+        return Err(unknown(&name));
     }
     one(State(operations), OnBehalfOf(user), Path(name)).await
+}
+
+/// Cancels it, and tells it as it is then: what comes of that shows when it ends. If it is not known, it is not to be begun any more.
+async fn cancel(
+    State(operations): State<Operations>,
+    OnBehalfOf(user): OnBehalfOf,
+    Path(name): Path<String>,
+) -> Result<Json<Operation>, Problem> {
+    if operations.forbid(&name, user) {
+        return Err(unknown(&name));
+    }
+    let found = {
+        let kept = operations.lock();
+        let entry = kept.by_name.get(&name).filter(|it| user.is_none() || it.user == user);
+        entry.map(|it| (it.told(), it.cancel.clone()))
+    };
+    match found {
+        None => Err(unknown(&name)),
+        Some((told, _)) if told.state != OperationState::Running => Ok(Json(told)),
+        Some((told, Canceller(Some(cancel)))) => {
+            cancel();
+            Ok(Json(told))
+        }
+        Some((_, Canceller(None))) => {
+            let message = format!("operation {name} cannot be cancelled");
+            Err(Problem::new(StatusCode::CONFLICT, message).remedy("wait until it has ended"))
+        }
+    }
 }
 
 fn unknown(name: &str) -> Problem {
@@ -184,8 +297,8 @@ async fn one(
     Path(name): Path<String>,
 ) -> Result<Json<Operation>, Problem> {
     let kept = operations.lock();
-    let found = kept.by_name.get(&name).filter(|(asker, _)| user.is_none() || *asker == user);
-    found.map(|(_, operation)| Json(operation.clone())).ok_or_else(|| unknown(&name))
+    let found = kept.by_name.get(&name).filter(|it| user.is_none() || it.user == user);
+    found.map(|it| Json(it.told())).ok_or_else(|| unknown(&name))
 }
 
 #[cfg(test)]
@@ -197,7 +310,7 @@ mod tests {
     }
 
     fn state(operations: &Operations, name: &str) -> Option<OperationState> {
-        operations.lock().by_name.get(name).map(|(_, operation)| operation.state)
+        operations.lock().by_name.get(name).map(|entry| entry.operation.state)
     }
 
     #[test]
@@ -227,5 +340,33 @@ mod tests {
         assert_eq!(state(&operations, "first"), Some(OperationState::Running));
         assert_eq!(state(&operations, "5"), None);
         first.end(Ok(&0));
+    }
+
+    #[tokio::test]
+    async fn what_can_be_cancelled_is_and_what_is_not_known_is_not_begun() {
+        let operations = Operations::default();
+        let ask = async |name: &str| {
+            let path = Path(name.to_owned());
+            cancel(State(operations.clone()), OnBehalfOf(None), path).await
+        };
+        let begun = operations.begin(name("a"), None).unwrap();
+        assert_eq!(ask("a").await.unwrap_err().status, StatusCode::CONFLICT);
+        let cancelled = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = cancelled.clone();
+        begun.cancelled_by(move || flag.store(true, std::sync::atomic::Ordering::Relaxed));
+        begun.progress().begin("write", Some(10));
+        begun.progress().advance(3);
+        let told = ask("a").await.unwrap().0;
+        let progress = told.progress.unwrap();
+        assert_eq!((progress.step.as_str(), progress.done_bytes), ("write", 3));
+        assert!(cancelled.load(std::sync::atomic::Ordering::Relaxed));
+        begun.end(Ok(&7));
+        let told = ask("a").await.unwrap().0;
+        assert_eq!((told.state, told.progress), (OperationState::Done, None));
+        assert_eq!(ask("b").await.unwrap_err().status, StatusCode::NOT_FOUND);
+        assert_eq!(operations.begin(name("b"), None).unwrap_err().status, StatusCode::CONFLICT);
+        let user = User { uid: 7, gid: 7 };
+        let other = cancel(State(operations.clone()), OnBehalfOf(Some(user)), Path("a".to_owned()));
+        assert_eq!(other.await.unwrap_err().status, StatusCode::NOT_FOUND, "another's");
     }
 }

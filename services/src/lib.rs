@@ -13,8 +13,23 @@ use std::io;
 use std::path::PathBuf;
 
 use axum::http::StatusCode;
+use images::Progress;
 use nix::libc;
-use service::{Problem, chain};
+use service::{OperationProgress, Problem, chain};
+
+/// Tells who asked how far a dump or a restore is.
+#[derive(Debug)]
+struct Told(OperationProgress);
+
+impl Progress for Told {
+    fn begin(&mut self, step: &str, total: Option<u64>) {
+        self.0.begin(step, total);
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.0.advance(bytes);
+    }
+}
 
 /// Undoes what others, which were killed, have left done; the folder in which that is written down.
 fn undo_left(settings: &service::Settings) -> PathBuf {

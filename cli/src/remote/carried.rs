@@ -55,7 +55,7 @@ const CARRIED: [(&str, &[&str], &str); 11] = [
         &["id"],
         "end the tracking of a process's memory on its machine, without --gateway, or name a track with --id",
     ),
-    ("jobs", &["id", "wait", "state", "kind", "limit"], ""),
+    ("jobs", &["id", "wait", "cancel", "state", "kind", "limit"], ""),
 ];
 
 /// Commands that only make a job, for which one may wait or not.

@@ -14,7 +14,7 @@ use crate::verify;
 use crate::voice::{BAD, GOOD, STRONG, Voice, in_style};
 
 /// For so long the gateway holds an answer back.
-const WAIT: &str = "wait=30s";
+const WAIT: &str = "wait=2s";
 
 /// Begins a job and, if that is wanted, waits for its end. The job goes on if who waits does not.
 pub(super) async fn begin(
@@ -31,8 +31,15 @@ pub(super) async fn begin(
 /// Waits for the end of a job.
 pub(super) async fn ended(client: &Client, mut job: Job, voice: Voice) -> Result<Job, Failure> {
     let mut bar = voice.bar();
-    while job.state == JobState::Running {
-        bar.begin(&format!("{} of {}", job.kind.name(), job.directory), None);
+    while !job.state.is_over() {
+        let what = format!("{} of {}", job.kind.name(), job.directory);
+        match job.progress.as_ref().filter(|progress| progress.total_bytes.is_some()) {
+            Some(progress) => {
+                bar.begin(&format!("{what}: {}", plain(&progress.step)), progress.total_bytes);
+                bar.advance(progress.done_bytes);
+            }
+            None => bar.begin(&what, None),
+        }
         let waited = client.get(&format!("/v1/jobs/{}?{WAIT}", job.id)).await;
         job = waited.inspect_err(|_| {
             let id = plain(&job.id);
@@ -45,8 +52,8 @@ pub(super) async fn ended(client: &Client, mut job: Job, voice: Voice) -> Result
 /// Tells what became of a job that was begun here; of one that is at work its id.
 pub(super) fn tell_begun(job: &Job, voice: Voice) -> Result<ExitCode, Failure> {
     match job.state {
-        JobState::Running => voice.print(job, || format!("{}\n", job.id))?,
-        JobState::Failed => return Err(why(job)),
+        JobState::Queued | JobState::Running => voice.print(job, || format!("{}\n", job.id))?,
+        JobState::Failed | JobState::Cancelled => return Err(why(job)),
         JobState::Done => match job.kind {
             JobKind::Checkpoint => tell_checkpoint(job, voice)?,
             JobKind::Restore => tell_restore(job, voice)?,
@@ -97,7 +104,7 @@ fn tell_restore(job: &Job, voice: Voice) -> Result<(), Failure> {
 
 /// A line for each job.
 pub(super) fn text(list: &JobList) -> String {
-    let head = format!("{:<36}  {:<10}  {:<8}  {:<10}  WHAT", "JOB", "KIND", "STATE", "ASKED BY");
+    let head = format!("{:<36}  {:<10}  {:<9}  {:<10}  WHAT", "JOB", "KIND", "STATE", "ASKED BY");
     let mut text = in_style(STRONG, &head) + "\n";
     for job in &list.jobs {
         text += &line(job);
@@ -107,9 +114,9 @@ pub(super) fn text(list: &JobList) -> String {
 
 /// A job, and why it failed.
 pub(super) fn line(job: &Job) -> String {
-    let (kind, state) = (job.kind.name(), format!("{:<8}", job.state.name()));
+    let (kind, state) = (job.kind.name(), format!("{:<9}", job.state.name()));
     let state = match job.state {
-        JobState::Running => state,
+        JobState::Queued | JobState::Running | JobState::Cancelled => state,
         JobState::Done => in_style(GOOD, &state),
         JobState::Failed => in_style(BAD, &state),
     };

@@ -1,6 +1,9 @@
 //! What the buttons do: what the API does.
 
-use api::{CheckpointRequest, Directory, DirectoryError, Labels, RestoreJobRequest, VerifyRequest};
+use api::{
+    CheckpointRequest, Directory, DirectoryError, Labels, Priority, RestoreJobRequest,
+    VerifyRequest,
+};
 use axum::extract::{Path, State};
 use axum::response::Redirect;
 use axum::{Extension, Form};
@@ -9,9 +12,9 @@ use service::{Body, Problem};
 
 use super::Failed;
 use crate::audit::Object;
-use crate::callers::{Admin, Checkpoint, May, Restore};
+use crate::callers::{Admin, Asker, Checkpoint, May, Restore};
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Manner};
+use crate::job_routes::{self, Accepted, Manner};
 use crate::{checkpoints, restores};
 
 /// The fields of the form for a checkpoint; what is empty is not said.
@@ -92,6 +95,7 @@ pub(super) async fn checkpoint(
         link_remap: form.link_remap.is_some(),
         max_freeze_ms: typed("max_freeze_ms", &form.max_freeze_ms)?,
         timeout_ms: None,
+        priority: Priority::Normal,
         labels: typed::<Labels>("labels", &form.labels)?.unwrap_or_default(),
     };
     let begun = checkpoints::checkpoint(State(gateway), asker, Manner::default(), Body(request));
@@ -108,6 +112,7 @@ pub(super) async fn restore(
         shell_job: form.shell_job.is_some(),
         tcp_close: form.tcp_close.is_some(),
         cgroups: Default::default(),
+        priority: Priority::Normal,
     };
     let begun = restores::restore(State(gateway), asker, Manner::default(), Body(request));
     Ok(followed(begun.await?))
@@ -121,6 +126,20 @@ pub(super) async fn verify(
     let request = VerifyRequest { directory: directory(&form.directory)? };
     let begun = checkpoints::verify(State(gateway), asker, Manner::default(), Body(request));
     Ok(followed(begun.await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JobForm {
+    id: String,
+}
+
+pub(super) async fn cancel(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Form(JobForm { id }): Form<JobForm>,
+) -> Result<Begun, Failed> {
+    let cancelled = job_routes::cancel_job(State(gateway), asker, Path(id), Manner::default());
+    Ok(followed(cancelled.await?))
 }
 
 pub(super) async fn remove(

@@ -340,8 +340,10 @@ pub(super) fn checkpoint(it: &CheckpointSummary, jobs: &[Job]) -> Markup {
 fn state(job: &Job) -> Markup {
     html! {
         @match (job.state, &job.verified) {
-            (JobState::Running, _) => span.busy { "at work" },
+            (JobState::Queued, _) => span.dim { "waits" },
+            (JobState::Running, _) => span.busy { @if job.cancelled_by.is_some() { "is cancelled" } @else { "at work" } },
             (JobState::Failed, _) => span.bad { "failed" },
+            (JobState::Cancelled, _) => span.dim { "cancelled" },
             (JobState::Done, Some(found)) if !found.sound => span.bad { "damaged" },
             (JobState::Done, _) => span.good { "done" },
         }
@@ -419,6 +421,15 @@ pub(super) fn job(job: &Job) -> Markup {
                     } @else { (job.directory) }
                 }
                 @if let Some(pid) = job.pid { dt { "Process" } dd { (pid) } }
+                @if let Some(progress) = &job.progress {
+                    dt { "Step" } dd {
+                        (progress.step) " "
+                        @if let Some(total) = progress.total_bytes {
+                            progress value=(progress.done_bytes) max=(total.max(1)) {}
+                            " " (bytes(progress.done_bytes)) " of " (bytes(total))
+                        }
+                    }
+                }
                 dt { "Begun" } dd { (ago(job.created_ms)) " by " (job.asked_by) }
                 @if let Some(dump) = job.dump {
                     dt { "Frozen" } dd { (micros(dump.frozen_us)) " of " (micros(dump.total_us)) }
@@ -437,6 +448,12 @@ pub(super) fn job(job: &Job) -> Markup {
                     @for path in &found.in_part { dt { (path) } dd { "compared in part alone" } }
                     @for path in &found.without_manifest { dt { (path) } dd { "there is no manifest to compare with" } }
                 }
+            }
+        }
+        @if !job.state.is_over() && job.cancelled_by.is_none() {
+            form.inline method="post" action="/do/cancel" {
+                input type="hidden" name="id" value=(job.id);
+                button { "Cancel" }
             }
         }
         @if let Some(error) = &job.error { (problem(error)) }

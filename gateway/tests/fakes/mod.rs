@@ -53,7 +53,8 @@ impl Rest {
         let limits = LimitSettings { changes_per_second: n(1000), requests_per_second: n(1000) };
         let limits = Limits::of(limits);
         let settings = DoorSettings { hosts, users: true, tls: None, limits };
-        let gateway = Gateway::new(services, state, metrics, identities, Audit::nowhere()).unwrap();
+        let gateway =
+            Gateway::new(services, state, metrics, identities, Audit::nowhere(), 16).unwrap();
         let doors = doors(gateway, settings, common);
         let path = directory.path().join("gateway.sock");
         let socket = service::Socket::bind(&path).unwrap();

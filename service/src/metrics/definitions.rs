@@ -99,6 +99,8 @@ table! {
         "Time from the request for a job to its end.";
     JOBS_RUNNING: Gauge, "stasis_jobs_running", ["kind"],
         "Jobs at work, by kind.";
+    JOBS_QUEUED: Gauge, "stasis_jobs_queued", [],
+        "Jobs that wait for their turn.";
     JOBS_OLDEST: Gauge, "stasis_jobs_oldest_start_timestamp_seconds", ["kind"],
         "When the oldest of the jobs at work was asked for; absent while there is none.";
     JOBS_FOUND_AGAIN: Counter, "stasis_jobs_found_again_total", [],

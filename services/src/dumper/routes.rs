@@ -10,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{NewDirectory, Quiet, WriteOptions};
+use images::{NewDirectory, WriteOptions};
 use kernel::rights;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, chain,
@@ -18,7 +18,7 @@ use service::{
 };
 
 use super::metrics::DumpMetrics;
-use crate::{has_no_room, no_room};
+use crate::{Told, has_no_room, no_room};
 use dumper::{AfterDump, Connections, DumpOptions, Error, FreezeError, dump};
 
 #[derive(Clone, Debug)]
@@ -78,6 +78,9 @@ fn problem(error: &Error, pid: HostPid) -> Problem {
             "max_freeze_ms",
             "allow it to stand still for longer, or dump it when it does less",
         ),
+        Error::Cancelled { .. } => {
+            Problem::new(StatusCode::CONFLICT, chain(error)).coded(Code::Cancelled)
+        }
         Error::TimedOut { .. } => over_budget("timeout_ms", "give the dump more time"),
         Error::Claimed { .. } => Problem::new(StatusCode::CONFLICT, chain(error))
             .of("pid")
@@ -205,6 +208,8 @@ async fn make(
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
+    let cancel = options.cancel.clone();
+    operation.cancelled_by(move || cancel.cancel());
     let (root, wanted) = (dumper.root.of(asker.0), request.labels);
     let metrics = dumper.metrics.clone();
     metrics.begun();
@@ -212,7 +217,8 @@ async fn make(
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
         let above = (root, request.directory);
-        let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut Quiet);
+        let mut told = Told(operation.progress());
+        let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut told);
         if let Ok(report) = &mut result {
             let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
             report.warnings.extend(unlabelled);

@@ -18,7 +18,9 @@ use api::{Directory, RestoredTree};
 use ids::HostPid;
 use nix::errno::Errno;
 use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use prometheus::{IntCounter, IntGauge};
 use service::metrics::{Metrics, definitions as are};
 
@@ -35,6 +37,9 @@ pub(super) struct Reaper {
     running: IntGauge,
     reaped: IntCounter,
 }
+
+/// A worker's standard input and output.
+type Pipes = (ChildStdin, ChildStdout);
 
 /// A command to be started, and who waits for the child.
 type Birth = (Command, mpsc::Sender<io::Result<Child>>);
@@ -89,17 +94,29 @@ impl Reaper {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub(super) fn spawn(&self, command: Command) -> io::Result<(ChildStdin, ChildStdout)> {
+    pub(super) fn spawn(&self, command: Command) -> io::Result<(HostPid, Pipes)> {
         // Under the lock: the worker must be known as one before its end can be seen.
         let mut state = self.lock();
         let gone = || io::Error::other("the thread that starts workers has ended");
         let (answer, started) = mpsc::channel();
         self.parent.send((command, answer)).map_err(|_| gone())?;
         let mut child = started.recv().map_err(|_| gone())??;
-        state.workers.push(HostPid::from(&child));
+        let worker = HostPid::from(&child);
+        state.workers.push(worker);
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(input), Some(output)) => Ok((input, output)),
+            (Some(input), Some(output)) => Ok((worker, (input, output))),
             _ => Err(io::Error::other("the worker has no pipes")),
+        }
+    }
+
+    /// Ends a worker, if it has not ended: then what it was making is gone, or a tree that stands.
+    pub(super) fn end_worker(&self, worker: HostPid) {
+        // Under the lock nobody waits for it, so that the number is its own.
+        let state = self.lock();
+        if state.workers.contains(&worker)
+            && let Err(errno) = kill(Pid::from_raw(worker.get()), Signal::SIGKILL)
+        {
+            tracing::warn!("end worker {worker}: {errno}");
         }
     }
 

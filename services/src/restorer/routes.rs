@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{
@@ -198,6 +199,9 @@ async fn make(
         tracing::warn!("{asker}: restore {name}: {}", problem.detail.message);
     })?;
     let operation = restorer.operations.begin(operation, asker.0)?;
+    let cancelling = Cancelling::new(restorer.reaper.clone());
+    let (cancel, ended) = (cancelling.clone(), cancelling.clone());
+    operation.cancelled_by(move || cancel.cancel());
     let start = Instant::now();
     restorer.metrics.running.inc();
     let name = directory.clone();
@@ -207,7 +211,9 @@ async fn make(
             if let Some(base) = images.as_ref().and_then(layout::mapping_base) {
                 command.args(["--mapping-base", &base.to_string()]);
             }
-            restorer.reaper.spawn(command)
+            let (worker, pipes) = restorer.reaper.spawn(command)?;
+            cancelling.begun(worker);
+            Ok(pipes)
         };
         let result = match restorer.worker.ask::<_, RestoreSummary>(&work, spawn) {
             Err(WorkerError::Strange(error)) => noted(&work).ok_or(WorkerError::Strange(error)),
@@ -220,7 +226,14 @@ async fn make(
         }
         let result = result.map_err(|error| {
             tracing::warn!("{asker}: restore {name}: {}", chain(&error));
-            problem(error)
+            match error {
+                WorkerError::Failed(_) => problem(error),
+                _ if ended.is_cancelled() => {
+                    let message = "the restore was cancelled: nobody of the tree is there";
+                    Problem::new(StatusCode::CONFLICT, message).coded(Code::Cancelled)
+                }
+                error => problem(error),
+            }
         });
         restorer.metrics.finished(result.as_ref());
         operation.end(result.as_ref());
@@ -234,6 +247,43 @@ async fn make(
         }
         Ok(Err(problem)) => Err(problem),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Ends the worker of a restore that nobody wants any more. A clone ends the same.
+#[derive(Clone, Debug)]
+struct Cancelling {
+    reaper: Reaper,
+    state: Arc<Mutex<(bool, Option<HostPid>)>>,
+}
+
+impl Cancelling {
+    fn new(reaper: Reaper) -> Self {
+        Self { reaper, state: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (bool, Option<HostPid>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cancel(&self) {
+        let mut state = self.lock();
+        state.0 = true;
+        if let Some(worker) = state.1 {
+            self.reaper.end_worker(worker);
+        }
+    }
+
+    fn begun(&self, worker: HostPid) {
+        let mut state = self.lock();
+        state.1 = Some(worker);
+        if state.0 {
+            self.reaper.end_worker(worker);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.lock().0
     }
 }
 
