@@ -69,6 +69,12 @@ pub(crate) enum Command {
     Tracks(TracksOptions),
     /// List a gateway's jobs, newest first, or show one of them (with --gateway)
     Jobs(JobsOptions),
+    /// Check or show the configuration file of all programs
+    Config {
+        /// What of it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Behave as CRIU does: `stasis criu dump …`, `stasis criu restore …`, `stasis criu check`
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Criu {
@@ -503,6 +509,26 @@ pub(crate) struct TrackOptions {
     pub(crate) files: bool,
     #[command(flatten)]
     pub(crate) socket: CollectorSocket,
+}
+
+/// What is done with the configuration file.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read it as all programs do, and say what is wrong; the exit code is 0 when nothing is
+    Check {
+        /// The file, in place of the one that --config names
+        file: Option<PathBuf>,
+    },
+    /// Print it as the programs document it: every key, its help, its default, and what is in force in this
+    /// environment. What is printed is a configuration that says the same
+    Show {
+        /// The file, in place of the one that --config names
+        #[arg(conflicts_with = "defaults")]
+        file: Option<PathBuf>,
+        /// Without file and environment: a file to begin with
+        #[arg(long)]
+        defaults: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@
 
 mod args;
 mod check;
+mod config;
 mod containers;
 mod diff;
 mod dump;
@@ -30,7 +31,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use crate::args::{Args, Command, UntrackOptions};
 use crate::voice::Voice;
@@ -55,10 +56,11 @@ fn main() -> ExitCode {
     {
         return criu_main(rest.to_vec());
     }
-    if let Some(ended) = service::asked_for_manuals::<Args>(&arguments) {
+    let program = config::program();
+    if let Some(ended) = service::asked_for_manuals(program.command(), &arguments) {
         return ended;
     }
-    let matches = Args::command().get_matches();
+    let matches = program.matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     run(args, &matches).unwrap_or_else(|failure| {
         voice::fail(&failure);
@@ -69,6 +71,12 @@ fn main() -> ExitCode {
 fn run(args: Args, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let voice = args.voice;
     refuse_for_others(&args.command, voice)?;
+    // A gateway is not asked for it, which is said if one was to be.
+    if let Command::Config { command } = &args.command
+        && !remote::is_named(matches)
+    {
+        return config::run(command, &configuration::Program::place(matches), voice);
+    }
     voice.log_to_stderr();
     // What an environment says is not for what we start ourselves.
     let is_ours = matches!(args.command, Command::HoldUffds { .. });
@@ -132,7 +140,7 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
             "jobs: a gateway has them, and none is named",
             "name it with --gateway, or STASIS_GATEWAY (unix:/run/stasis/gateway.sock)",
         )),
-        Command::Criu { .. } => {
+        Command::Config { .. } | Command::Criu { .. } => {
             let error = "criu: something stands before it";
             Err(Failure::with_remedy(error, "have it first: stasis criu …"))
         }

@@ -85,6 +85,11 @@ fn client(options: &GatewayOptions, place: Place, matches: &ArgMatches) -> Resul
     Client::of(place, tls, token)
 }
 
+/// Whether a gateway was named on the command line.
+pub(crate) fn is_named(matches: &ArgMatches) -> bool {
+    given_anywhere(matches, "gateway")
+}
+
 /// Whether an option of all commands was typed, before the command or behind it.
 fn given_anywhere(matches: &ArgMatches, id: &str) -> bool {
     let behind = matches.subcommand().is_some_and(|(_, behind)| carried::is_given(behind, id));

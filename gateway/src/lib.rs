@@ -3,6 +3,7 @@
 //! contract, `docs/security.md` says who may do what.
 
 mod access;
+mod args;
 mod audit;
 mod callers;
 mod checkpoints;
@@ -34,6 +35,7 @@ mod wait;
 mod work;
 
 pub use access::{Access, AccessError};
+pub use args::{Args, program};
 pub use audit::{Audit, AuditSettings};
 pub use doors::{BeyondLoopback, DoorSettings, check_listen, doors};
 pub use gateway::Gateway;

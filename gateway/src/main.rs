@@ -1,72 +1,16 @@
 //! `stasis-gateway`: REST for the world, without privileges.
 
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use service::{BoundSocket, Error, LogSettings, Privileges, Service, Tls, TlsSettings};
+use service::{BoundSocket, Error, Privileges, Service, Tls};
 use stasis_gateway::{
-    Access, Audit, AuditSettings, DoorSettings, Gateway, GatewayMetrics, Holds, Hosts, Identities,
-    Issued, LimitSettings, Limits, Services, State, TokenSettings, Tokens, check_listen, doors,
-    prepare_directory,
+    Access, Args, Audit, DoorSettings, Gateway, GatewayMetrics, Holds, Hosts, Identities, Issued,
+    Limits, Services, State, Tokens, check_listen, doors, prepare_directory, program,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Checkpoints and restores for who asks over HTTP, by way of the services
-#[derive(Debug, Parser)]
-#[command(name = "stasis-gateway", version)]
-struct Args {
-    /// Address of loopback to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7437", env = "STASIS_LISTEN")]
-    listen: SocketAddr,
-    /// Unix socket to listen on, where users are known without a token [default:
-    /// RUN_DIR/gateway.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Answer root and the gateway's own user alone on the Unix socket
-    #[arg(long, env = "STASIS_NO_USERS", value_parser = clap::builder::BoolishValueParser::new())]
-    no_users: bool,
-    #[command(flatten)]
-    tokens: TokenSettings,
-    #[command(flatten)]
-    tls: TlsSettings,
-    /// File that says what users and clients' certificates may do (docs/security.md); without it, a user may do what he could do
-    /// himself, and a certificate nothing
-    #[arg(long, value_name = "FILE", env = "STASIS_ACCESS_FILE")]
-    access_file: Option<PathBuf>,
-    /// Directory of the gateway's own for what it remembers
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/stasis/gateway",
-        env = "STASIS_STATE_DIR"
-    )]
-    state_dir: PathBuf,
-    /// Name by which the gateway may be called, beside those of loopback: of a proxy before it; may
-    /// be given several times
-    #[arg(long, value_name = "NAME", env = "STASIS_ALLOW_HOST", value_delimiter = ',')]
-    allow_host: Vec<String>,
-    /// Directory of the services' sockets
-    #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
-    run_dir: PathBuf,
-    /// User to become when started as root; the services must be told to allow it
-    #[arg(long, value_name = "NAME", env = "STASIS_GATEWAY_USER")]
-    user: Option<String>,
-    /// So many jobs are at work at once; the others wait for their turn, the more urgent for less long
-    #[arg(long, value_name = "N", default_value = "16", env = "STASIS_JOBS_AT_ONCE")]
-    jobs_at_once: NonZeroUsize,
-    #[command(flatten)]
-    audit: AuditSettings,
-    #[command(flatten)]
-    limits: LimitSettings,
-    #[command(flatten)]
-    log: LogSettings,
-}
-
 fn main() -> ExitCode {
-    service::exit("gateway", run(&service::arguments::<Args>()))
+    service::exit("gateway", run(&service::arguments(&program())))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

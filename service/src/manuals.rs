@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory, Parser};
+use clap::{Command, FromArgMatches};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
+use configuration::Program;
 
 /// The first word of a command line that asks for them.
 const ASKED: &str = "--write-manuals";
@@ -23,19 +24,21 @@ const SHELLS: [(Shell, &str); 3] = [
 
 /// The arguments of a service's program. One that is asked for its manuals writes them, and ends.
 #[must_use]
-pub fn arguments<A: Parser>() -> A {
-    match written::<A>("8", std::env::args_os().skip(1)) {
-        None => A::parse(),
+pub fn arguments<A: FromArgMatches>(program: &Program) -> A {
+    match written(program.command(), "8", std::env::args_os().skip(1)) {
+        None => program.parse(),
         Some(Ok(())) => std::process::exit(0),
-        Some(Err(error)) => A::command().error(clap::error::ErrorKind::Io, error).exit(),
+        Some(Err(error)) => {
+            program.command().clone().error(clap::error::ErrorKind::Io, error).exit()
+        }
     }
 }
 
 /// The same of a program for people, whose pages are in section 1 and which looks at its arguments itself: how it ends, if it was asked
 /// for its manuals.
 #[must_use]
-pub fn asked<A: CommandFactory>(arguments: &[OsString]) -> Option<ExitCode> {
-    written::<A>("1", arguments.iter().cloned()).map(|written| match written {
+pub fn asked(command: &Command, arguments: &[OsString]) -> Option<ExitCode> {
+    written(command, "1", arguments.iter().cloned()).map(|written| match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // With nowhere to say it, the exit code still tells.
@@ -45,7 +48,8 @@ pub fn asked<A: CommandFactory>(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn written<A: CommandFactory>(
+fn written(
+    command: &Command,
     section: &str,
     mut arguments: impl Iterator<Item = OsString>,
 ) -> Option<io::Result<()>> {
@@ -54,7 +58,7 @@ fn written<A: CommandFactory>(
     }
     let directory = arguments.next().filter(|_| arguments.next().is_none());
     Some(match directory {
-        Some(directory) => write(&A::command(), section, Path::new(&directory)),
+        Some(directory) => write(command, section, Path::new(&directory)),
         None => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{ASKED} takes one directory: PREFIX/share"),
@@ -99,6 +103,8 @@ fn page(command: &Command, section: &str, folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory, Parser};
+
     use super::*;
 
     /// Does something
@@ -122,7 +128,7 @@ mod tests {
     }
 
     fn asked_by(arguments: &[&str]) -> Option<io::Result<()>> {
-        written::<Args>("1", arguments.iter().map(OsString::from))
+        written(&Args::command(), "1", arguments.iter().map(OsString::from))
     }
 
     #[test]

@@ -13,9 +13,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use collector::bpf::PIN_ROOT;
 use collector::{Home, Inventory, ROOM, TrackError};
+use configuration::Program;
 use ids::HostPid;
 use service::metrics::Metrics;
 use service::{
@@ -59,10 +60,16 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_SETGID,
 ]);
 
+/// The program, for the configuration file.
+#[must_use]
+pub fn program() -> Program {
+    Program::service("collector", Args::command())
+}
+
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("collector", run(&service::arguments::<Args>()))
+    service::exit("collector", run(&service::arguments::<Args>(&program())))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

@@ -11,8 +11,9 @@ mod store;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use collector::Home;
+use configuration::Program;
 use index::Index;
 use metrics::DumpMetrics;
 use service::{
@@ -77,10 +78,16 @@ const PRIVILEGES: Privileges = Privileges::Only(&[
     Capability::CAP_SYS_NICE,
 ]);
 
+/// The program, for the configuration file.
+#[must_use]
+pub fn program() -> Program {
+    Program::service("dumper", Args::command())
+}
+
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("dumper", run(&service::arguments::<Args>()))
+    service::exit("dumper", run(&service::arguments::<Args>(&program())))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

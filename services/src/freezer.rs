@@ -5,7 +5,8 @@ mod routes;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use configuration::Program;
 use leases::Leases;
 use service::{Capability, Error, Privileges, Service, Settings};
 
@@ -21,10 +22,16 @@ struct Args {
 const PRIVILEGES: Privileges =
     Privileges::Only(&[Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_OVERRIDE]);
 
+/// The program, for the configuration file.
+#[must_use]
+pub fn program() -> Program {
+    Program::service("freezer", Args::command())
+}
+
 /// The life of the service's program.
 #[must_use]
 pub fn main() -> ExitCode {
-    service::exit("freezer", run(&service::arguments::<Args>().settings))
+    service::exit("freezer", run(&service::arguments::<Args>(&program()).settings))
 }
 
 fn run(settings: &Settings) -> Result<(), Error> {

@@ -5,7 +5,8 @@ mod routes;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use configuration::Program;
 use service::{CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,10 +35,16 @@ enum Command {
     },
 }
 
+/// The program, for the configuration file.
+#[must_use]
+pub fn program() -> Program {
+    Program::service("restorer", Args::command())
+}
+
 /// The life of the service's program, and of its workers.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args: Args = service::arguments();
+    let args: Args = service::arguments(&program());
     match args.command {
         Some(Command::Worker { mapping_base }) => match routes::work(mapping_base) {
             Ok(()) => ExitCode::SUCCESS,
