@@ -523,11 +523,11 @@ pub(crate) enum ConfigCommand {
     /// environment. What is printed is a configuration that says the same
     Show {
         /// The file, in place of the one that --config names
-        #[arg(conflicts_with = "defaults")]
         file: Option<PathBuf>,
-        /// Without file and environment: a file to begin with
+        /// Print a file to begin with: of this machine only what FILE says, if one is named, and nothing of what
+        /// is in force
         #[arg(long)]
-        defaults: bool,
+        template: bool,
     },
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use configuration::{Error, Fault, Place, Program, Text, check, show};
+use configuration::{Environment, Error, Fault, Place, Program, Text, check, show};
 use criu::Failure;
 use serde::Serialize;
 use services::{collector, dumper, freezer, restorer};
@@ -47,13 +47,15 @@ pub(crate) fn run(
             let error = "config show with --json: the file is TOML, and so is what is printed";
             Err(Failure::with_remedy(error, "leave --json out"))
         }
-        ConfigCommand::Show { defaults: true, .. } => {
-            let shown = show(None, &programs(), &|_| None)?;
-            voice.print(&(), || shown).map(|()| ExitCode::SUCCESS)
-        }
-        ConfigCommand::Show { file, .. } => {
-            let text = Text::read(&place(file))?;
-            let shown = show(text.as_ref(), &programs(), &|name| std::env::var_os(name))?;
+        ConfigCommand::Show { file, template } => {
+            let place = match (template, file) {
+                (true, None) => None,
+                _ => Some(place(file)),
+            };
+            let text = place.map_or(Ok(None), |place| Text::read(&place))?;
+            let environment: Environment<'_> = &|name| std::env::var_os(name);
+            let environment = (!template).then_some(environment);
+            let shown = show(text.as_ref(), &programs(), environment)?;
             voice.print(&(), || shown).map(|()| ExitCode::SUCCESS)
         }
     }
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_shown_is_good_and_names_every_option() {
         let programs = programs();
-        let text = show(None, &programs, &|_| None).unwrap();
+        let text = show(None, &programs, None).unwrap();
         for key in
             ["listen", "run-dir", "checkpoints", "allow-user", "tracked-processes", "runc-state"]
         {

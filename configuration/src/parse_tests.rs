@@ -172,7 +172,7 @@ fn what_is_shown_is_a_file_that_says_the_same() {
     let text = Text { path: "F".into(), text: FILE.to_owned() };
     let programs = [gateway(), shell()];
     let environment = |name: &OsStr| (name == "STASIS_TEST_LISTEN").then(|| "127.0.0.1:9".into());
-    let shown = show(Some(&text), &programs, &environment).unwrap();
+    let shown = show(Some(&text), &programs, Some(&environment)).unwrap();
     for said in [
         "# Where to listen\n# Default: \"127.0.0.1:1\"; environment: STASIS_TEST_LISTEN\n\
          # In force, from STASIS_TEST_LISTEN: \"127.0.0.1:9\"\nlisten = \"127.0.0.1:2\"\n",

@@ -15,14 +15,15 @@ const WIDTH: usize = 96;
 /// Variables of an environment.
 pub type Environment<'a> = &'a dyn Fn(&OsStr) -> Option<OsString>;
 
-/// The documented file for all programs, with what `text` and an environment say.
+/// The documented file for all programs, with what `text` says, and, of who wants to know what is in
+/// force, an environment.
 ///
 /// # Errors
 /// If the file says what cannot be.
 pub fn show(
     text: Option<&Text>,
     programs: &[Program],
-    environment: Environment<'_>,
+    environment: Option<Environment<'_>>,
 ) -> Result<String, Error> {
     let mut out = String::new();
     let head = "Configuration of stasis: a section for each program, and one for all of them. Keys \
@@ -69,7 +70,12 @@ fn common(out: &mut String, all: &[(&Program, Values)]) {
     }
 }
 
-fn section(out: &mut String, program: &Program, values: &Values, environment: Environment<'_>) {
+fn section(
+    out: &mut String,
+    program: &Program,
+    values: &Values,
+    environment: Option<Environment<'_>>,
+) {
     append(out, format_args!("\n[{}]", program.section));
     let about = program.command.get_about().map(ToString::to_string).unwrap_or_default();
     comment(out, &format!("{}: {about}", program.command.get_name()));
@@ -87,7 +93,7 @@ fn document(
     section: &str,
     key: &Key,
     value: Option<&Value>,
-    environment: Environment<'_>,
+    environment: Option<Environment<'_>>,
 ) {
     let help = key.arg.get_long_help().or(key.arg.get_help()).map(ToString::to_string);
     comment(out, &help.unwrap_or_default());
@@ -102,6 +108,13 @@ fn document(
     let named = named.unwrap_or_default();
     comment(out, &format!("Default: {}{named}", default.as_deref().unwrap_or("none")));
     let name = &key.name;
+    let Some(environment) = environment else {
+        match value.filter(|value| value.section == section) {
+            Some(value) => append(out, format_args!("{name} = {}", key.toml(&value.texts))),
+            None => append(out, format_args!("#{name} = {}", key.example(default))),
+        }
+        return;
+    };
     let set = variable.and_then(|variable| Some((variable, environment(variable)?)));
     match (set, value) {
         (Some((variable, set)), value) => {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use service::{BoundSocket, Error, Privileges, Service, Tls};
+use service::{Error, Handed, Privileges, Service, Tls};
 use stasis_gateway::{
     Access, Args, Audit, DoorSettings, Gateway, GatewayMetrics, Holds, Hosts, Identities, Issued,
     Limits, Services, State, Tokens, check_listen, doors, prepare_directory, program,
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     let start = |source| Error::Start { service: "gateway", source };
     check_listen(args.listen, args.tls.tls_cert.is_some()).map_err(|error| start(error.into()))?;
+    let mut handed = Handed::from_environment();
     // While we may still do what the user that we become may not.
     let tokens = Tokens::open(&args.tokens).map_err(|error| start(error.into()))?;
     let audit = args.audit.directory(&args.state_dir);
@@ -24,7 +25,7 @@ fn run(args: &Args) -> Result<(), Error> {
             .map_err(|error| start(error.into()))?;
     }
     let path = args.socket.clone().unwrap_or_else(|| args.run_dir.join("gateway.sock"));
-    let socket = BoundSocket::bind(&path)?;
+    let (socket, tcp) = (handed.unix(&path)?, handed.tcp(args.listen)?);
     let service = Service { name: "gateway", privileges: Privileges::Only(&[]) };
     let prepared = service.prepare(args.log, args.user.as_deref())?;
     let common = prepared.metrics().clone();
@@ -35,7 +36,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let at_once = args.jobs_at_once.get();
     let limits = Limits::of(args.limits);
     let settings = DoorSettings { hosts, users: !args.no_users, tls, limits: limits.clone() };
-    prepared.run_doors(args.listen, socket, async || {
+    prepared.run_doors(tcp, socket, async || {
         let services = Services::in_directory(&args.run_dir)?;
         let state = State::open(&args.state_dir)?;
         let issued = Issued::of(state.clone())?;

@@ -36,6 +36,28 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A socket that was handed over is no such socket.
+    #[error("take over the socket {name} (LISTEN_FDS)")]
+    Handed {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket that was handed over is at another place than the one that is configured.
+    #[error(
+        "take over the socket {name} (LISTEN_FDS): it is {there}, and the configuration says {said}: \
+         have both say the same (ListenStream= of the socket unit, and --{name} or --run-dir)"
+    )]
+    HandedOther {
+        /// Its name.
+        name: &'static str,
+        /// Where it is.
+        there: String,
+        /// Where it was to be.
+        said: String,
+    },
     /// A user or group to allow is not known here.
     #[error("allow {kind} {name}: no such {kind}")]
     UnknownName {

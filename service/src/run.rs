@@ -1,7 +1,6 @@
 //! From the command line to the end of a service.
 
 use std::error::Error as StdError;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::Metrics;
@@ -21,10 +20,9 @@ use crate::problem::in_time;
 use crate::serve::{AsItIs, most_connections, serve};
 use crate::telemetry::{self, Telemetry, Traces};
 use crate::tls::{TcpDoor, Tls};
-use crate::{BoundSocket, Error, LogSettings, Privileges, Problem, Settings, Socket, chain};
-
-/// So many connections wait to be accepted, if the kernel lets them.
-const WAITING: u32 = 4096;
+use crate::{
+    BoundSocket, Error, Handed, LogSettings, Privileges, Problem, Settings, Socket, chain, manager,
+};
 
 /// What a service is.
 #[derive(Clone, Copy, Debug)]
@@ -50,9 +48,10 @@ impl Service {
         log: LogSettings,
         user: Option<&str>,
     ) -> Result<Prepared, Error> {
+        let handed = Handed::from_environment();
         self.privileges.drop_others(user)?;
         let telemetry = Telemetry::start(self.name, log)?;
-        Ok(Prepared { service: self, metrics, notes: Vec::new(), telemetry })
+        Ok(Prepared { service: self, metrics, notes: Vec::new(), handed, telemetry })
     }
 }
 
@@ -62,6 +61,7 @@ pub struct Prepared {
     service: Service,
     metrics: Metrics,
     notes: Vec<String>,
+    handed: Handed,
     // Last: what happens while the rest is dropped is still logged and traced.
     telemetry: Telemetry,
 }
@@ -88,7 +88,7 @@ impl Prepared {
 
     /// Answers on the service's Unix socket until it is told to end (`SIGTERM`, `SIGINT`).
     /// `start` makes the router of the service's own paths, inside the runtime.
-    pub fn run<F>(self, settings: &Settings, start: F) -> Result<(), Error>
+    pub fn run<F>(mut self, settings: &Settings, start: F) -> Result<(), Error>
     where
         F: AsyncFnOnce() -> Result<Router, Box<dyn StdError + Send + Sync>>,
     {
@@ -98,12 +98,13 @@ impl Prepared {
         let result = block_on(async {
             let own =
                 start().await.map_err(|source| Error::Start { service: service.name, source })?;
-            let socket = Socket::bind(&path)?;
+            let socket = self.handed.unix(&path)?.listen()?;
             let health = healthy(service.name, self.notes);
             let health = get(move || async move { Json(health) });
             let router = dress_with_metrics_page(own.route("/healthz", health), metrics.clone())
                 .layer(middleware::from_fn_with_state((allowed, metrics), admit));
             tracing::info!("listen on {}", path.display());
+            manager::ready(&format!("listening on {}", path.display()));
             serve(socket, AsItIs, router, most_connections(1), told_to_end()?).await;
             Ok(())
         });
@@ -112,12 +113,12 @@ impl Prepared {
         result
     }
 
-    /// Answers on a TCP address and on a Unix socket until it is told to end. `start` makes a
+    /// Answers on a TCP socket and on a Unix socket until it is told to end. `start` makes a
     /// router for each, which brings its own `/healthz` and who may ask what; [`dress`] is around
     /// what they have in common.
     pub fn run_doors<F>(
         self,
-        address: SocketAddr,
+        tcp: std::net::TcpListener,
         socket: BoundSocket,
         start: F,
     ) -> Result<(), Error>
@@ -128,11 +129,12 @@ impl Prepared {
         let result = block_on(async {
             let doors =
                 start().await.map_err(|source| Error::Start { service: service.name, source })?;
-            let failed = |source| Error::ListenTcp { address, source };
-            let tcp = listen(address).map_err(failed)?;
+            let tcp = TcpListener::from_std(tcp).map_err(Error::Serve)?;
             let local = tcp.local_addr().map_err(Error::Serve)?;
             let scheme = if doors.tls.is_some() { "https" } else { "http" };
-            tracing::info!("listen on {scheme}://{local} and on {}", socket.path().display());
+            let status = format!("{scheme}://{local} and on {}", socket.path().display());
+            tracing::info!("listen on {status}");
+            manager::ready(&format!("listening on {status}"));
             if let Some(tls) = doors.tls.clone() {
                 let hup = signal(SignalKind::hangup()).map_err(Error::Serve)?;
                 tokio::spawn(tls.keep_up(hup));
@@ -155,17 +157,6 @@ pub struct Doors {
     pub tls: Option<Tls>,
     /// Who comes by the Unix socket is a [`Peer`], in its `ConnectInfo`.
     pub unix: Router,
-}
-
-/// Listens on a TCP address, where many may wait to be accepted: a flood of them should not delay the next.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(WAITING)
 }
 
 impl Doors {
@@ -243,6 +234,7 @@ fn told_to_end() -> Result<impl Future<Output = ()> + Send + 'static, Error> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        manager::stopping();
     })
 }
 

@@ -14,23 +14,26 @@ use crate::Error;
 use crate::peers::{Connection, Peer};
 
 /// A Unix socket that is bound, which may take privileges that are dropped before it is served.
-/// Dropping it takes its name away.
+/// Dropping it takes its name away, if it was made here.
 #[derive(Debug)]
 pub struct BoundSocket {
     listener: std::os::unix::net::UnixListener,
     name: Name,
 }
 
-/// A listening Unix socket; dropping it takes its name away.
+/// A listening Unix socket; dropping it takes its name away, if it was made here.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     _name: Name,
 }
 
-/// The name of a socket, taken away when dropped.
+/// The name of a socket, taken away when dropped, unless it is another's.
 #[derive(Debug)]
-struct Name(PathBuf);
+struct Name {
+    path: PathBuf,
+    ours: bool,
+}
 
 impl BoundSocket {
     /// Binds a socket to a path. What a dead instance left there is taken away; where a living one
@@ -50,23 +53,28 @@ impl BoundSocket {
             Err(_) => {}
         }
         let listener = std::os::unix::net::UnixListener::bind(path).map_err(listen)?;
-        let name = Name(path.to_owned());
+        let name = Name { path: path.to_owned(), ours: true };
         let all = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(path, all).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
         Ok(Self { listener, name })
     }
 
+    /// One that somebody else has bound, and who may take it away.
+    pub(crate) fn handed(listener: std::os::unix::net::UnixListener, path: &Path) -> Self {
+        Self { listener, name: Name { path: path.to_owned(), ours: false } }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.name.0
+        &self.name.path
     }
 
     /// Listens, within a runtime.
     pub fn listen(self) -> Result<Socket, Error> {
         let listener = UnixListener::from_std(self.listener)
-            .map_err(|source| Error::Listen { path: self.name.0.clone(), source })?;
+            .map_err(|source| Error::Listen { path: self.name.path.clone(), source })?;
         Ok(Socket { listener, _name: self.name })
     }
 }
@@ -80,9 +88,12 @@ impl Socket {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
+        if !self.ours {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
             // Who has become another user may have no right to it; the next start takes it away.
-            tracing::warn!("remove {}: {error}", self.0.display());
+            tracing::warn!("remove {}: {error}", self.path.display());
         }
     }
 }
