@@ -12,6 +12,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PROGRAMS := stasis stasis-collector stasis-freezer stasis-dumper stasis-restorer stasis-gateway
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+GENERATED := target/packaging
 PACKAGES := -p stasis-cli -p stasis-criu -p stasis-services -p stasis-gateway
 
 # Checkpoints need root; who is not root runs the built programs by sudo, never the compiler.
@@ -88,6 +89,20 @@ bench: build ## frozen time, dump and restore times, beside CRIU where it is
 faults: build ## dumpers, collectors and freezers killed at 1,000 random instants each (FAULTS_ARGS=--help)
 	cargo build --release --locked -p stasis-tests --bins
 	$(SUDO) .ci/alone $(RELEASE)/stasis-faults $(or $(FAULTS_ARGS),--kills 167)
+
+# What is made of the programs themselves, and is no part of the tree.
+.PHONY: packaging
+packaging:
+	@mkdir -p $(GENERATED)
+	$(RELEASE)/stasis config show --template packaging/stasis.toml > $(GENERATED)/stasis.toml
+	@rm -rf $(GENERATED)/share
+	@$(MAKE) --no-print-directory install-manuals DESTDIR= PREFIX=$(GENERATED)
+
+.PHONY: deb
+deb: build ## a Debian package of all programs, and one of their debug symbols, in target/debian
+	@.ci/deps deb
+	@$(MAKE) --no-print-directory packaging
+	cargo deb --locked --no-build -p stasis-cli --separate-debug-symbols --dbgsym $(DEB_ARGS)
 
 .PHONY: install
 install: ## install programs, manual pages and completions under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
