@@ -3,6 +3,7 @@
 //! answer as JSON to standard output.
 
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
@@ -71,8 +72,9 @@ impl Worker {
         spawn: impl FnOnce(Command) -> io::Result<(ChildStdin, ChildStdout)>,
     ) -> Result<A, WorkerError> {
         let request = serde_json::to_vec(request).map_err(WorkerError::Request)?;
-        let mut command = Command::new(&self.program);
-        command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Not by its path: that may lead to a newer program since an upgrade, or nowhere in the mount namespace that we are in.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(&self.program).arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped());
         let (mut input, output) = spawn(command)
             .map_err(|source| WorkerError::Start { program: self.program.clone(), source })?;
         input.write_all(&request).map_err(WorkerError::Talk)?;
