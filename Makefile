@@ -104,6 +104,14 @@ deb: build ## a Debian package of all programs, and one of their debug symbols, 
 	@$(MAKE) --no-print-directory packaging
 	cargo deb --locked --no-build -p stasis-cli --separate-debug-symbols --dbgsym $(DEB_ARGS)
 
+# Of the package of this version.
+.PHONY: oci
+oci: ## an image of the gateway and the services, from the package, by Podman (OCI_ARGS, packaging/oci/Containerfile)
+	@deb=$$(ls -t $(or $(CARGO_TARGET_DIR),target)/debian/stasis_*.deb 2>/dev/null | head -1); \
+	    [ -n "$$deb" ] || { echo "there is no package: run 'make deb' first" >&2; exit 1; }; \
+	    mkdir -p target/oci && cp "$$deb" target/oci/stasis.deb && cp packaging/oci/* target/oci
+	$(SUDO) podman build $(OCI_ARGS) -t stasis target/oci
+
 .PHONY: install
 install: ## install programs, manual pages and completions under PREFIX (/usr/local), DESTDIR honoured; run `make build` first
 	@for p in $(PROGRAMS) criu; do [ -x $(RELEASE)/$$p ] || { echo "$(RELEASE)/$$p is not there: run 'make build' first" >&2; exit 1; }; done
