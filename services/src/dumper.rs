@@ -5,6 +5,7 @@ mod containers;
 mod index;
 mod metrics;
 mod processes;
+mod room;
 mod routes;
 mod store;
 
@@ -16,6 +17,7 @@ use collector::Home;
 use configuration::Program;
 use index::Index;
 use metrics::DumpMetrics;
+use room::{Room, RoomSettings};
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
     Service, Settings,
@@ -37,6 +39,8 @@ struct Args {
     /// Folder for what is looked up in the kernel's type information
     #[arg(long, value_name = "DIR", env = "STASIS_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    room: RoomSettings,
     #[command(flatten)]
     engines: EngineSettings,
     /// Label by whose values the metrics tell of checkpoints; may be given several times
@@ -101,6 +105,7 @@ fn run(args: &Args) -> Result<(), Error> {
         let index = Index::of(root.clone());
         let labels = &args.metrics_label;
         let store = Store::register(root.clone(), index.clone(), labels, &metrics)?;
+        let room = Room::of(args.room, root.clone(), index.clone());
         let of_dumps = DumpMetrics::register(&metrics)?;
         let places = containers::places(&args.engines, &args.settings.run_dir);
         let operations = Operations::default();
@@ -110,7 +115,8 @@ fn run(args: &Args) -> Result<(), Error> {
         let asked = operations.router();
         let of_processes = processes::router(programs.clone(), &metrics)?;
         let there = checkpoints::router(root.clone(), index, operations.clone(), of_dumps.clone());
-        let own = routes::router(root, programs, undo, operations, of_dumps, traces);
+        let settings = (programs, undo, room);
+        let own = routes::router(root, settings, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());
         Ok(own.merge(there).merge(of_processes).merge(of_containers).merge(asked))
     })

@@ -18,6 +18,7 @@ use service::{
 };
 
 use super::metrics::DumpMetrics;
+use super::room::Room;
 use crate::{Told, has_no_room, no_room};
 use dumper::{AfterDump, Connections, DumpOptions, Error, FreezeError, dump};
 
@@ -28,6 +29,7 @@ struct Dumper {
     programs: Home,
     /// [`DumpOptions::undo`].
     undo: PathBuf,
+    room: Room,
     metrics: DumpMetrics,
     traces: Traces,
     operations: Operations,
@@ -36,13 +38,12 @@ struct Dumper {
 /// The router of the dumper's own paths. `programs` is [`DumpOptions::programs`].
 pub(super) fn router(
     root: CheckpointRoot,
-    programs: Home,
-    undo: PathBuf,
+    (programs, undo, room): (Home, PathBuf, Room),
     operations: Operations,
     metrics: DumpMetrics,
     traces: Traces,
 ) -> Router {
-    let dumper = Dumper { root, programs, undo, metrics, traces, operations };
+    let dumper = Dumper { root, programs, undo, room, metrics, traces, operations };
     Router::new().route("/v1/dumps", post(make)).with_state(dumper)
 }
 
@@ -136,6 +137,7 @@ fn options(
     if user.is_some() && request.link_remap {
         return Err(no_links());
     }
+    dumper.room.check(pid, user)?;
     let images_dir = dumper
         .root
         .of(user)
