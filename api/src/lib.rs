@@ -25,8 +25,8 @@ mod users;
 pub use cgroups::{CgroupRoot, CgroupsMode};
 pub use comparison::{
     BeforeAfter, ChangedFile, ChangedTask, ComparedCheckpoint, ComparedFile, ComparedTask,
-    Comparison, FileChanges, FileWords, MappingChange, MemoryChanges, PageChanges, PageCount,
-    Presence, TaskChanges,
+    Comparison, ComparisonQuery, FileChanges, FileWords, MappingChange, MemoryChanges, PageChanges,
+    PageCount, Presence, TaskChanges,
 };
 pub use containers::{
     ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, ContainerState,

@@ -22,12 +22,17 @@ pub(crate) fn run(options: &DiffOptions, voice: Voice) -> Result<ExitCode, Failu
     let open = |directory| Images::open(directory).map_err(explain);
     let (before, after) = (open(&options.before)?, open(&options.after)?);
     let found = catalog::compare(&before, &after).map_err(explain)?;
-    voice.print(&found, || text(&found))?;
+    tell(&found, voice)
+}
+
+/// Tells what differs.
+pub(crate) fn tell(found: &Comparison, voice: Voice) -> Result<ExitCode, Failure> {
+    voice.print(found, || text(found))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The comparison, for people.
-pub(crate) fn text(found: &Comparison) -> String {
+fn text(found: &Comparison) -> String {
     let head = |sign: &str, one| in_style(STRONG, &format!("{sign} {}", line(one)));
     let mut text = format!("{}\n{}\n", head("---", &found.before), head("+++", &found.after));
     if found.same {

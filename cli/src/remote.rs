@@ -12,8 +12,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::{
-    CheckpointList, CheckpointRequest, CheckpointSummary, ContainerList, Directory, Job, JobList,
-    JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
+    CheckpointList, CheckpointRequest, CheckpointSummary, Comparison, ContainerList, Directory,
+    Job, JobList, JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList,
+    VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
@@ -22,7 +23,7 @@ use ids::HostPid;
 use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions};
 use crate::gateway_options::GatewayOptions;
 use crate::voice::Voice;
-use crate::{containers, list, ps, track, verify};
+use crate::{containers, diff, list, ps, track, verify};
 use client::Client;
 use transport::{NoPlace, Place, TlsFiles};
 
@@ -149,6 +150,11 @@ impl Remote {
                     })
                 })?;
                 Ok(ExitCode::SUCCESS)
+            }
+            Command::Diff(options) => {
+                let (before, after) = (named(&options.before)?, named(&options.after)?);
+                let path = format!("/v1/comparisons?before={before}&after={after}");
+                diff::tell(&self.client.get::<Comparison>(&path).await?, voice)
             }
             Command::Rm(options) => self.remove(&options.directories).await,
             Command::Track(options) => {

@@ -7,6 +7,7 @@ mod args;
 mod audit;
 mod callers;
 mod checkpoints;
+mod contents;
 mod doors;
 mod events;
 mod gateway;

@@ -19,6 +19,7 @@ use crate::services::{health, problem, with_query};
 fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::with_openapi(openapi::document())
         .merge(crate::checkpoints::router())
+        .merge(crate::contents::router())
         .merge(crate::restores::router())
         .merge(crate::job_routes::router())
         .merge(crate::events::router())

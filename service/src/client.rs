@@ -152,6 +152,11 @@ impl Client {
         self.json(self.request(Method::GET, path).timeout(Duration::from_secs(10))).await
     }
 
+    /// Asks for what images have to be read for, for at most two minutes.
+    pub async fn look<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
+        self.json(self.request(Method::GET, path).timeout(Duration::from_secs(120))).await
+    }
+
     /// Asks for something to be deleted, for at most two minutes: it may be large.
     pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
         let request = self.request(Method::DELETE, path).timeout(Duration::from_secs(120));

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod containers;
 mod index;
+mod looks;
 mod metrics;
 mod processes;
 mod room;
@@ -115,9 +116,15 @@ fn run(args: &Args) -> Result<(), Error> {
         let asked = operations.router();
         let of_processes = processes::router(programs.clone(), &metrics)?;
         let there = checkpoints::router(root.clone(), index, operations.clone(), of_dumps.clone());
+        let of_contents = looks::router(root.clone());
         let settings = (programs, undo, room);
         let own = routes::router(root, settings, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());
-        Ok(own.merge(there).merge(of_processes).merge(of_containers).merge(asked))
+        Ok(own
+            .merge(there)
+            .merge(of_processes)
+            .merge(of_containers)
+            .merge(of_contents)
+            .merge(asked))
     })
 }

@@ -146,7 +146,7 @@ fn what_cannot_be_asked_is_refused_before_anything_is_sent() {
     let shell = Shell { way: vec![nobody] };
     shell.refused(&["dump", "7", "-D", "a", "--parent", "b"], "dump with --parent");
     shell.refused(&["restore", "-D", "a"], "add --detach");
-    shell.refused(&["diff", "a", "b"], "no gateway is asked for that");
+    shell.refused(&["unlock", "a"], "no gateway is asked for that");
     shell.refused(&["dump", "7", "-D", "a", "--max-freeze", "1500us"], "whole milliseconds");
     shell.refused(&["--token-file", "x", "list"], "the kernel says there who asks");
     shell.refused(&["--ca-file", "x", "list"], "TLS is not spoken there");

@@ -22,7 +22,7 @@ const OF_ALL: [&str; 10] = [
 ];
 
 /// A command that a gateway is asked for: its name, what of it is carried, what helps who wants more.
-const CARRIED: [(&str, &[&str], &str); 11] = [
+const CARRIED: [(&str, &[&str], &str); 12] = [
     (
         "dump",
         &[
@@ -46,6 +46,7 @@ const CARRIED: [(&str, &[&str], &str); 11] = [
     ("ps", &["all", "containers"], ""),
     ("list", &["directory", "labels"], ""),
     ("show", &["directory"], ""),
+    ("diff", &["before", "after"], ""),
     ("verify", &["directory"], ""),
     ("rm", &["directories"], ""),
     ("track", &["pid", "tree", "cgroup", "files"], ""),
@@ -125,6 +126,7 @@ mod tests {
             "restore -D web --detach --cgroups none",
             "list",
             "list web",
+            "diff web/1 web/2",
             "--json ps --all",
             "untrack --id 3",
             "dump 7 -D web --no-wait",
@@ -141,7 +143,6 @@ mod tests {
             ("untrack 7", "a process"),
             ("ps --no-wait", "--no-wait"),
             ("track 7 --run-dir /x", "--run-dir"),
-            ("diff a b", "diff"),
             ("unlock a", "unlock"),
             ("check", "check"),
         ] {

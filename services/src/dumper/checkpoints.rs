@@ -48,19 +48,19 @@ fn failed(error: &io::Error) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
 }
 
-fn none(directory: &Directory) -> Problem {
+pub(super) fn none(directory: &Directory) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
         .remedy("GET /v1/checkpoints lists those there are")
 }
 
-fn named(name: &str) -> Result<Directory, Problem> {
+pub(super) fn named(name: &str) -> Result<Directory, Problem> {
     name.parse().map_err(|error: api::DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
     })
 }
 
 /// What a checkpoint is called from the whole root, and where it is.
-fn place(
+pub(super) fn place(
     root: &CheckpointRoot,
     OnBehalfOf(user): OnBehalfOf,
     directory: &Directory,

@@ -1,0 +1,89 @@
+//! What is in checkpoints, as the gateway tells it: two compared.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use stasis_tests::{Machine, Outcome, Scratch, Services, WebServer, Workload, stasis_program};
+
+/// The command line with the gateway: what it says as JSON.
+fn shell(services: &Services, arguments: &[&str]) -> Value {
+    let gateway = format!("--gateway=unix:{}", services.socket("gateway").display());
+    let mut command = Command::new(stasis_program());
+    let said = Outcome::of(command.args([&gateway, "--json"]).args(arguments));
+    let said = said.must_succeed(&arguments.join(" ")).stdout;
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+}
+
+#[test]
+fn two_are_compared_as_the_shell_does_it() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let web = WebServer::start(&scratch.path("web"));
+    for name in ["web/first", "web/second"] {
+        assert!(web.count() > 0);
+        services.checkpoint(web.program.pid(), name, true).expect("checkpoint");
+    }
+    let ask = |query: &str| services.call("GET", &format!("/v1/comparisons?{query}"), None);
+    let found = ask("before=web/first&after=web/second");
+    assert_eq!(found.status, 200, "{}", found.text);
+    let found = found.body;
+    assert_eq!(
+        (&found["before"]["directory"], &found["after"]["directory"]),
+        (&json!("web/first"), &json!("web/second"))
+    );
+    let changed = &found["memory"]["total"]["changed"]["pages"];
+    assert!(changed.as_u64() > Some(0), "it has counted: {found}");
+    assert_eq!(shell(&services, &["diff", "web/first", "web/second"]), found);
+    let mut here = Command::new(stasis_program());
+    let place = |name: &str| services.checkpoints().join(name);
+    here.args(["--json", "diff"]).args([place("web/first"), place("web/second")]);
+    let here: Value = serde_json::from_str(&Outcome::of(&mut here).must_succeed("diff").stdout)
+        .expect("a comparison");
+    assert_eq!((&here["memory"], &here["files"]), (&found["memory"], &found["files"]));
+    assert_eq!(ask("before=web/first&after=web/first").body["same"], true);
+
+    for (query, status, field) in [
+        ("before=web/first&after=none", 404, "after"),
+        ("before=none&after=web/first", 404, "before"),
+        ("before=../x&after=web/first", 422, ""),
+        ("before=web/first", 422, ""),
+        ("before=web/first&after=web/second&deep=yes", 422, ""),
+    ] {
+        let answer = ask(query);
+        assert_eq!(answer.status, status, "{query}: {}", answer.text);
+        assert_eq!(answer.body["field"].as_str().unwrap_or_default(), field, "{}", answer.text);
+        assert!(answer.body["remedy"].is_string(), "{query}: {}", answer.text);
+    }
+}
+
+#[test]
+fn what_is_damaged_is_said_to_be_so() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let workload = Workload::start("memory", scratch.path("work"));
+    for name in ["sound", "broken"] {
+        services.checkpoint(workload.pid(), name, true).expect("checkpoint");
+    }
+    // Each image in its turn, cut off and filled with what is none.
+    let place = services.checkpoints().join("broken");
+    let files: Vec<_> = fs::read_dir(&place).expect("a checkpoint").flatten().collect();
+    for file in files.iter().filter(|file| file.file_type().is_ok_and(|kind| kind.is_file())) {
+        let path = file.path();
+        let whole = fs::read(&path).expect("read");
+        for bytes in [&whole[..whole.len() / 2], &[0xff; 4096]] {
+            fs::write(&path, bytes).expect("write");
+            let query = "/v1/comparisons?before=sound&after=broken";
+            let answer = services.call("GET", query, None);
+            let is_told = answer.status == 404 || answer.body["code"] == "damaged";
+            // Statistics and labels are a help, and nothing of the tree.
+            assert!(is_told || answer.status == 200, "{}: {}", path.display(), answer.text);
+        }
+        fs::write(&path, whole).expect("write");
+    }
+    let query = "/v1/comparisons?before=sound&after=broken";
+    assert_eq!(services.call("GET", query, None).status, 200);
+    assert!(!services.logs().contains("panicked"), "{}", services.logs());
+}
