@@ -7,6 +7,7 @@
 mod cgroups;
 mod comparison;
 mod containers;
+mod contents;
 mod directory;
 mod dumps;
 mod error;
@@ -31,6 +32,11 @@ pub use comparison::{
 pub use containers::{
     ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, ContainerState,
     ContainerSummary, UnknownEngine,
+};
+pub use contents::{
+    CheckpointContents, ContentsFile, ContentsGhost, ContentsImage, ContentsLeftOut,
+    ContentsMapping, ContentsMemory, ContentsProcess, ContentsThread, ContentsTimes,
+    ProcessLeftOut,
 };
 pub use directory::{Directory, DirectoryError};
 pub use dumps::{

@@ -10,16 +10,23 @@ use images::messages::{
 };
 use images::{Checkpoint, MappingKind};
 
-/// Text from an image as it may go to a terminal: control characters are escaped, what is not UTF-8 is replaced.
+/// No path of the kernel's is longer. Images may say so of a file that many descriptors are of.
+const LONGEST: usize = 4096;
+
+/// Text from an image as it may go to a terminal: control characters are escaped, what is not UTF-8 is replaced. What is longer than any
+/// path is cut off.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for char in String::from_utf8_lossy(bytes).chars() {
+    for char in String::from_utf8_lossy(bytes.get(..LONGEST).unwrap_or(bytes)).chars() {
         if char.is_control() {
             text.extend(char.escape_default());
         } else {
             text.push(char);
         }
+    }
+    if bytes.len() > LONGEST {
+        text.push('…');
     }
     text
 }
@@ -206,6 +213,7 @@ mod tests {
     #[test]
     fn text_from_images_cannot_drive_a_terminal() {
         assert_eq!(printable(b"a\x1b[2Jb\n\xff"), "a\\u{1b}[2Jb\\n\u{fffd}");
+        assert_eq!(printable(&vec![b'a'; 1 << 20]).chars().count(), LONGEST + 1);
     }
 
     #[test]

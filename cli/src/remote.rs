@@ -12,9 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::{
-    CheckpointList, CheckpointRequest, CheckpointSummary, Comparison, ContainerList, Directory,
-    Job, JobList, JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList,
-    VerifyRequest,
+    CheckpointList, CheckpointRequest, Comparison, ContainerList, Directory, Job, JobList, JobState,
+    Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
@@ -23,7 +22,7 @@ use ids::HostPid;
 use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions};
 use crate::gateway_options::GatewayOptions;
 use crate::voice::Voice;
-use crate::{containers, diff, list, ps, track, verify};
+use crate::{containers, diff, list, ps, show, track, verify};
 use client::Client;
 use transport::{NoPlace, Place, TlsFiles};
 
@@ -141,15 +140,8 @@ impl Remote {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Show(options) => {
-                let path = format!("/v1/checkpoints/{}", named(&options.directory)?);
-                let found: CheckpointSummary = self.client.get(&path).await?;
-                voice.print(&found, || {
-                    list::text(&CheckpointList {
-                        checkpoints: vec![found.clone()],
-                        ..CheckpointList::default()
-                    })
-                })?;
-                Ok(ExitCode::SUCCESS)
+                let path = format!("/v1/contents/{}", named(&options.directory)?);
+                show::tell(&self.client.get(&path).await?, voice)
             }
             Command::Diff(options) => {
                 let (before, after) = (named(&options.before)?, named(&options.after)?);

@@ -1,9 +1,7 @@
 //! `stasis show`: what is in a checkpoint, for people and for programs.
 //!
-//! [`summarize`] is a pure function of the images; [`Summary`] is what `--json` prints and what `Display` writes as
-//! text. Nothing of the machine is looked at: a checkpoint can be shown anywhere.
+//! Nothing of the machine is looked at: a checkpoint can be shown anywhere.
 
-mod summary;
 mod text;
 
 use std::error::Error;
@@ -11,7 +9,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use images::{Checkpoint, Images, Unfinished};
+use api::CheckpointContents;
+use catalog::Most;
+use images::{Images, Unfinished};
 
 use crate::args::ShowOptions;
 use crate::progress::bytes;
@@ -19,11 +19,9 @@ use crate::voice::Voice;
 use criu::Failure;
 use criu::shell::with_sudo;
 
-pub(crate) use summary::Summary;
-
 /// `stasis show`.
 pub(crate) fn run(options: &ShowOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let shown = Images::open(&options.directory).and_then(|dir| summarize(&dir));
+    let shown = Images::open(&options.directory).and_then(|dir| catalog::contents(&dir, Most::ALL));
     for left in unfinished(&options.directory) {
         let (path, size) = (left.path.display(), bytes(left.bytes));
         match left.being_written {
@@ -34,8 +32,12 @@ pub(crate) fn run(options: &ShowOptions, voice: Voice) -> Result<ExitCode, Failu
             )),
         }
     }
-    let summary = shown.map_err(explain)?;
-    voice.print(&summary, || summary.to_string())?;
+    tell(&shown.map_err(explain)?, voice)
+}
+
+/// Tells what is in a checkpoint.
+pub(crate) fn tell(contents: &CheckpointContents, voice: Voice) -> Result<ExitCode, Failure> {
+    voice.print(contents, || text::Shown(contents).to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,24 +78,22 @@ pub(crate) fn as_root(error: impl Error + Send + Sync + 'static) -> Failure {
     }
 }
 
-/// Reads and checks the checkpoint in `dir`, and says what is in it.
-pub(crate) fn summarize(dir: &Images) -> Result<Summary, images::Error> {
-    Summary::of(&Checkpoint::load(dir.clone())?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn set(name: &str) -> Summary {
+    fn set(name: &str) -> CheckpointContents {
         let sets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/criu-4.2");
-        summarize(&Images::open(&sets.join(name)).unwrap()).unwrap()
+        catalog::contents(&Images::open(&sets.join(name)).unwrap(), Most::ALL).unwrap()
+    }
+
+    fn shown(name: &str) -> String {
+        text::Shown(&set(name)).to_string()
     }
 
     #[test]
     fn a_family_is_shown_as_a_tree() {
-        let summary = set("family");
-        let text = summary.to_string();
+        let text = shown("family");
         assert!(text.contains("6 processes, 4 threads"), "{text}");
         assert!(text.contains("├─ family (zombie, exit code 17)"), "{text}");
         assert!(text.contains("├─ family (zombie, killed by signal 9)"), "{text}");
@@ -104,8 +104,11 @@ mod tests {
     #[test]
     fn files_are_said_in_words() {
         let summary = set("busy");
-        let whats: Vec<_> =
-            summary.processes[0].files.iter().map(|file| (file.kind, file.what.as_str())).collect();
+        let whats: Vec<_> = summary.processes[0]
+            .files
+            .iter()
+            .map(|it| (it.kind.as_str(), it.what.as_str()))
+            .collect();
         let has = |kind: &str, part: &str| {
             whats.iter().any(|(found, what)| *found == kind && what.contains(part))
         };
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn ghosts_are_named() {
-        let text = set("ghosts").to_string();
+        let text = shown("ghosts");
         assert!(text.contains("deleted: /tmp/stasis-sets/work/sparse (3.0 MiB)"), "{text}");
         assert!(text.contains("/ghost (deleted, contents stored) @12"), "{text}");
     }

@@ -1,23 +1,23 @@
-//! What is in checkpoints: `/v1/comparisons`.
+//! What is in checkpoints, and what differs between two: `/v1/contents`, `/v1/comparisons`.
 
-use api::{Comparison, ComparisonQuery};
+use api::{CheckpointContents, Comparison, ComparisonQuery};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use service::Problem;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::callers::Asker;
-use crate::checkpoints::found;
+use crate::checkpoints::{find, found};
 use crate::gateway::Gateway;
 use crate::openapi::Problems;
 use crate::services::problem;
 
 /// The paths.
 pub(crate) fn router() -> OpenApiRouter<Gateway> {
-    OpenApiRouter::new().routes(routes!(comparison))
+    OpenApiRouter::new().routes(routes!(comparison)).routes(routes!(contents))
 }
 
 /// What differs between two checkpoints: tasks, memory, files.
@@ -47,4 +47,26 @@ pub(crate) async fn compare(
     // The characters that a directory may have need no escape in a query.
     let path = format!("/v1/comparisons?before={before}&after={after}");
     services.dumper().look(&path).await.map_err(|error| problem(error, asker))
+}
+
+/// What is in a checkpoint: processes, memory, files, images, times.
+#[utoipa::path(get, path = "/v1/contents/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "The directory of the checkpoint, with its slashes")), responses((status = 200, description = "What is in it", body = CheckpointContents), Problems))]
+async fn contents(
+    State(gateway): State<Gateway>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<CheckpointContents>, Problem> {
+    inside(&gateway, &asker, &name).await.map(Json)
+}
+
+/// What is in a checkpoint, if somebody may see it.
+pub(crate) async fn inside(
+    gateway: &Gateway,
+    asker: &Asker,
+    name: &str,
+) -> Result<CheckpointContents, Problem> {
+    let directory = find(gateway, asker, name).await?.directory;
+    let services = gateway.services.on_behalf_of(asker.user);
+    let told = services.dumper().look(&format!("/v1/contents/{directory}")).await;
+    told.map_err(|error| problem(error, asker))
 }

@@ -3,6 +3,7 @@
 
 mod actions;
 mod assets;
+mod contents;
 mod log_in;
 mod policies;
 mod units;
@@ -40,6 +41,8 @@ pub(crate) fn router() -> Router<Gateway> {
         .route("/containers", get(containers))
         .route("/checkpoints", get(checkpoints))
         .route("/checkpoints/{*directory}", get(checkpoint))
+        .route("/contents/{*directory}", get(contents::contents))
+        .route("/comparisons", get(contents::comparison))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/policies", get(policies::list))
@@ -138,7 +141,8 @@ async fn checkpoint(
     let found: CheckpointSummary = crate::checkpoints::find(&gateway, &asker, &name).await?;
     let query = JobQuery { directory: Some(found.directory.clone()), ..JobQuery::default() };
     let jobs = job_routes::list(&gateway, &asker, &query)?;
-    Ok(views::checkpoint(&found, &jobs.jobs))
+    let others = contents::others(&gateway, &asker, &found).await?;
+    Ok(views::checkpoint(&found, &jobs.jobs, &contents::part(&found, &others)))
 }
 
 async fn jobs(

@@ -1,4 +1,4 @@
-//! What is in checkpoints, as the gateway tells it: two compared.
+//! What is in checkpoints, as the gateway tells it: one by itself, two compared.
 
 use std::fs;
 use std::process::Command;
@@ -75,15 +75,61 @@ fn what_is_damaged_is_said_to_be_so() {
         let whole = fs::read(&path).expect("read");
         for bytes in [&whole[..whole.len() / 2], &[0xff; 4096]] {
             fs::write(&path, bytes).expect("write");
-            let query = "/v1/comparisons?before=sound&after=broken";
-            let answer = services.call("GET", query, None);
-            let is_told = answer.status == 404 || answer.body["code"] == "damaged";
-            // Statistics and labels are a help, and nothing of the tree.
-            assert!(is_told || answer.status == 200, "{}: {}", path.display(), answer.text);
+            for query in ["/v1/comparisons?before=sound&after=broken", "/v1/contents/broken"] {
+                let answer = services.call("GET", query, None);
+                let is_told = answer.status == 404 || answer.body["code"] == "damaged";
+                // Statistics and labels are a help, and nothing of the tree.
+                assert!(is_told || answer.status == 200, "{}: {}", path.display(), answer.text);
+            }
         }
         fs::write(&path, whole).expect("write");
     }
     let query = "/v1/comparisons?before=sound&after=broken";
     assert_eq!(services.call("GET", query, None).status, 200);
     assert!(!services.logs().contains("panicked"), "{}", services.logs());
+}
+
+#[test]
+fn what_is_inside_is_told_as_the_shell_does_it() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let web = WebServer::start(&scratch.path("web"));
+    services.checkpoint(web.program.pid(), "web/first", true).expect("checkpoint");
+    let found = services.call("GET", "/v1/contents/web/first", None);
+    assert_eq!(found.status, 200, "{}", found.text);
+    let found = found.body;
+    let root = &found["processes"][0];
+    assert_eq!(
+        (&found["directory"], &root["pid"]),
+        (&json!("web/first"), &json!(web.program.pid()))
+    );
+    let list = |of: &Value| of.as_array().expect("a list").clone();
+    let files = list(&root["files"]);
+    let listens = |file: &Value| {
+        file["kind"] == "tcp socket"
+            && file["what"].as_str().is_some_and(|it| it.contains("listening"))
+    };
+    assert!(files.iter().any(listens), "{files:?}");
+    let map = list(&root["map"]);
+    let code = map.iter().find(|it| it["permissions"] == "r-xp" && it["file"].is_string());
+    assert!(code.is_some(), "{map:?}");
+    let pages = |name: &str| map.iter().filter_map(|it| it[name].as_u64()).sum::<u64>();
+    let memory = &root["memory"];
+    assert!(pages("stored_pages") > 0, "{root}");
+    assert_eq!(Some(pages("stored_pages")), memory["stored_pages"].as_u64(), "{root}");
+    assert_eq!(Some(pages("parent_pages")), memory["parent_pages"].as_u64(), "{root}");
+    assert_eq!(shell(&services, &["show", "web/first"]), found);
+
+    let mut here = Command::new(stasis_program());
+    here.args(["--json", "show"]).arg(services.checkpoints().join("web/first"));
+    let here = Outcome::of(&mut here).must_succeed("show").stdout;
+    let mut here: Value = serde_json::from_str(&here).expect("contents");
+    here["directory"] = json!("web/first");
+    assert_eq!(here, found, "there is nothing left out of so little");
+
+    for (name, status) in [("none", 404), (".hidden", 422), ("web", 404)] {
+        let answer = services.call("GET", &format!("/v1/contents/{name}"), None);
+        assert_eq!(answer.status, status, "{name}: {}", answer.text);
+    }
 }

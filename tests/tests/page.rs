@@ -162,6 +162,11 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         browser.look("checkpoints").await;
         browser.click("#checkpoints td a").await;
         browser.look("checkpoint").await;
+        // What is inside comes when the images are read.
+        browser.find("#inside svg.map rect.map-code").await;
+        browser.find("#inside svg.map rect.map-stored").await;
+        browser.click("#inside details summary").await;
+        browser.look("inside").await;
         browser.click("form[action='/do/verify'] button").await;
         browser.job_says("good", "done").await;
 
@@ -174,6 +179,10 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         browser.click("button.first").await;
         browser.job_says("good", "done").await;
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).expect("reap");
+        client.goto(&format!("{address}/checkpoints/by/hand")).await.expect("go");
+        browser.click("#compare").await;
+        browser.find("td.busy").await;
+        browser.look("comparison").await;
         client.goto(&format!("{address}/checkpoints/by/hand")).await.expect("go");
         browser.click("form[action='/do/restore'] button").await;
         browser.job_says("good", "done").await;

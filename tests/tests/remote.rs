@@ -73,7 +73,7 @@ fn goes_there_and_back(shell: &Shell, services: &Services, scratch: &Scratch) {
     assert!(!shell.said(&["list", "elsewhere"]).contains("web/first"));
     assert!(shell.said(&["list", "--labels", labels]).contains("web/first"));
     assert!(!shell.said(&["list", "--labels", "tier=2"]).contains("web/first"));
-    assert_eq!(shell.json(&["show", "web/first"])["pid"], root);
+    assert_eq!(shell.json(&["show", "web/first"])["processes"][0]["pid"], root);
     assert!(shell.said(&["verify", "web/first"]).contains("as they were written"));
     assert_eq!(shell.json(&["verify", "web/first"])["sound"], true);
 

@@ -1,46 +1,56 @@
-//! A summary as text.
+//! What is in a checkpoint, as text.
 
 use std::fmt::{self, Display, Formatter};
 
-use super::summary::{ProcessSummary, Summary, Times};
+use api::{CheckpointContents, ContentsProcess, ContentsTimes};
 
 /// Descriptors of a process that are listed; `--json` has all.
 const FILES_SHOWN: usize = 32;
 /// Images that are listed, the largest first.
 const IMAGES_SHOWN: usize = 12;
 
-impl Display for Summary {
+/// What is in a checkpoint, for people.
+pub(crate) struct Shown<'a>(pub(crate) &'a CheckpointContents);
+
+impl Display for Shown<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Checkpoint {}", self.directory)?;
+        let Self(it) = self;
+        writeln!(f, "Checkpoint {}", it.directory)?;
         writeln!(
             f,
             "{}, {}, {} of memory stored, {} in {}",
-            count(self.processes.len(), "process", "processes"),
-            count(self.threads, "thread", "threads"),
-            Bytes(self.memory.stored_bytes),
-            Bytes(self.image_bytes),
-            count(self.images.len(), "image", "images"),
+            count(all(&it.processes, it.left_out.processes), "process", "processes"),
+            count(it.threads, "thread", "threads"),
+            Bytes(it.memory.stored_bytes),
+            Bytes(it.image_bytes),
+            count(all(&it.images, it.left_out.images), "image", "images"),
         )?;
         self.tree(f)?;
         self.memory(f)?;
         self.files(f)?;
         self.images(f)?;
-        self.times.map_or(Ok(()), |times| times.write(f))
+        it.times.map_or(Ok(()), |it| times(&it, f))
     }
 }
 
-impl Summary {
+/// How long a list is, with what of it is not told.
+fn all<T>(told: &[T], left_out: u64) -> u64 {
+    left_out.saturating_add(told.len() as u64)
+}
+
+impl Shown<'_> {
     fn tree(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(it) = self;
         writeln!(f, "\nProcesses")?;
         writeln!(
             f,
             "  {:>7} {:>7} {:>7} {:>7} {:>10} {:>10}  command",
             "pid", "group", "session", "threads", "mapped", "stored"
         )?;
-        let mut open = vec![Vec::new(); self.processes.len()];
+        let mut open = vec![Vec::new(); it.processes.len()];
         let mut roots = Vec::new();
-        for (index, process) in self.processes.iter().enumerate() {
-            match self.processes.iter().position(|parent| parent.pid == process.ppid) {
+        for (index, process) in it.processes.iter().enumerate() {
+            match it.processes.iter().position(|parent| parent.pid == process.ppid) {
                 Some(parent) if parent < index => open[parent].push(index),
                 _ => roots.push(index),
             }
@@ -49,7 +59,7 @@ impl Summary {
         let mut stack: Vec<(usize, String, String)> =
             roots.into_iter().rev().map(|root| (root, String::new(), String::new())).collect();
         while let Some((index, branch, below)) = stack.pop() {
-            self.processes[index].line(f, &branch)?;
+            line(&it.processes[index], f, &branch)?;
             let children = &open[index];
             for (place, child) in children.iter().enumerate().rev() {
                 let last = place + 1 == children.len();
@@ -57,11 +67,11 @@ impl Summary {
                 stack.push((*child, format!("{below}{turn}"), format!("{below}{rail}")));
             }
         }
-        Ok(())
+        more(f, it.left_out.processes)
     }
 
     fn memory(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let memory = &self.memory;
+        let memory = &self.0.memory;
         writeln!(f, "\nMemory")?;
         writeln!(
             f,
@@ -78,113 +88,113 @@ impl Summary {
     }
 
     fn files(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(it) = self;
         writeln!(f, "\nFiles")?;
         let kinds: Vec<_> =
-            self.files.iter().map(|(kind, number)| format!("{kind} ×{number}")).collect();
+            it.files.iter().map(|(kind, number)| format!("{kind} ×{number}")).collect();
         let kinds = if kinds.is_empty() { "none open".to_owned() } else { kinds.join(", ") };
         writeln!(f, "  {kinds}")?;
-        if self.queued_bytes > 0 {
-            writeln!(f, "  {} waiting in pipes and sockets", Bytes(self.queued_bytes))?;
+        if it.queued_bytes > 0 {
+            writeln!(f, "  {} waiting in pipes and sockets", Bytes(it.queued_bytes))?;
         }
-        for ghost in &self.ghosts {
+        for ghost in &it.ghosts {
             writeln!(f, "  deleted: {} ({})", ghost.path, Bytes(ghost.bytes))?;
         }
-        for process in &self.processes {
-            process.files(f)?;
+        more(f, it.left_out.ghosts)?;
+        for process in &it.processes {
+            files(process, f)?;
         }
         Ok(())
     }
 
     fn images(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nImages")?;
-        let mut images: Vec<_> = self.images.iter().collect();
+        let mut images: Vec<_> = self.0.images.iter().collect();
         images.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         for image in images.iter().take(IMAGES_SHOWN) {
             writeln!(f, "  {:>10}  {}", Bytes(image.bytes).to_string(), image.name)?;
         }
-        more(f, images.len(), IMAGES_SHOWN)
+        let left = self.0.left_out.images;
+        more(f, all(&images, left).saturating_sub(IMAGES_SHOWN as u64))
     }
 }
 
-impl ProcessSummary {
-    fn line(&self, f: &mut Formatter<'_>, branch: &str) -> fmt::Result {
-        let Self { pid, pgid, sid, comm, .. } = self;
-        write!(f, "  {pid:>7} {pgid:>7} {sid:>7} ")?;
-        if let Some(status) = self.wait_status {
-            write!(f, "{:>7} {:>10} {:>10}  {branch}{comm} (", "-", "-", "-")?;
-            return match status & 0x7f {
-                0 => writeln!(f, "zombie, exit code {})", status >> 8 & 0xff),
-                signal => writeln!(f, "zombie, killed by signal {signal})"),
-            };
-        }
-        let (mapped, stored) = match self.memory_of {
-            Some(lender) => ("as".to_owned(), lender.to_string()),
-            None => (
-                Bytes(self.memory.mapped_bytes).to_string(),
-                Bytes(self.memory.stored_bytes).to_string(),
-            ),
+fn line(process: &ContentsProcess, f: &mut Formatter<'_>, branch: &str) -> fmt::Result {
+    let ContentsProcess { pid, pgid, sid, comm, .. } = process;
+    write!(f, "  {pid:>7} {pgid:>7} {sid:>7} ")?;
+    if let Some(status) = process.wait_status {
+        write!(f, "{:>7} {:>10} {:>10}  {branch}{comm} (", "-", "-", "-")?;
+        return match status & 0x7f {
+            0 => writeln!(f, "zombie, exit code {})", status >> 8 & 0xff),
+            signal => writeln!(f, "zombie, killed by signal {signal})"),
         };
-        write!(f, "{:>7} {mapped:>10} {stored:>10}  {branch}{comm}", self.threads.len())?;
-        writeln!(f, "{}", if self.state == "running" { "" } else { " (stopped)" })
     }
-
-    fn files(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Some(program) = &self.program else { return Ok(()) };
-        let directory = self.directory.as_deref().unwrap_or("?");
-        writeln!(f, "\n  process {}: {program}, in {directory}", self.pid)?;
-        for file in self.files.iter().take(FILES_SHOWN) {
-            writeln!(f, "  {:>7}  {:<14} {}", file.fd, file.kind, file.what)?;
-        }
-        more(f, self.files.len(), FILES_SHOWN)
-    }
+    let (mapped, stored) = match process.memory_of {
+        Some(lender) => ("as".to_owned(), lender.to_string()),
+        None => (
+            Bytes(process.memory.mapped_bytes).to_string(),
+            Bytes(process.memory.stored_bytes).to_string(),
+        ),
+    };
+    write!(f, "{:>7} {mapped:>10} {stored:>10}  {branch}{comm}", process.threads.len())?;
+    writeln!(f, "{}", if process.state == "running" { "" } else { " (stopped)" })
 }
 
-impl Times {
-    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let milliseconds = |us: u32| format!("{:.2} ms", f64::from(us) / 1000.0);
-        writeln!(f, "\nTimes")?;
+fn files(process: &ContentsProcess, f: &mut Formatter<'_>) -> fmt::Result {
+    let Some(program) = &process.program else { return Ok(()) };
+    let directory = process.directory.as_deref().unwrap_or("?");
+    writeln!(f, "\n  process {}: {program}, in {directory}", process.pid)?;
+    for file in process.files.iter().take(FILES_SHOWN) {
+        writeln!(f, "  {:>7}  {:<14} {}", file.fd, file.kind, file.what)?;
+    }
+    let all = all(&process.files, process.left_out.files);
+    more(f, all.saturating_sub(FILES_SHOWN as u64))
+}
+
+fn times(times: &ContentsTimes, f: &mut Formatter<'_>) -> fmt::Result {
+    let milliseconds = |us: u64| format!("{}.{:02} ms", us / 1000, us % 1000 / 10);
+    writeln!(f, "\nTimes")?;
+    writeln!(
+        f,
+        "  frozen {} (stopping {}, taking memory {})",
+        milliseconds(times.frozen_us.into()),
+        milliseconds(times.freezing_us.into()),
+        milliseconds(times.memory_dump_us.into()),
+    )?;
+    if let Some(account) = &times.frozen_account {
         writeln!(
             f,
-            "  frozen {} (stopping {}, taking memory {})",
-            milliseconds(self.frozen_us),
-            milliseconds(self.freezing_us),
-            milliseconds(self.memory_dump_us),
+            "  of that: stop {}, inventory {}, registers {}, parasite {}, files {}, cure {}, \
+                 memory {}, release {}",
+            milliseconds(account.stop_us),
+            milliseconds(account.inventory_us),
+            milliseconds(account.registers_us),
+            milliseconds(account.parasite_us),
+            milliseconds(account.files_us),
+            milliseconds(account.cure_us),
+            milliseconds(account.memory_us),
+            milliseconds(account.release_us),
         )?;
-        if let Some(account) = &self.frozen_account {
+        if account.handover_us > 0 {
+            let time = milliseconds(account.handover_us);
             writeln!(
                 f,
-                "  of that: stop {}, inventory {}, registers {}, parasite {}, files {}, cure {}, \
-                 memory {}, release {}",
-                milliseconds(account.stop_us),
-                milliseconds(account.inventory_us),
-                milliseconds(account.registers_us),
-                milliseconds(account.parasite_us),
-                milliseconds(account.files_us),
-                milliseconds(account.cure_us),
-                milliseconds(account.memory_us),
-                milliseconds(account.release_us),
+                "  before that: {time} of one thread, or all of a process with seccomp filters, for its memory to be tracked"
             )?;
-            if account.handover_us > 0 {
-                let time = milliseconds(account.handover_us);
-                writeln!(
-                    f,
-                    "  before that: {time} of one thread, or all of a process with seccomp filters, for its memory to be tracked"
-                )?;
-            }
         }
-        writeln!(
-            f,
-            "  writing memory {}; {} looked at, {} written",
-            milliseconds(self.memory_write_us),
-            count(self.pages_scanned, "page", "pages"),
-            self.pages_written,
-        )
     }
+    writeln!(
+        f,
+        "  writing memory {}; {} looked at, {} written",
+        milliseconds(times.memory_write_us.into()),
+        count(times.pages_scanned, "page", "pages"),
+        times.pages_written,
+    )
 }
 
-fn more(f: &mut Formatter<'_>, number: usize, shown: usize) -> fmt::Result {
-    if number > shown {
-        writeln!(f, "  {:>7}  and {} more (--json has all)", "…", number - shown)?;
+fn more(f: &mut Formatter<'_>, number: u64) -> fmt::Result {
+    if number > 0 {
+        writeln!(f, "  {:>7}  and {number} more (--json has all)", "…")?;
     }
     Ok(())
 }

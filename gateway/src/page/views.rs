@@ -296,7 +296,8 @@ fn labels(of: &CheckpointSummary) -> Markup {
     html! { @for (key, value) in of.labels.iter() { span.label { (key) "=" (value) } } }
 }
 
-pub(super) fn checkpoint(it: &CheckpointSummary, jobs: &[Job]) -> Markup {
+/// `inside` is what is told of its contents.
+pub(super) fn checkpoint(it: &CheckpointSummary, jobs: &[Job], inside: &Markup) -> Markup {
     page(
         "/checkpoints",
         it.directory.as_str(),
@@ -333,6 +334,7 @@ pub(super) fn checkpoint(it: &CheckpointSummary, jobs: &[Job]) -> Markup {
             }
             h2 { "Jobs" }
             (live("jobs", &format!("/checkpoints/{}", it.directory), "", &job_rows(jobs)))
+            (inside)
         },
     )
 }

@@ -1,21 +1,22 @@
-//! The dumper's paths that read whole checkpoints to tell what is in them: what differs between two.
+//! The dumper's paths that read whole checkpoints to tell what is in them, and what differs between two.
 //!
 //! Reading one takes as long as its images are long, so few are read at a time, whoever asks.
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use api::{Code, Comparison, ComparisonQuery, Directory};
+use api::{CheckpointContents, Code, Comparison, ComparisonQuery, Directory};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use catalog::Most;
 use images::Images;
 use service::{CheckpointRoot, OnBehalfOf, Problem, blocking, chain};
 use tokio::sync::Semaphore;
 
-use super::checkpoints::{none, place};
+use super::checkpoints::{named, none, place};
 
 /// So many checkpoints, or pairs of them, are read at a time.
 const AT_A_TIME: usize = 2;
@@ -29,7 +30,10 @@ struct Looks {
 /// The router of these paths.
 pub(super) fn router(root: CheckpointRoot) -> Router {
     let places = Arc::new(Semaphore::new(AT_A_TIME));
-    Router::new().route("/v1/comparisons", get(compare)).with_state(Looks { root, places })
+    Router::new()
+        .route("/v1/comparisons", get(compare))
+        .route("/v1/contents/{*directory}", get(contents))
+        .with_state(Looks { root, places })
 }
 
 impl Looks {
@@ -52,10 +56,10 @@ impl Looks {
 
 /// Why a checkpoint cannot be read.
 fn unreadable(directory: &Directory, error: &images::Error) -> Problem {
-    use images::Error::{Io, NotACheckpoint, OpenDirectory, Path};
+    use images::Error::{Io, NotACheckpoint, OpenDirectory, Path as OfPath};
     match error {
         NotACheckpoint { .. } | OpenDirectory { .. } => none(directory),
-        Io { .. } | Path { .. } => {
+        Io { .. } | OfPath { .. } => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)).of("directory")
         }
         error => Problem::field("directory", format!("read {directory}: {}", chain(error)))
@@ -89,6 +93,22 @@ async fn compare(
         // Where the root is concerns nobody.
         found.before.directory = before.to_string();
         found.after.directory = after.to_string();
+        Ok(found)
+    });
+    found.await.map(Json)
+}
+
+async fn contents(
+    State(looks): State<Looks>,
+    asker: OnBehalfOf,
+    Path(name): Path<String>,
+) -> Result<Json<CheckpointContents>, Problem> {
+    let directory = named(&name)?;
+    let found = looks.in_turn(move |root| {
+        let (_, path) = place(root, asker, &directory)?;
+        let found = catalog::contents(&open(&path, &directory)?, Most::SENT);
+        let mut found = found.map_err(|error| unreadable(&directory, &error))?;
+        found.directory = directory.to_string();
         Ok(found)
     });
     found.await.map(Json)
