@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::{
-    CheckpointList, CheckpointRequest, Comparison, ContainerList, Directory, Job, JobList, JobState,
-    Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
+    CheckpointList, CheckpointRequest, Comparison, ContainerList, Directory, Job, JobList,
+    JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
