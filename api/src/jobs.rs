@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail, Labels,
-    Progress, RestoreSummary, Verification,
+    Progress, RestoreSummary, Selector, Verification,
 };
 
 /// `POST /v1/checkpoints`.
@@ -16,6 +16,9 @@ pub struct CheckpointRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub pid: Option<i32>,
+    /// The one tree whose root matches all of this, in place of `pid` and `container`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Selector>,
     /// A container, by its name or id, which its engine checkpoints. Not for a user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,

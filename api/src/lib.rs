@@ -15,6 +15,7 @@ mod health;
 mod jobs;
 mod labels;
 mod leases;
+mod nodes;
 mod operations;
 mod policies;
 mod processes;
@@ -51,6 +52,7 @@ pub use jobs::{
 };
 pub use labels::{LabelError, Labels};
 pub use leases::{FreezeMethod, Lease, LeaseList, LeaseRequest, RenewRequest};
+pub use nodes::{Node, NodeList};
 pub use operations::{Operation, OperationState, Progress};
 pub use policies::{Keep, Policy, PolicyList, PolicyRun, PolicySpec, Selector};
 pub use processes::{ProcessList, ProcessQuery, ProcessSummary};

@@ -271,6 +271,7 @@ fn named(directory: &Path) -> Result<Directory, Failure> {
 fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
     Ok(CheckpointRequest {
         pid: options.pid.map(HostPid::get),
+        select: None,
         container: options.container.clone(),
         engine: options.engine,
         directory: options.directory.as_deref().map(named).transpose()?,

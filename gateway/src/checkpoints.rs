@@ -19,6 +19,7 @@ use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Begin, Manner, busy, lost, sent_before, start};
 use crate::openapi::Problems;
+use crate::selection;
 use crate::services::{problem, with_query};
 use crate::wait::Wait;
 use crate::work::Work;
@@ -66,7 +67,36 @@ pub(crate) async fn checkpoint(
         ));
     };
     not_reserved(&request.labels, &Labels::default())?;
+    let request = meant(&gateway, &asker, request).await?;
     begin(&gateway, &asker, manner, &request, stays).await
+}
+
+/// A request with the tree that its selector means.
+async fn meant(
+    gateway: &Gateway,
+    asker: &Asker,
+    mut request: CheckpointRequest,
+) -> Result<CheckpointRequest, Problem> {
+    let Some(select) = request.select.take() else { return Ok(request) };
+    if request.pid.is_some() || request.container.is_some() {
+        return Err(Problem::field("select", "both a selector and what it may select are given")
+            .remedy("leave one of them out"));
+    }
+    selection::check(&select)?;
+    if let Some(name) = select.container {
+        return Ok(CheckpointRequest { container: Some(name), ..request });
+    }
+    match selection::trees(&gateway.services, asker, &select).await?.as_slice() {
+        [] => Err(Problem::field("select", "nothing runs that it selects")
+            .remedy("start it, or select something else: GET /v1/processes lists what runs")),
+        [pid] => Ok(CheckpointRequest { pid: Some(*pid), ..request }),
+        several => {
+            let pids: Vec<String> = several.iter().take(20).map(ToString::to_string).collect();
+            let message = format!("it selects {} trees: {}", several.len(), pids.join(", "));
+            Err(Problem::field("select", message)
+                .remedy("select one of them, or have a policy checkpoint them all (PUT /v1/policies/NAME, paused; POST /v1/policies/NAME/run)"))
+        }
+    }
 }
 
 /// Refuses labels that policies alone give, but for those that a checkpoint has.

@@ -16,6 +16,7 @@ use crate::job_routes::lost;
 use crate::openapi::Problems;
 use crate::policies::{Expected, Limits, NotSet, Schedule};
 use crate::policy_work as work;
+use crate::selection;
 
 /// The longest name.
 const LONGEST_NAME: usize = 40;
@@ -87,31 +88,7 @@ fn check(name: &str, spec: &PolicySpec) -> Result<(), Problem> {
             "name it with 1 to {LONGEST_NAME} letters, digits, '.', '_' and '-', and no dot first"
         )));
     }
-    let select = &spec.select;
-    let of_processes = select.pid.is_some()
-        || select.comm.is_some()
-        || select.command.is_some()
-        || select.cgroup.is_some()
-        || select.unit.is_some()
-        || select.uid.is_some();
-    match (of_processes, &select.container) {
-        (false, None) => {
-            return Err(Problem::field("select", "it selects everything that runs")
-                .remedy("send pid, comm, command, cgroup, unit, uid or container"));
-        }
-        (true, Some(_)) => {
-            return Err(Problem::field(
-                "select.container",
-                "a container is named by its name alone",
-            )
-            .remedy("leave the others out, or the container"));
-        }
-        (true, None) | (false, Some(_)) => {}
-    }
-    if select.pid.is_some_and(|pid| pid < 1) {
-        return Err(Problem::field("select.pid", "a process id is 1 or more")
-            .remedy("send the pid of a running process"));
-    }
+    selection::check(&spec.select)?;
     Schedule::of(spec)?;
     Limits::of(&spec.keep)?;
     not_reserved(&spec.labels, &Labels::default())

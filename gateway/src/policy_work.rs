@@ -1,12 +1,10 @@
 //! What policies do: at their time, checkpoints of what they select, one after the other; and then what is kept no longer is removed.
 
-use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use api::{
     CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary, Directory, ErrorDetail,
-    JobState, Labels, Policy, PolicyRun, Priority, ProcessList, ProcessQuery, ProcessSummary,
-    Selector,
+    JobState, Labels, Policy, PolicyRun, Priority,
 };
 use service::Problem;
 
@@ -16,7 +14,7 @@ use crate::gateway::Gateway;
 use crate::job_routes::Manner;
 use crate::jobs::now_ms;
 use crate::policies::{AtWork, Limits};
-use crate::services::{problem, with_query};
+use crate::selection;
 
 /// In between it is looked whether one is due whose time has come because the clock was set.
 const LOOKED_AT: Duration = Duration::from_secs(30);
@@ -133,6 +131,7 @@ async fn requests(
     let own = own.parse::<Labels>().ok().and_then(|own| own.and(&spec.labels));
     let request = CheckpointRequest {
         pid: None,
+        select: None,
         container: spec.select.container.clone(),
         engine: None,
         directory: None,
@@ -156,7 +155,7 @@ async fn requests(
     if spec.select.container.is_some() {
         return Ok(vec![CheckpointRequest { directory: directory(below)?, ..request }]);
     }
-    let roots = roots(&selected(gateway, asker, &spec.select).await?);
+    let roots = selection::trees(&gateway.services, asker, &spec.select).await?;
     if roots.is_empty() {
         let message = format!("nothing runs that policy {} selects", policy.name);
         return Err(Problem::field("select", message)
@@ -173,45 +172,6 @@ async fn requests(
 fn run_name(ms: u64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
     humantime::format_rfc3339_millis(time).to_string().replace(['-', ':', '.'], "")
-}
-
-/// The processes that match, looked at anew.
-async fn selected(
-    gateway: &Gateway,
-    asker: &Asker,
-    select: &Selector,
-) -> Result<Vec<ProcessSummary>, Problem> {
-    let mut query = ProcessQuery {
-        limit: Some(1000),
-        pid: select.pid,
-        comm: select.comm.clone(),
-        command: select.command.clone(),
-        cgroup: select.cgroup.clone(),
-        unit: select.unit.clone(),
-        uid: select.uid,
-        programs: Some(true),
-        max_age: Some("0s".to_owned()),
-        ..ProcessQuery::default()
-    };
-    let services = gateway.services.on_behalf_of(asker.user);
-    let mut found = Vec::new();
-    loop {
-        let asked = serde_urlencoded::to_string(&query).unwrap_or_default();
-        let path = with_query("/v1/processes", Some(asked));
-        let list: ProcessList =
-            services.dumper().get(&path).await.map_err(|error| problem(error, asker))?;
-        found.extend(list.processes);
-        let Some(next) = list.next else { return Ok(found) };
-        query.cursor = Some(next);
-        query.max_age = None;
-    }
-}
-
-/// The roots of the trees that processes form.
-fn roots(processes: &[ProcessSummary]) -> Vec<i32> {
-    let all: HashSet<i32> = processes.iter().map(|process| process.pid).collect();
-    let is_root = |process: &&ProcessSummary| !all.contains(&process.ppid);
-    processes.iter().filter(is_root).map(|process| process.pid).collect()
 }
 
 /// Removes what is kept no longer.
@@ -260,19 +220,6 @@ async fn taken(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn trees_are_dumped_from_their_roots() {
-        let process = |pid, ppid| -> ProcessSummary {
-            serde_json::from_value(serde_json::json!({"pid": pid, "ppid": ppid, "comm": "x",
-                "command": "x", "uid": 0, "threads": 1, "memory_bytes": 0, "dumpable": true,
-                "refusals": []}))
-            .unwrap()
-        };
-        let found = [process(7, 1), process(8, 7), process(9, 8), process(20, 3), process(30, 20)];
-        assert_eq!(roots(&found), [7, 20]);
-        assert_eq!(roots(&[]), [] as [i32; 0]);
-    }
 
     #[test]
     fn names_of_runs_are_in_order_and_good_in_a_path() {

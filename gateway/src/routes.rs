@@ -12,8 +12,9 @@ use utoipa_axum::routes;
 
 use crate::callers::{Asker, Scraper};
 use crate::gateway::Gateway;
+use crate::health::how_well;
 use crate::openapi::{self, Problems};
-use crate::services::{health, problem, with_query};
+use crate::services::{problem, with_query};
 
 /// All paths, and what is said of them. The doors before them (`doors.rs`) say who asks.
 fn routes() -> OpenApiRouter<Gateway> {
@@ -25,6 +26,7 @@ fn routes() -> OpenApiRouter<Gateway> {
         .merge(crate::events::router())
         .routes(routes!(processes))
         .routes(routes!(containers))
+        .merge(crate::nodes::router())
         .merge(crate::tracks::router())
         .merge(crate::token_routes::router())
         .merge(crate::policy_routes::router())
@@ -72,24 +74,12 @@ async fn containers(
 /// Whether the services answer. Open to all.
 #[utoipa::path(get, path = "/healthz", tag = "machine", security(()), responses((status = 200, description = "All services are well", body = GatewayHealth), (status = 503, description = "Some are not", body = GatewayHealth), Problems))]
 async fn healthz(State(gateway): State<Gateway>) -> (StatusCode, Json<GatewayHealth>) {
-    let clients = gateway.services.all();
-    let [a, b, c, d] = clients.map(health);
-    let (a, b, c, d) = tokio::join!(a, b, c, d);
-    let mut status = HealthState::Ok;
-    let mut services = std::collections::BTreeMap::new();
-    for (client, health) in clients.into_iter().zip([a, b, c, d]) {
-        if health.status != HealthState::Ok {
-            status = HealthState::Degraded;
-        }
-        gateway.metrics.seen(client.service(), health.status);
-        services.insert(client.service().to_owned(), health);
-    }
-    let code = match status {
+    let health = how_well(&gateway.services, &gateway.metrics).await;
+    let code = match health.status {
         HealthState::Ok => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    (code, Json(GatewayHealth { status, version, services }))
+    (code, Json(health))
 }
 
 /// The metrics of the gateway and of the services that answer, as Prometheus reads them.

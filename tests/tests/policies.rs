@@ -110,6 +110,31 @@ fn what_a_policy_does_not_find_is_said() {
         let answer = services.call("PUT", "/v1/policies/wrong", Some(&spec.to_string()));
         assert_eq!((answer.status, &answer.body["field"]), (422, &json!(field)), "{}", answer.text);
     }
+    // The same selects what a checkpoint is taken of.
+    let web = WebServer::start(&scratch.path("web"));
+    let selected = |select: Value| {
+        let body = json!({"select": select, "leave_running": true}).to_string();
+        services.call("POST", "/v1/checkpoints?wait=60s", Some(&body))
+    };
+    let pid = web.program.pid();
+    let answer = selected(json!({"pid": pid}));
+    assert_eq!(
+        (&answer.body["state"], &answer.body["pid"]),
+        (&json!("done"), &json!(pid)),
+        "{}",
+        answer.text
+    );
+    for (select, said) in [
+        (json!({"unit": "there-is-no-such.service"}), "nothing runs"),
+        (json!({}), "everything that runs"),
+        (json!({"pid": pid, "container": "x"}), "by its name alone"),
+    ] {
+        let answer = selected(select);
+        assert!(answer.status == 422 && answer.text.contains(said), "{}", answer.text);
+    }
+    let node = services.call("GET", "/v1/nodes", None).body["nodes"][0].clone();
+    assert!(node["status"] == "ok" && node["memory_bytes"].as_u64() > Some(0), "{node}");
+
     let reserved = json!({"pid": 1, "leave_running": true, "labels": {"stasis.policy": "web"}});
     let answer = services.call("POST", "/v1/checkpoints", Some(&reserved.to_string()));
     assert_eq!((answer.status, &answer.body["field"]), (422, &json!("labels")), "{}", answer.text);

@@ -84,6 +84,7 @@ pub(super) async fn checkpoint(
     };
     let request = CheckpointRequest {
         pid: typed("pid", &form.pid)?,
+        select: None,
         container: typed("container", &form.container)?,
         engine: None,
         directory: typed("directory", &form.directory)?,
