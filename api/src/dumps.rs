@@ -23,6 +23,9 @@ pub enum After {
 pub struct DumpRequest {
     /// Process at the root of the tree.
     pub pid: i32,
+    /// Which process of that number is meant, by what the gateway knew it by when it was asked; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Directory of the images under the dumper's checkpoint root.
     pub directory: Directory,
     /// What becomes of the tree afterwards.

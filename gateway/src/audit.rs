@@ -18,6 +18,8 @@ use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
 
 /// So many records a second are made of who is not known.
 const OF_STRANGERS: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// So much of a path is noted, in bytes.
+const LONGEST_PATH: usize = 1024;
 /// What the files are named by, before and after the day.
 pub(crate) const NAME: (&str, &str) = ("audit", "jsonl");
 
@@ -207,7 +209,9 @@ impl Audit {
         if request.method.is_safe() && !refused.contains(&request.status) {
             return;
         }
-        if request.who.is_none() && self.0.strangers.check().is_err() {
+        // Nor does anybody by what is refused because there is too much of it.
+        let many = request.who.is_none() || request.status == StatusCode::TOO_MANY_REQUESTS;
+        if many && self.0.strangers.check().is_err() {
             self.0.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -223,7 +227,7 @@ impl Audit {
             who: request.who,
             from: request.from,
             method: request.method.as_str(),
-            path: request.path,
+            path: cut(request.path),
             status: request.status.as_u16(),
             code: request.code,
             object,
@@ -255,6 +259,15 @@ impl Audit {
             tracing::error!("write the audit: {error}; make room where --audit-dir is");
         }
     }
+}
+
+/// The beginning of a path, which may be as long as a head.
+fn cut(path: &str) -> &str {
+    let mut end = path.len().min(LONGEST_PATH);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    &path[..end]
 }
 
 #[cfg(test)]

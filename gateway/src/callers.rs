@@ -28,6 +28,26 @@ impl std::fmt::Display for Caller {
     }
 }
 
+/// Says whether who asks is still known: for what goes on for long.
+#[derive(Clone)]
+pub(crate) struct StillKnown(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for StillKnown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StillKnown(…)")
+    }
+}
+
+impl StillKnown {
+    pub(crate) fn by(ask: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    pub(crate) fn is(&self) -> bool {
+        (self.0)()
+    }
+}
+
 /// What somebody may do, and to what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {

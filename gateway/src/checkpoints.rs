@@ -170,6 +170,7 @@ async fn checkpoint_of_process(
     let directory = free(gateway, asker, request.directory.as_ref(), &pid.to_string()).await?;
     let asked = DumpRequest {
         pid,
+        identity: service::process_identity(pid),
         directory,
         after: if stays { After::Resume } else { After::Kill },
         shell_job: request.shell_job,

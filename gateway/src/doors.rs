@@ -9,17 +9,23 @@
 //! `/healthz` is open to all: it tells whether the services are well, and nothing of processes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use api::User;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
+use http_body_util::BodyExt;
 use service::metrics::Metrics;
 use service::{Doors, Peer, Problem, TcpPeer, Tls};
 
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
 use crate::audit::{Answered, Audit};
-use crate::callers::Caller;
+use crate::callers::{Caller, StillKnown};
 use crate::hosts::{Foreign, Hosts};
 use crate::identities::Identities;
 use crate::limits::Limits;
@@ -66,7 +72,8 @@ pub fn doors(gateway: Gateway, settings: DoorSettings, common: Metrics) -> Doors
     let audit = gateway.audit.clone();
     let own = service::dress(router(gateway), common);
     let tls = settings.tls.clone();
-    let door = Door { settings, metrics, sessions, identities, audit };
+    let log_ins = Arc::new(Semaphore::new(LOG_INS));
+    let door = Door { settings, metrics, sessions, identities, audit, log_ins };
     Doors {
         tls,
         tcp: own.clone().layer(middleware::from_fn_with_state(door.clone(), by_tcp)),
@@ -81,7 +88,12 @@ struct Door {
     sessions: Sessions,
     identities: Identities,
     audit: Audit,
+    /// For those who log in: they are not known yet, and may take their time.
+    log_ins: Arc<Semaphore>,
 }
+
+/// So many log in at a time.
+const LOG_INS: usize = 32;
 
 impl Door {
     /// Counts and notes a refusal of somebody who is not let in.
@@ -142,7 +154,11 @@ async fn by_socket(
     }
     let user = User { uid: peer.uid, gid: peer.gid };
     match door.identities.access.user(user, owner) {
-        Some(asker) => admit(&door, &from, Caller::Asker(asker), request, next).await,
+        Some(asker) => {
+            let access = door.identities.access.clone();
+            let known = StillKnown::by(move || access.user(user, owner).is_some());
+            admit(&door, from, (Caller::Asker(asker), known), request, next).await
+        }
         None if is_open(&request) => next.run(request).await,
         None => {
             let message = format!("nothing is granted to uid {}", peer.uid);
@@ -156,31 +172,72 @@ async fn by_socket(
 /// Lets a request in, with who sends it, and counts what is refused behind the door because of who asked.
 async fn admit(
     door: &Door,
-    from: &str,
-    caller: Caller,
+    from: String,
+    (caller, known): (Caller, StillKnown),
     mut request: Request,
     next: Next,
 ) -> Response {
     let name = caller.to_string();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let too_much = match &caller {
-        Caller::Asker(asker) => door.settings.limits.check(asker, !method.is_safe()).err(),
-        Caller::Metrics => None,
+    let admitted = match &caller {
+        Caller::Asker(asker) => door.settings.limits.check(asker, !method.is_safe()),
+        Caller::Metrics => Ok(None),
     };
     request.extensions_mut().insert(caller);
-    let response = match too_much {
-        Some(response) => {
-            door.metrics.refused("rate");
-            *response
+    request.extensions_mut().insert(known);
+    let (door, changes) = (door.clone(), !method.is_safe());
+    let answered = async move {
+        let response = match admitted {
+            Err(response) => {
+                door.metrics.refused("rate");
+                *response
+            }
+            // It counts until all of the answer is sent.
+            Ok(at_once) => next.run(request).await.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _at_once = &at_once;
+                    frame
+                }))
+            }),
+        };
+        if response.status() == StatusCode::FORBIDDEN {
+            door.metrics.refused("right");
+            tracing::warn!("{name} was refused");
         }
-        None => next.run(request).await,
+        door.audit.answered(&Answered {
+            who: Some(&name),
+            from: &from,
+            method: &method,
+            path: &path,
+            status: response.status(),
+            code: response.extensions().get().copied(),
+            object: response.extensions().get(),
+        });
+        response
     };
-    if response.status() == StatusCode::FORBIDDEN {
-        door.metrics.refused("right");
-        tracing::warn!("{name} was refused");
+    if !changes {
+        return answered.await;
     }
+    // Whoever hangs up leaves a record all the same.
+    let done = tokio::spawn(answered.in_current_span()).await;
+    done.unwrap_or_else(|error| {
+        let message = format!("the gateway failed at it: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
+    })
+}
+
+/// Lets somebody try to log in.
+async fn log_in(door: &Door, from: &str, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let Ok(_one) = door.log_ins.try_acquire() else {
+        let message = "too many log in just now";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message).remedy("try again");
+        let hang_up = [(header::CONNECTION, "close")];
+        return (hang_up, door.refuse("rate", (&request, from), problem)).into_response();
+    };
+    let response = next.run(request).await;
     door.audit.answered(&Answered {
-        who: Some(&name),
+        who: None,
         from,
         method: &method,
         path: &path,
@@ -198,7 +255,7 @@ async fn by_tcp(
     next: Next,
 ) -> Response {
     let from = peer.address.to_string();
-    match door.settings.hosts.check(request.uri(), request.headers()) {
+    match door.settings.hosts.check(request.uri(), request.headers(), peer.tls) {
         Ok(()) => {}
         Err(Foreign::Host) => {
             let problem = Problem::new(
@@ -217,15 +274,33 @@ async fn by_tcp(
     }
     let shown = token(request.headers()).map(hash);
     let showed_token = request.headers().contains_key(header::AUTHORIZATION);
-    let caller = shown.and_then(|shown| door.identities.token(&shown)).or_else(|| {
-        // Who shows a token means to be known by it.
-        let names = peer.certificate.as_deref().filter(|_| !showed_token)?;
-        door.identities.access.certificate(names).map(Caller::Asker)
-    });
-    let meant = is_meant(&request);
-    let session = door.sessions.asker(request.headers()).filter(|_| meant && !showed_token);
-    if let Some(caller) = caller.or_else(|| session.map(Caller::Asker)) {
-        return admit(&door, &from, caller, request, next).await;
+    let by_token = || {
+        let (shown, identities) = (shown?, door.identities.clone());
+        let caller = identities.token(&shown)?;
+        Some((caller, StillKnown::by(move || identities.token(&shown).is_some())))
+    };
+    let by_certificate = || {
+        let (names, access) = (peer.certificate.clone()?, door.identities.access.clone());
+        let asker = access.certificate(&names)?;
+        let known = StillKnown::by(move || access.certificate(&names).is_some());
+        Some((Caller::Asker(asker), known))
+    };
+    let by_session = || {
+        let (headers, sessions) = (request.headers().clone(), door.sessions.clone());
+        let asker = sessions.asker(&headers).filter(|_| is_meant(&request))?;
+        let known = StillKnown::by(move || sessions.asker(&headers).is_some());
+        Some((Caller::Asker(asker), known))
+    };
+    // Who shows a token means to be known by it.
+    let found = match showed_token {
+        true => by_token(),
+        false => by_certificate().or_else(by_session),
+    };
+    if let Some(found) = found {
+        return admit(&door, from, found, request, next).await;
+    }
+    if request.method() == Method::POST && request.uri().path() == page::LOG_IN {
+        return log_in(&door, &from, request, next).await;
     }
     if is_open(&request) {
         return next.run(request).await;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use api::{EventQuery, Job};
+use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -15,17 +16,21 @@ use service::Problem;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Interval, interval};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::GatewayMetrics;
-use crate::callers::Asker;
+use crate::callers::{Asker, StillKnown};
 use crate::gateway::Gateway;
 use crate::jobs::Change;
 use crate::openapi::Problems;
 
 /// In between something is sent, so that who listens knows that nothing is lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// So often it is asked whether who listens may still.
+const LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// The paths.
 pub(crate) fn router() -> OpenApiRouter<Gateway> {
@@ -39,6 +44,9 @@ struct Listener {
     job: Option<String>,
     ends: [Signal; 2],
     metrics: GatewayMetrics,
+    /// Whether who listens may still.
+    known: Option<StillKnown>,
+    looked_at: Interval,
 }
 
 fn wants(asker: &Asker, job: Option<&String>, change: &Change) -> bool {
@@ -54,6 +62,13 @@ impl Listener {
         loop {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
+                _ = self.looked_at.tick() => {
+                    // A token may have been taken back, a session have ended.
+                    if self.known.as_ref().is_some_and(|known| !known.is()) {
+                        return None;
+                    }
+                    continue;
+                }
                 _ = terminate.recv() => return None,
                 _ = interrupt.recv() => return None,
             };
@@ -79,6 +94,7 @@ impl Listener {
 async fn events(
     State(gateway): State<Gateway>,
     asker: Asker,
+    known: Option<Extension<StillKnown>>,
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Query(EventQuery { job }) = query.map_err(|rejection| {
@@ -92,8 +108,9 @@ async fn events(
         })
     };
     let ends = [end(SignalKind::terminate())?, end(SignalKind::interrupt())?];
-    let listener =
-        Listener { changes: gateway.jobs.changes(), asker, job, ends, metrics: gateway.metrics };
+    let (changes, metrics) = (gateway.jobs.changes(), gateway.metrics);
+    let (known, looked_at) = (known.map(|Extension(known)| known), interval(LOOKED_AT));
+    let listener = Listener { changes, asker, job, ends, metrics, known, looked_at };
     let told = unfold(listener, async |mut listener| {
         let event = listener.next().await?;
         Some((Ok(event), listener))

@@ -29,7 +29,7 @@ impl Hosts {
     }
 
     /// Looks at what a request says of where it goes and comes from.
-    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Foreign> {
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap, tls: bool) -> Result<(), Foreign> {
         let mut given = headers.get_all(header::HOST).iter();
         let host = match (given.next(), given.next()) {
             (Some(host), None) => host.to_str().map_err(|_| Foreign::Host)?,
@@ -43,7 +43,9 @@ impl Hosts {
         }
         let same_site = |origin: &axum::http::HeaderValue| {
             let origin = origin.to_str().ok()?;
-            let site = origin.strip_prefix("http://").or(origin.strip_prefix("https://"))?;
+            // A proxy may speak TLS before a door that does not.
+            let plain = origin.strip_prefix("http://").filter(|_| !tls);
+            let site = plain.or(origin.strip_prefix("https://"))?;
             Some(site.eq_ignore_ascii_case(host))
         };
         match headers.get_all(header::ORIGIN).iter().all(|origin| same_site(origin) == Some(true)) {
@@ -85,8 +87,11 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        Hosts::with(&["Stasis.Example".to_owned(), "10.0.0.7".to_owned()])
-            .check(&uri.parse().unwrap(), &map)
+        Hosts::with(&["Stasis.Example".to_owned(), "10.0.0.7".to_owned()]).check(
+            &uri.parse().unwrap(),
+            &map,
+            false,
+        )
     }
 
     #[test]

@@ -104,8 +104,21 @@ pub(crate) async fn sent_before(
     let Some(key) = key(manner, kind, request)? else { return Ok(None) };
     match gateway.jobs.sent_before(asker, &key) {
         Ok(()) => Ok(None),
-        Err(NoJob::Again(job)) => answer(gateway, asker, manner.wait, *job).await.map(Some),
+        Err(NoJob::Again(job)) => again(gateway, asker, manner.wait, *job).await.map(Some),
         Err(none) => Err(no_job(none, asker, None)),
+    }
+}
+
+/// The answer to a request that was sent before: of a job that who asks may see. He may have another right to his name by now.
+async fn again(
+    gateway: &Gateway,
+    asker: &Asker,
+    wait: Duration,
+    job: Job,
+) -> Result<Accepted, Problem> {
+    match gateway.jobs.get(&job.id, asker).map_err(lost)? {
+        Some(job) => answer(gateway, asker, wait, job).await,
+        None => Err(no_job(NoJob::OtherRequest, asker, None)),
     }
 }
 
@@ -120,7 +133,8 @@ pub(crate) async fn start(
 ) -> Result<Accepted, Problem> {
     let key = key(&manner, work.kind(), request)?;
     let id = uuid::Uuid::new_v4().to_string();
-    let place = gateway.queue.join(&id, priority);
+    let of_user = asker.user.is_some();
+    let place = gateway.queue.join(&id, priority, of_user);
     let new = NewJob {
         id: id.clone(),
         asker: asker.clone(),
@@ -137,9 +151,11 @@ pub(crate) async fn start(
     let job = match gateway.jobs.begin(new) {
         Ok(job) => job,
         Err(none) => {
+            // Another one has the turn while this answer is held back.
+            drop(place);
             gateway.queue.leave(&id);
             return match none {
-                NoJob::Again(job) => answer(gateway, asker, manner.wait, *job).await,
+                NoJob::Again(job) => again(gateway, asker, manner.wait, *job).await,
                 none => Err(no_job(none, asker, Some(&work))),
             };
         }
@@ -174,14 +190,19 @@ impl Gateway {
             let at_work = job.clone();
             let work = work.and_then(|work| serde_json::from_str::<Work>(&work).ok());
             match work {
+                // It was cancelled, and the gateway ended before that was noted.
+                _ if job.state == JobState::Queued && job.cancelled_by.is_some() => {
+                    let never = async { Outcome::Failed(cancelled_in_time()) };
+                    run(self, (job, user), Place::Now(self.queue.at_work(user.is_some())), never);
+                }
                 Some(work) if job.state == JobState::Queued => {
-                    let place = self.queue.join(&job.id, job.priority);
+                    let place = self.queue.join(&job.id, job.priority, user.is_some());
                     let metrics = self.metrics.clone();
                     let does = async move { perform(&services, &metrics, &at_work, &work).await };
                     run(self, (job, user), place, does);
                 }
                 _ => {
-                    let place = Place::Now(self.queue.at_work());
+                    let place = Place::Now(self.queue.at_work(user.is_some()));
                     // Whether its service had heard of that is not known.
                     let unwanted = job.cancelled_by.is_some();
                     let does = async move {
@@ -216,15 +237,20 @@ fn run(
         gateway.metrics.queued(gateway.queue.waiting());
         let outcome = match &turn {
             Some(_) => at_work(&gateway, &job, user, work).await,
-            None => Outcome::Failed(ErrorDetail {
-                code: Code::Cancelled,
-                message: "it was cancelled before its turn".to_owned(),
-                ..ErrorDetail::default()
-            }),
+            None => Outcome::Failed(cancelled_in_time()),
         };
         end(&gateway, &job, &outcome, turn.is_some()).await;
     };
     tokio::spawn(task.in_current_span());
+}
+
+/// What is told of a job that was cancelled before its turn.
+fn cancelled_in_time() -> ErrorDetail {
+    ErrorDetail {
+        code: Code::Cancelled,
+        message: "it was cancelled before its turn".to_owned(),
+        ..ErrorDetail::default()
+    }
 }
 
 /// Has a job done whose turn it is, and tells meanwhile how far it is.

@@ -278,8 +278,16 @@ impl Jobs {
     /// Tells how far a job is.
     pub(crate) fn is_so_far(&self, job: &Job, user: Option<u32>, progress: Progress) {
         let before = self.how_far().insert(job.id.clone(), progress.clone());
-        if before.as_ref() != Some(&progress) {
-            self.tell(user, &Job { progress: Some(progress), ..job.clone() });
+        if before.as_ref() == Some(&progress) {
+            return;
+        }
+        // As it is by now: somebody may have cancelled it.
+        let found =
+            self.state.lock().query_row("SELECT job FROM jobs WHERE id = ?1", [&job.id], self::job);
+        if let Ok(job) = found
+            && !job.state.is_over()
+        {
+            self.tell(user, &Job { progress: Some(progress), ..job });
         }
     }
 
@@ -495,7 +503,8 @@ fn not_busy(
         if below(&other, whole) || below(whole, &other) {
             return Err(NoJob::Busy(id));
         }
-        if pid.is_some() && process == pid {
+        // Whether it is another's at all is for the dumper to say, who has one dump of a process at a time.
+        if pid.is_some() && process == pid && asked_by == user {
             return Err(NoJob::SameProcess(id));
         }
     }

@@ -1,7 +1,8 @@
 //! How much one who asks may ask for at once, so that the others are answered.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -34,6 +35,30 @@ pub struct Limits(Arc<State>);
 struct State {
     changes: DefaultKeyedRateLimiter<Arc<str>>,
     requests: DefaultKeyedRateLimiter<Arc<str>>,
+    /// How many requests of each user are being answered.
+    at_once: Mutex<HashMap<Arc<str>, usize>>,
+}
+
+/// So many requests of a user are answered at a time, streams of events among them.
+const AT_ONCE: usize = 64;
+
+/// A request of a user that is being answered.
+#[derive(Debug)]
+pub(crate) struct AtOnce {
+    limits: Limits,
+    name: Arc<str>,
+}
+
+impl Drop for AtOnce {
+    fn drop(&mut self) {
+        let mut at_once = self.limits.0.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = at_once.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                at_once.remove(&self.name);
+            }
+        }
+    }
 }
 
 impl Limits {
@@ -47,6 +72,7 @@ impl Limits {
         Self(Arc::new(State {
             changes: limiter(settings.changes_per_second),
             requests: limiter(settings.requests_per_second),
+            at_once: Mutex::default(),
         }))
     }
 
@@ -61,8 +87,12 @@ impl Limits {
         }
     }
 
-    /// Counts a request, and refuses what is too much.
-    pub(crate) fn check(&self, asker: &Asker, changes: bool) -> Result<(), Box<Response>> {
+    /// Counts a request, and refuses what is too much. What is returned of a user's lives as long as the request is being answered.
+    pub(crate) fn check(
+        &self,
+        asker: &Asker,
+        changes: bool,
+    ) -> Result<Option<AtOnce>, Box<Response>> {
         let now = DefaultClock::default();
         let limiters = [
             changes.then_some((&self.0.changes, "requests that change something")),
@@ -79,7 +109,19 @@ impl Limits {
                 return Err(Box::new(response));
             }
         }
-        Ok(())
+        if asker.user.is_none() {
+            return Ok(None);
+        }
+        let mut at_once = self.0.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = at_once.entry(asker.name.clone()).or_default();
+        if *count >= AT_ONCE {
+            let message = format!("{asker} has {AT_ONCE} requests that are being answered");
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
+                .remedy("wait until one is, or hang up");
+            return Err(Box::new(problem.into_response()));
+        }
+        *count += 1;
+        Ok(Some(AtOnce { limits: self.clone(), name: asker.name.clone() }))
     }
 }
 
@@ -113,5 +155,13 @@ mod tests {
         assert!(allowed(&asker("token b", None), true) >= 5);
         let user = asker("uid 7", Some(User { uid: 7, gid: 7 }));
         assert!((10..20).contains(&allowed(&user, false)));
+
+        let limits =
+            Limits::of(LimitSettings { changes_per_second: n(9999), requests_per_second: n(9999) });
+        let held: Vec<_> = (0..100).filter_map(|_| limits.check(&user, false).ok()).collect();
+        assert_eq!(held.len(), AT_ONCE);
+        drop(held);
+        assert!(limits.check(&user, false).is_ok());
+        assert!(limits.0.at_once.lock().unwrap().is_empty());
     }
 }

@@ -48,7 +48,8 @@ fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
     let said = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let version = |text: &str| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
     let found = match (said(header::IF_MATCH), said(header::IF_NONE_MATCH)) {
-        (None | Some("*"), None) => Some(Expected::Any),
+        (None, None) => Some(Expected::Any),
+        (Some("*"), None) => Some(Expected::Some),
         (None, Some("*")) => Some(Expected::None),
         (Some(tag), None) => version(tag).map(Expected::Version),
         (_, Some(_)) => None,

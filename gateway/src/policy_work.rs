@@ -33,22 +33,26 @@ impl Gateway {
 }
 
 async fn keep_at_work(gateway: &Gateway) {
-    let mut swept = tokio::time::Instant::now();
+    tokio::spawn(keep_swept(gateway.clone()));
     loop {
         let (due, wait) = gateway.policies.due();
         for name in due {
             begin(gateway, &name);
         }
-        if swept.elapsed() >= SWEPT {
-            swept = tokio::time::Instant::now();
-            for policy in gateway.policies.list() {
-                sweep(gateway, &policy).await;
-            }
-        }
         let wait = wait.map_or(LOOKED_AT, Duration::from_millis).min(LOOKED_AT);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = gateway.policies.changed() => {}
+        }
+    }
+}
+
+/// Removes what is kept no longer of all policies, every so often.
+async fn keep_swept(gateway: Gateway) {
+    loop {
+        tokio::time::sleep(SWEPT).await;
+        for policy in gateway.policies.list() {
+            sweep(&gateway, &policy).await;
         }
     }
 }
@@ -68,6 +72,10 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
     match requests(&gateway, &asker, &policy, run.started_ms).await {
         Ok(requests) => {
             for request in requests {
+                // It may have been removed, changed or paused meanwhile.
+                if gateway.policies.get(name).is_none_or(|now| now.version != policy.version) {
+                    break;
+                }
                 checkpoint(&gateway, &asker, request, &mut run).await;
                 gateway.policies.note(name, &run, false);
             }
@@ -81,7 +89,9 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
         None => tracing::info!("{asker}: {} checkpoints taken", run.done),
     }
     gateway.policies.note(name, &run, good);
-    sweep(&gateway, &policy).await;
+    if let Some(policy) = gateway.policies.get(name) {
+        sweep(&gateway, &policy).await;
+    }
 }
 
 /// Takes one checkpoint, and waits for it.

@@ -14,6 +14,8 @@ pub(crate) struct Queue(Arc<Mutex<State>>);
 struct State {
     most: usize,
     at_work: usize,
+    /// Of these, those of users, who have at most half of the turns.
+    of_users: usize,
     count: u64,
     /// By how little urgent they are, and since when they wait.
     waiting: BTreeMap<(u8, u64), Waiting>,
@@ -22,12 +24,16 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     id: String,
+    of_user: bool,
     turn: oneshot::Sender<Turn>,
 }
 
 /// A turn. Dropped, it is the next one's.
 #[derive(Debug)]
-pub(crate) struct Turn(Option<Queue>);
+pub(crate) struct Turn {
+    queue: Option<Queue>,
+    of_user: bool,
+}
 
 /// What a job gets that wants to begin.
 #[derive(Debug)]
@@ -50,7 +56,7 @@ const fn rank(priority: Priority) -> u8 {
 impl Queue {
     /// So many are at work at a time.
     pub(crate) fn of(most: usize) -> Self {
-        let state = State { most, at_work: 0, count: 0, waiting: BTreeMap::new() };
+        let state = State { most, at_work: 0, of_users: 0, count: 0, waiting: BTreeMap::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -58,23 +64,32 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn for what is at work already, however many there are.
-    pub(crate) fn at_work(&self) -> Turn {
-        self.lock().at_work += 1;
-        Turn(Some(self.clone()))
+    fn turn(&self, state: &mut State, of_user: bool) -> Turn {
+        state.at_work += 1;
+        state.of_users += usize::from(of_user);
+        Turn { queue: Some(self.clone()), of_user }
     }
 
-    /// A place for a job.
-    pub(crate) fn join(&self, id: &str, priority: Priority) -> Place {
+    /// A turn for what is at work already, however many there are.
+    pub(crate) fn at_work(&self, of_user: bool) -> Turn {
+        self.turn(&mut self.lock(), of_user)
+    }
+
+    /// A place for a job. Those of users are never more urgent than others.
+    pub(crate) fn join(&self, id: &str, priority: Priority, of_user: bool) -> Place {
         let mut state = self.lock();
-        if state.at_work < state.most && state.waiting.is_empty() {
-            state.at_work += 1;
-            return Place::Now(Turn(Some(self.clone())));
+        let waits = |waiting: &Waiting| !waiting.of_user || of_user;
+        if state.has_room(of_user) && !state.waiting.values().any(waits) {
+            return Place::Now(self.turn(&mut state, of_user));
         }
+        let priority = match priority {
+            Priority::High if of_user => Priority::Normal,
+            priority => priority,
+        };
         state.count += 1;
         let (turn, comes) = oneshot::channel();
         let key = (rank(priority), state.count);
-        state.waiting.insert(key, Waiting { id: id.to_owned(), turn });
+        state.waiting.insert(key, Waiting { id: id.to_owned(), of_user, turn });
         Place::Later(comes)
     }
 
@@ -92,19 +107,36 @@ impl Queue {
     }
 }
 
+impl State {
+    /// Whether one more may be at work.
+    const fn has_room(&self, of_user: bool) -> bool {
+        self.at_work < self.most && (!of_user || self.of_users < self.most.div_ceil(2))
+    }
+
+    /// The next whose turn it is.
+    fn next(&mut self) -> Option<Waiting> {
+        let turn = |waiting: &Waiting| self.has_room(waiting.of_user);
+        let key = *self.waiting.iter().find(|(_, waiting)| turn(waiting))?.0;
+        self.waiting.remove(&key)
+    }
+
+    fn leave(&mut self, of_user: bool) {
+        self.at_work -= 1;
+        self.of_users -= usize::from(of_user);
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Some(queue) = self.0.take() else { return };
+        let Some(queue) = self.queue.take() else { return };
         let mut state = queue.lock();
-        state.at_work -= 1;
-        while state.at_work < state.most
-            && let Some((_, next)) = state.waiting.pop_first()
-        {
-            state.at_work += 1;
-            if let Err(mut turn) = next.turn.send(Self(Some(queue.clone()))) {
+        state.leave(self.of_user);
+        while let Some(next) = state.next() {
+            let turn = queue.turn(&mut state, next.of_user);
+            if let Err(mut turn) = next.turn.send(turn) {
                 // Nobody waits for it any more. It must not be dropped with its queue, which is locked here.
-                turn.0 = None;
-                state.at_work -= 1;
+                turn.queue = None;
+                state.leave(turn.of_user);
             }
         }
     }
@@ -124,12 +156,14 @@ mod tests {
     #[test]
     fn the_most_urgent_is_next_and_then_the_oldest() {
         let queue = Queue::of(1);
-        let Place::Now(first) = queue.join("first", Priority::Low) else { panic!("it waits") };
-        let mut low = later(queue.join("low", Priority::Low));
-        let mut old = later(queue.join("old", Priority::Normal));
-        let mut young = later(queue.join("young", Priority::Normal));
-        let mut urgent = later(queue.join("urgent", Priority::High));
-        let gone = later(queue.join("gone", Priority::High));
+        let Place::Now(first) = queue.join("first", Priority::Low, false) else {
+            panic!("it waits")
+        };
+        let mut low = later(queue.join("low", Priority::Low, false));
+        let mut old = later(queue.join("old", Priority::Normal, false));
+        let mut young = later(queue.join("young", Priority::Normal, false));
+        let mut urgent = later(queue.join("urgent", Priority::High, false));
+        let gone = later(queue.join("gone", Priority::High, false));
         drop(gone);
         assert!(queue.leave("young") && !queue.leave("young"));
         assert!(young.try_recv().is_err());
@@ -142,17 +176,34 @@ mod tests {
         let turn = low.try_recv().unwrap();
         assert_eq!(queue.waiting(), 0);
         drop(turn);
-        assert!(matches!(queue.join("next", Priority::Low), Place::Now(_)));
+        assert!(matches!(queue.join("next", Priority::Low, false), Place::Now(_)));
     }
 
     #[test]
     fn what_is_at_work_already_counts() {
         let queue = Queue::of(1);
-        let [one, two] = [(); 2].map(|()| queue.at_work());
-        let mut waits = later(queue.join("x", Priority::High));
+        let [one, two] = [(); 2].map(|()| queue.at_work(false));
+        let mut waits = later(queue.join("x", Priority::High, false));
         drop(one);
         assert!(waits.try_recv().is_err());
         drop(two);
         assert!(waits.try_recv().is_ok());
+    }
+
+    #[test]
+    fn users_leave_half_of_the_turns_and_are_not_more_urgent() {
+        let queue = Queue::of(3);
+        let Place::Now(first) = queue.join("a", Priority::High, true) else { panic!("waits") };
+        let Place::Now(_second) = queue.join("b", Priority::High, true) else { panic!("waits") };
+        let mut third = later(queue.join("c", Priority::High, true));
+        let Place::Now(_roots) = queue.join("root", Priority::Low, false) else { panic!("waits") };
+        let mut normal = later(queue.join("normal", Priority::Normal, false));
+        let mut high = later(queue.join("high", Priority::High, false));
+        drop(first);
+        let _turn = high.try_recv().unwrap();
+        assert!(third.try_recv().is_err() && normal.try_recv().is_err());
+        drop(_second);
+        let _turn = third.try_recv().unwrap();
+        assert!(normal.try_recv().is_err());
     }
 }

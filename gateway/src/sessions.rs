@@ -42,10 +42,10 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new session for who shows the token, as the cookie's value.
-    pub(crate) fn log_in(&self, token: &str) -> Option<String> {
+    /// A new session for who shows a token, as the cookie's value, and who that is.
+    pub(crate) fn log_in(&self, token: &str) -> Option<(String, Asker)> {
         let token = hash(token.trim().as_bytes());
-        let Some(Caller::Asker(_)) = self.identities.token(&token) else { return None };
+        let Some(Caller::Asker(asker)) = self.identities.token(&token) else { return None };
         let session = random();
         let mut open = self.lock();
         open.retain(|_, it| it.since.elapsed() < LIFE);
@@ -56,7 +56,7 @@ impl Sessions {
             open.remove(&oldest);
         }
         open.insert(session.clone(), Session { token, since: Instant::now() });
-        Some(session)
+        Some((session, asker))
     }
 
     /// Ends the session of a request.
@@ -106,7 +106,7 @@ mod tests {
         let read = |path| std::fs::read_to_string(path).unwrap();
         assert_eq!(sessions.log_in(""), None);
         assert_eq!(sessions.log_in(&read(&settings.metrics_token_file)), None);
-        let session = sessions.log_in(&read(&settings.token_file)).unwrap();
+        let (session, _) = sessions.log_in(&read(&settings.token_file)).unwrap();
         let with = |cookie: &str| {
             let mut headers = HeaderMap::new();
             headers.append(header::COOKIE, cookie.parse().unwrap());
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(sessions.asker(&good), None);
 
         let given = issued.give("ops", &Rights::all(), None).unwrap();
-        let session = sessions.log_in(&given.token).unwrap();
+        let (session, _) = sessions.log_in(&given.token).unwrap();
         let shown = with(&format!("{COOKIE}={session}"));
         assert_eq!(&*sessions.asker(&shown).unwrap().name, "token ops");
         issued.take_back("ops").unwrap();

@@ -11,6 +11,7 @@ mod checkpoints;
 mod client;
 mod error;
 mod handed;
+mod identity;
 mod manager;
 mod manuals;
 pub mod metrics;
@@ -34,6 +35,7 @@ pub use checkpoints::{CHECKPOINTS, CheckpointRoot, CheckpointSettings, holds_che
 pub use client::{Client, ClientError};
 pub use error::{Error, chain};
 pub use handed::Handed;
+pub use identity::process_identity;
 pub use manuals::{arguments, asked as asked_for_manuals};
 pub use on_behalf::OnBehalfOf;
 pub use operations::{Begun, OperationName, OperationProgress, Operations};

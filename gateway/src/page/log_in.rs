@@ -1,13 +1,15 @@
 //! Logging in and out.
 
-use axum::Form;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 use maud::Markup;
 use serde::Deserialize;
+use service::TcpPeer;
 
 use super::{LOG_IN, views};
+use crate::audit::Object;
 use crate::gateway::Gateway;
 use crate::sessions::COOKIE;
 
@@ -23,11 +25,18 @@ pub(super) async fn form() -> Markup {
     views::log_in(None)
 }
 
-pub(super) async fn log_in(State(gateway): State<Gateway>, Form(shown): Form<Shown>) -> Response {
+pub(super) async fn log_in(
+    State(gateway): State<Gateway>,
+    peer: Option<Extension<ConnectInfo<TcpPeer>>>,
+    Form(shown): Form<Shown>,
+) -> Response {
     match gateway.sessions.log_in(&shown.token) {
-        Some(session) => {
-            let cookie = format!("{COOKIE}={session}; {MANNERS}");
-            ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+        Some((session, asker)) => {
+            let tls = peer.is_some_and(|Extension(ConnectInfo(peer))| peer.tls);
+            let secure = if tls { "; Secure" } else { "" };
+            let cookie = format!("{COOKIE}={session}; {MANNERS}{secure}");
+            let object = Extension(Object::Named(format!("log-in of {asker}")));
+            ([(header::SET_COOKIE, cookie)], object, Redirect::to("/")).into_response()
         }
         None => {
             gateway.metrics.refused("token");

@@ -1,6 +1,6 @@
 //! Which checkpoints of a policy are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use api::{CheckpointSummary, Directory, Keep, Policy};
@@ -28,7 +28,8 @@ impl Limits {
         Ok(Self { runs: keep.runs, age_ms: age.map(ms), bytes: keep.bytes })
     }
 
-    /// Those that are kept no longer, the oldest first. The checkpoints of one run go together, and those of the newest run stay.
+    /// Those that are kept no longer, the oldest first. The checkpoints of one run go together; those of the newest run stay, and the
+    /// last of each program.
     pub(crate) fn over(self, all: &[CheckpointSummary], now_ms: u64) -> Vec<Directory> {
         let mut runs: BTreeMap<&str, Vec<&CheckpointSummary>> = BTreeMap::new();
         for checkpoint in all {
@@ -37,17 +38,25 @@ impl Limits {
                 runs.entry(run).or_default().push(checkpoint);
             }
         }
+        // The clock may have been set back, and names of runs are its times.
+        let newest_of = |run: &[&CheckpointSummary]| run.iter().map(|it| it.created_ms).max();
+        let mut runs: Vec<Vec<&CheckpointSummary>> = runs.into_values().collect();
+        runs.sort_by_key(|run| std::cmp::Reverse(newest_of(run)));
         let (mut count, mut bytes, mut over) = (0, 0_u64, Vec::new());
-        // Names of runs are times, which are in order.
-        for checkpoints in runs.into_values().rev() {
+        let mut programs = HashSet::new();
+        for checkpoints in runs {
             count += 1;
             bytes += checkpoints.iter().map(|it| it.image_bytes).sum::<u64>();
-            let newest = checkpoints.iter().map(|it| it.created_ms).max().unwrap_or(0);
+            let newest = newest_of(&checkpoints).unwrap_or(0);
             let is_over = self.runs.is_some_and(|most| count > most)
                 || self.age_ms.is_some_and(|most| newest.saturating_add(most) < now_ms)
                 || self.bytes.is_some_and(|most| bytes > most);
+            // In a run some trees may have failed: the last checkpoint of a program stays, too.
+            let mut last = |it: &CheckpointSummary| programs.insert(it.comm.clone());
+            let others = checkpoints.iter().map(|it| (last(it), it)).collect::<Vec<_>>();
             if is_over && count > 1 {
-                over.extend(checkpoints.iter().map(|it| it.directory.clone()));
+                let gone = others.into_iter().filter(|(last, _)| !last);
+                over.extend(gone.map(|(_, it)| it.directory.clone()));
             }
         }
         over.reverse();
@@ -94,6 +103,19 @@ mod tests {
         let bytes = |bytes| Keep { bytes: Some(bytes), ..Keep::default() };
         assert_eq!(over(&bytes(40), 0), ["a"]);
         assert_eq!(over(&bytes(0), 0), ["a", "b2", "b1"]);
+    }
+
+    #[test]
+    fn the_last_checkpoint_of_a_program_stays_and_so_does_a_run_of_a_clock_set_back() {
+        let mut other = checkpoint("other", 1, 10);
+        other.comm = "y".to_owned();
+        let mut back = checkpoint("back", 0, 10);
+        back.created_ms = 9000;
+        let all = [checkpoint("a", 1, 10), other, checkpoint("b", 2, 10), back];
+        let keep = Keep { runs: Some(1), ..Keep::default() };
+        let over = Limits::of(&keep).unwrap().over(&all, 0);
+        let over: Vec<String> = over.iter().map(ToString::to_string).collect();
+        assert_eq!(over, ["a", "b"]);
     }
 
     #[test]

@@ -49,6 +49,8 @@ impl From<rusqlite::Error> for NotSet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Any,
+    /// Any that there is.
+    Some,
     /// None: it is to be made.
     None,
     Version(u64),
@@ -58,6 +60,7 @@ impl Expected {
     fn meets(self, found: Option<u64>) -> bool {
         match self {
             Self::Any => true,
+            Self::Some => found.is_some(),
             Self::None => found.is_none(),
             Self::Version(version) => found == Some(version),
         }
@@ -208,6 +211,10 @@ fn next(policy: &Policy) -> Option<u64> {
         return None;
     }
     let schedule = Schedule::of(&policy.spec).ok()?;
+    // One that a gateway was at when it ended is begun anew.
+    if policy.last.as_ref().is_some_and(|run| run.finished_ms.is_none()) {
+        return policy.last.as_ref().map(|run| run.started_ms);
+    }
     // A run that was missed while there was no gateway is made up for, once.
     schedule.after(policy.last.as_ref().map_or(policy.changed_ms, |run| run.started_ms))
 }

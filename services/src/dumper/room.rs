@@ -3,10 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::{CheckpointSummary, User};
 use axum::http::StatusCode;
 use ids::HostPid;
+use kernel::rights::{self, Right};
 use service::{CheckpointRoot, Problem};
 
 use super::index::Index;
@@ -47,6 +49,24 @@ pub(super) struct Room {
     settings: RoomSettings,
     root: CheckpointRoot,
     index: Index,
+    /// What dumps will take that are at work: of whom, and how much.
+    taken: Arc<Mutex<Vec<(Option<u32>, u64)>>>,
+}
+
+/// Room that a dump has while it is at work.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    room: Room,
+    what: (Option<u32>, u64),
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut taken = self.room.lock();
+        if let Some(place) = taken.iter().position(|other| *other == self.what) {
+            taken.swap_remove(place);
+        }
+    }
 }
 
 /// How many checkpoints there are, and what they take.
@@ -79,16 +99,49 @@ impl Taken {
 }
 
 impl Room {
-    pub(super) const fn of(settings: RoomSettings, root: CheckpointRoot, index: Index) -> Self {
-        Self { settings, root, index }
+    pub(super) fn of(settings: RoomSettings, root: CheckpointRoot, index: Index) -> Self {
+        Self { settings, root, index, taken: Arc::default() }
     }
 
-    /// Refuses a dump for which there is no room. What the tree takes is an upper bound: pages of zeros are not written.
-    pub(super) fn check(&self, pid: HostPid, user: Option<User>) -> Result<(), Problem> {
-        let settings = &self.settings;
+    fn lock(&self) -> MutexGuard<'_, Vec<(Option<u32>, u64)>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a dump for which there is no room, and keeps that of others. What the tree takes is an upper bound: pages of zeros are
+    /// not written.
+    pub(super) fn reserve(&self, pid: HostPid, user: Option<User>) -> Result<Reserved, Problem> {
+        let asker = user.map(|User { uid, gid }| rights::User { uid, gid });
+        if let Some(asker) = asker
+            && !rights::held(asker, Right::Attach, &[pid]).is_ok_and(|held| held.contains(&pid))
+        {
+            // The dump says that he may not. What another's tree takes is none of his.
+            return Ok(Reserved { room: self.clone(), what: (user.map(|user| user.uid), 0) });
+        }
         let expected = memory_of_tree(pid);
+        let what = (user.map(|user| user.uid), expected);
+        // Nobody else is looked at until this one is noted.
+        let mut taken = self.lock();
+        self.check(&taken, user, expected)?;
+        taken.push(what);
+        drop(taken);
+        Ok(Reserved { room: self.clone(), what })
+    }
+
+    fn check(
+        &self,
+        at_work: &[(Option<u32>, u64)],
+        user: Option<User>,
+        expected: u64,
+    ) -> Result<(), Problem> {
+        let settings = &self.settings;
+        let of_others =
+            at_work.iter().map(|(_, bytes)| bytes).fold(0, |a: u64, b| a.saturating_add(*b));
         let no_room = |message: String| {
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, message)
+            let told = match user {
+                None => message,
+                Some(_) => "there is no room for the checkpoint".to_owned(),
+            };
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, told)
                 .remedy("remove checkpoints (DELETE /v1/checkpoints/DIRECTORY), or have root give more room")
         };
         let root = self.root.as_path();
@@ -96,9 +149,10 @@ impl Room {
             let message = format!("ask how much is free at {}: {error}", root.display());
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         })?;
-        if free < expected.saturating_add(settings.keep_free) {
+        let needed = expected.saturating_add(of_others).saturating_add(settings.keep_free);
+        if free < needed {
             return Err(no_room(format!(
-                "the tree takes up to {expected} bytes, and of {free} that are free {} are to stay so",
+                "the tree takes up to {expected} bytes, others that are dumped up to {of_others}, and of {free} that are free {} are to stay so",
                 settings.keep_free
             )));
         }
@@ -113,6 +167,14 @@ impl Room {
         }
         let own = user.map(|user| format!("users/{}/", user.uid));
         let (mut all, mut of_user) = (Taken::default(), Taken::default());
+        for (whose, bytes) in at_work {
+            let same = user.is_some_and(|user| *whose == Some(user.uid));
+            for taken in [Some(&mut all), Some(&mut of_user).filter(|_| same)].into_iter().flatten()
+            {
+                taken.checkpoints += 1;
+                taken.bytes = taken.bytes.saturating_add(*bytes);
+            }
+        }
         let counted = self.index.show_all(&mut |checkpoint| {
             all.add(checkpoint);
             let name = checkpoint.directory.as_str();
@@ -143,11 +205,14 @@ fn free(path: &Path) -> io::Result<u64> {
 
 /// What the images of a tree take at most: its memory that no file has. Processes that have gone meanwhile take nothing.
 fn memory_of_tree(pid: HostPid) -> u64 {
-    let (mut tree, mut next, mut bytes) = (vec![pid], 0, 0_u64);
+    let (mut tree, mut next, mut bytes, mut shared) = (vec![pid], 0, 0_u64, 0);
     while let Some(&pid) = tree.get(next) {
         next += 1;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        bytes = bytes.saturating_add(memory(&status)).saturating_add(OF_A_PROCESS);
+        let of_it = memory(&status, &["RssAnon", "VmSwap"]);
+        bytes = bytes.saturating_add(of_it).saturating_add(OF_A_PROCESS);
+        // Processes mostly share the same, which is written once.
+        shared = shared.max(memory(&status, &["RssShmem"]));
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for task in tasks {
             let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -157,15 +222,15 @@ fn memory_of_tree(pid: HostPid) -> u64 {
             tree.extend(children.take(LARGEST.saturating_sub(tree.len())));
         }
     }
-    bytes
+    bytes.saturating_add(shared)
 }
 
-/// The memory that no file has, by what `/proc/PID/status` says.
-fn memory(status: &str) -> u64 {
+/// How much memory of these kinds `/proc/PID/status` tells of.
+fn memory(status: &str, kinds: &[&str]) -> u64 {
     let of = |line: &str| {
         let (name, value) = line.split_once(':')?;
         let kilobytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        ["RssAnon", "RssShmem", "VmSwap"].contains(&name).then(|| kilobytes.saturating_mul(1024))
+        kinds.contains(&name).then(|| kilobytes.saturating_mul(1024))
     };
     status.lines().filter_map(of).fold(0, u64::saturating_add)
 }
@@ -177,8 +242,10 @@ mod tests {
     #[test]
     fn memory_is_what_no_file_has() {
         let status = "Name:\tx\nVmRSS:\t 900 kB\nRssAnon:\t  4 kB\nRssFile:\t 800 kB\nRssShmem:\t1 kB\nVmSwap:\t2 kB\n";
-        assert_eq!(memory(status), 7 * 1024);
-        assert_eq!(memory("RssAnon:\t99999999999999999999 kB\nVmSwap:\t-1 kB\nRssShmem\n"), 0);
+        let own = ["RssAnon", "VmSwap"];
+        assert_eq!(memory(status, &own), 6 * 1024);
+        assert_eq!(memory(status, &["RssShmem"]), 1024);
+        assert_eq!(memory("RssAnon:\t99999999999999999999 kB\nVmSwap:\t-1 kB\nRssAnon\n", &own), 0);
         assert!(memory_of_tree(HostPid::own()) > 100 * 1024);
     }
 

@@ -126,6 +126,17 @@ fn options(
         Problem::field("pid", format!("no process {}", request.pid))
             .remedy("send the pid of a running process")
     })?;
+    // The job may have waited for its turn, and the machine have been started anew.
+    let other = request
+        .identity
+        .as_ref()
+        .is_some_and(|meant| service::process_identity(request.pid).as_ref() != Some(meant));
+    if other {
+        let message = format!("process {} is another one than when it was asked for", request.pid);
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("pid")
+            .remedy("ask for the one that runs now, if that is meant"));
+    }
     let directory = &request.directory;
     if user.is_none() && CheckpointRoot::is_of_users(directory) {
         let message = format!("directory {directory}: checkpoints of users lie there");
@@ -137,7 +148,6 @@ fn options(
     if user.is_some() && request.link_remap {
         return Err(no_links());
     }
-    dumper.room.check(pid, user)?;
     let images_dir = dumper
         .root
         .of(user)
@@ -213,14 +223,24 @@ async fn make(
     let cancel = options.cancel.clone();
     operation.cancelled_by(move || cancel.cancel());
     let (root, wanted) = (dumper.root.of(asker.0), request.labels);
-    let metrics = dumper.metrics.clone();
+    let (metrics, room) = (dumper.metrics.clone(), dumper.room.clone());
     metrics.begun();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
         let above = (root, request.directory);
+        let room = match room.reserve(options.pid, asker.0) {
+            Ok(room) => room,
+            Err(problem) => {
+                above.0.forget(&above.1);
+                metrics.finished(Err(&problem));
+                operation.end::<()>(Err(&problem));
+                return Err(problem);
+            }
+        };
         let mut told = Told(operation.progress());
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut told);
+        drop(room);
         if let Ok(report) = &mut result {
             let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
             report.warnings.extend(unlabelled);

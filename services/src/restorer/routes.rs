@@ -229,6 +229,8 @@ async fn make(
             match error {
                 WorkerError::Failed(_) => problem(error),
                 _ if ended.is_cancelled() => {
+                    // What it had made that outlives it would be in the way of the next.
+                    freezer::undo_left(&work.records.with_file_name(freezer::UNDO));
                     let message = "the restore was cancelled: nobody of the tree is there";
                     Problem::new(StatusCode::CONFLICT, message).coded(Code::Cancelled)
                 }
