@@ -24,6 +24,9 @@ mod tokens;
 mod tracks;
 mod users;
 
+/// What the paths begin with by which checkpoints are uploaded: their bodies are as long as they are.
+pub const UPLOADS: &str = "/v1/uploads/";
+
 pub use cgroups::{CgroupRoot, CgroupsMode};
 pub use comparison::{
     BeforeAfter, ChangedFile, ChangedTask, ComparedCheckpoint, ComparedFile, ComparedTask,

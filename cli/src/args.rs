@@ -54,6 +54,10 @@ pub(crate) enum Command {
     Verify(VerifyOptions),
     /// Remove checkpoints; each is there whole until it is gone
     Rm(RemoveOptions),
+    /// Write a checkpoint of a gateway's to standard output, as an archive of tar(1)
+    Download(TransferOptions),
+    /// Have a gateway take a checkpoint from standard input, as `download` writes it
+    Upload(TransferOptions),
     /// What holds the tracking of changes between two dumps
     #[command(hide = true)]
     HoldUffds {
@@ -436,6 +440,13 @@ pub(crate) struct ListOptions {
     /// Those that have all of these labels alone
     #[arg(long, value_name = "KEY=VALUE,…")]
     pub(crate) labels: Option<api::Labels>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TransferOptions {
+    /// Directory of the checkpoint, from the gateway's checkpoint root
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

@@ -140,6 +140,10 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
             "jobs: a gateway has them, and none is named",
             "name it with --gateway, or STASIS_GATEWAY (unix:/run/stasis/gateway.sock)",
         )),
+        Command::Download(_) | Command::Upload(_) => Err(Failure::with_remedy(
+            "download, upload: they are a gateway's to do, and none is named",
+            "name it with --gateway, or STASIS_GATEWAY (unix:/run/stasis/gateway.sock); here, copy the directory",
+        )),
         Command::Config { .. } | Command::Criu { .. } => {
             let error = "criu: something stands before it";
             Err(Failure::with_remedy(error, "have it first: stasis criu …"))

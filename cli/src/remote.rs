@@ -2,6 +2,7 @@
 //!
 //! A command is turned into the request that says the same (`docs/api.md`); what no request says is refused before anything is sent.
 
+mod archives;
 mod carried;
 mod client;
 mod jobs;
@@ -147,6 +148,12 @@ impl Remote {
                 let (before, after) = (named(&options.before)?, named(&options.after)?);
                 let path = format!("/v1/comparisons?before={before}&after={after}");
                 diff::tell(&self.client.get::<Comparison>(&path).await?, voice)
+            }
+            Command::Download(options) => {
+                archives::download(&self.client, &named(&options.directory)?, voice).await
+            }
+            Command::Upload(options) => {
+                archives::upload(&self.client, &named(&options.directory)?, voice).await
             }
             Command::Rm(options) => self.remove(&options.directories).await,
             Command::Track(options) => {

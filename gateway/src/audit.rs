@@ -1,6 +1,6 @@
 //! The audit: who asked for what, from where, and what came of it. One line of JSON each, in a file a day.
 //!
-//! A record is made of each request that changes something or is refused for who sent it, and of the end of each job. Records of who is
+//! A record is made of each request that changes something, has a checkpoint sent away, or is refused for who sent it, and of the end of each job. Records of who is
 //! not known are limited in number, so that nobody fills the disk with them; how many were left out is said in the next.
 
 use std::io::{self, Write};
@@ -206,7 +206,9 @@ impl Audit {
     pub(crate) fn answered(&self, request: &Answered<'_>) {
         let refused =
             [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST];
-        if request.method.is_safe() && !refused.contains(&request.status) {
+        // What a handler names is to be noted, also where nothing changes.
+        let is_noted = refused.contains(&request.status) || request.object.is_some();
+        if request.method.is_safe() && !is_noted {
             return;
         }
         // Nor does anybody by what is refused because there is too much of it.

@@ -297,7 +297,7 @@ fn within(asker: &Asker, query: Option<&str>) -> Result<String, Problem> {
     serde_urlencoded::to_string(asked).map_err(|error| unreadable(error.to_string()))
 }
 
-fn named(name: &str) -> Result<Directory, Problem> {
+pub(crate) fn named(name: &str) -> Result<Directory, Problem> {
     name.parse().map_err(|error: api::DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
     })

@@ -3,6 +3,7 @@
 //! contract, `docs/security.md` says who may do what.
 
 mod access;
+mod archives;
 mod args;
 mod audit;
 mod callers;

@@ -6,7 +6,7 @@ use api::ErrorBody;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, Info, OpenApi, Paths, Ref, RefOr, Response, ResponseBuilder, Server,
-    schema::Schema,
+    schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
 };
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
@@ -24,6 +24,18 @@ impl IntoResponses for Problems {
         BTreeMap::from([("default".to_owned(), RefOr::T(problem))])
     }
 }
+
+/// A body that is no JSON, but an archive.
+pub(crate) struct Archive;
+
+impl PartialSchema for Archive {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::Binary);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Archive {}
 
 /// What is said of the API as a whole.
 pub(crate) fn document() -> OpenApi {

@@ -21,6 +21,7 @@ fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::with_openapi(openapi::document())
         .merge(crate::checkpoints::router())
         .merge(crate::contents::router())
+        .merge(crate::archives::router())
         .merge(crate::restores::router())
         .merge(crate::job_routes::router())
         .merge(crate::events::router())

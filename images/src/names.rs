@@ -394,7 +394,7 @@ pub const PARENT_LINK: &str = "parent";
 pub const LABELS: &str = "stasis-labels.json";
 
 /// Whether a file is one that is put beside the images: labels, logs, and what container engines note for themselves.
-pub(crate) fn is_beside(name: &str) -> bool {
+pub fn is_beside(name: &str) -> bool {
     matches!(name, LABELS | "config.json" | "descriptors.json") || name.ends_with(".log")
 }
 

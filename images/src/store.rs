@@ -135,6 +135,11 @@ pub trait NewCheckpoint: Debug + Send + Sync {
     /// Where the finished checkpoint will be. Relative links count from there.
     fn target(&self) -> &Path;
 
+    /// Where it is until then, if that is a directory: it can be read there, and compared.
+    fn place(&self) -> Option<&Path> {
+        None
+    }
+
     /// Begins an image.
     fn create(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error>;
 

@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::body::Body;
+
 use api::{Code, ErrorBody, ErrorDetail, Operation, User};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::telemetry;
+use crate::{Pieces, telemetry};
 
 /// A service, as seen by who asks it.
 #[derive(Clone, Debug)]
@@ -166,6 +168,22 @@ impl Client {
     /// Asks for an operation to be given up that has not begun, for at most 10 seconds; what came of it if it has.
     pub async fn give_up<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
         self.json(self.request(Method::DELETE, path).timeout(Duration::from_secs(10))).await
+    }
+
+    /// Asks for what is passed on as it comes, however long that is.
+    pub async fn stream(&self, path: &str) -> Result<Body, ClientError> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        Ok(Body::new(reqwest::Body::from(response)))
+    }
+
+    /// Puts something somewhere, piece by piece as they come.
+    pub async fn send_pieces<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        pieces: Pieces,
+    ) -> Result<A, ClientError> {
+        let body = reqwest::Body::wrap(pieces.into_body());
+        self.json(self.request(Method::PUT, path).body(body)).await
     }
 
     /// Asks for text, for at most 5 seconds.

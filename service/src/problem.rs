@@ -122,10 +122,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// Reads the bodies of requests, which are small and come at once: a layer for a router. Whoever sends a byte now and then is hung up
+/// Reads the bodies of requests, which are small and come at once, but for uploads: a layer for a router. Whoever sends a byte now and then is hung up
 /// on.
 pub(crate) async fn in_time(request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
+    // Uploads are as long as they are: whoever takes one looks at each piece ([`crate::Pieces`]).
+    let is_upload = request.uri().path().starts_with(api::UPLOADS);
+    if request.body().is_end_stream() || is_upload {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();

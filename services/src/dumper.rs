@@ -1,5 +1,6 @@
 //! The dumper: dumps process trees for others, under one checkpoint root.
 
+mod archives;
 mod checkpoints;
 mod containers;
 mod index;
@@ -116,7 +117,7 @@ fn run(args: &Args) -> Result<(), Error> {
         let asked = operations.router();
         let of_processes = processes::router(programs.clone(), &metrics)?;
         let there = checkpoints::router(root.clone(), index, operations.clone(), of_dumps.clone());
-        let of_contents = looks::router(root.clone());
+        let of_contents = looks::router(root.clone()).merge(archives::router(root.clone()));
         let settings = (programs, undo, room);
         let own = routes::router(root, settings, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());

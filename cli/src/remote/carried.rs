@@ -22,7 +22,7 @@ const OF_ALL: [&str; 10] = [
 ];
 
 /// A command that a gateway is asked for: its name, what of it is carried, what helps who wants more.
-const CARRIED: [(&str, &[&str], &str); 12] = [
+const CARRIED: [(&str, &[&str], &str); 14] = [
     (
         "dump",
         &[
@@ -49,6 +49,8 @@ const CARRIED: [(&str, &[&str], &str); 12] = [
     ("diff", &["before", "after"], ""),
     ("verify", &["directory"], ""),
     ("rm", &["directories"], ""),
+    ("download", &["directory"], ""),
+    ("upload", &["directory"], ""),
     ("track", &["pid", "tree", "cgroup", "files"], ""),
     ("tracks", &[], ""),
     (

@@ -8,11 +8,12 @@ use std::time::Duration;
 use api::{ErrorBody, ErrorDetail};
 use criu::Failure;
 use criu::shell::with_sudo;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use serde::Serialize;
@@ -106,49 +107,101 @@ impl Client {
         serde_json::from_slice(&answer).map_err(|source| self.strange(source))
     }
 
-    /// Asks on a connection of its own; the answer's body, if it is one of success.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let down = |source| ClientError::Down { place: self.place.clone(), source };
-        let late = || io::Error::from(io::ErrorKind::TimedOut);
-        let connecting = connect(&self.place, self.tls.clone());
-        let stream = tokio::time::timeout(Duration::from_secs(10), connecting).await;
-        let stream = stream.map_err(|_| down(late()))?.map_err(down)?;
-        let asked = tokio::time::timeout(PATIENCE, self.exchange(stream, method, path, body)).await;
-        let (status, body) = asked.map_err(|_| down(late()))??;
-        if status.is_success() {
-            return Ok(body);
+    /// Asks for what is read as it comes, however long that is.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
+        let answer = self.open(Method::GET, path, whole(Bytes::new()), None).await;
+        let answer = answer.map_err(explained)?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
         }
-        let told: ErrorBody = serde_json::from_slice(&body)
-            .map_err(|_| self.strange(format!("it answers {status}, and not as a gateway does")))?;
-        Err(ClientError::Refused { status, detail: told.detail })
+        Err(explained(self.refusal(answer).await))
     }
 
-    async fn exchange(
+    /// Sends what is read as it goes, however long that is.
+    pub(crate) async fn send_stream<A: DeserializeOwned>(
         &self,
-        stream: Box<dyn super::transport::Stream>,
+        path: &str,
+        body: Sent,
+    ) -> Result<A, Failure> {
+        let answer = self.open(Method::PUT, path, body, Some("application/x-tar")).await;
+        let answer = answer.map_err(explained)?;
+        if !answer.status().is_success() {
+            return Err(explained(self.refusal(answer).await));
+        }
+        let answer = self.collected(answer.into_body()).await.map_err(explained)?;
+        serde_json::from_slice(&answer).map_err(|source| explained(self.strange(source)))
+    }
+
+    /// Asks on a connection of its own; the answer's body, if it is one of success.
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let kind = (!body.is_empty()).then_some("application/json");
+        let asked = async {
+            let answer = self.open(method, path, whole(body), kind).await?;
+            match answer.status().is_success() {
+                true => self.collected(answer.into_body()).await,
+                false => Err(self.refusal(answer).await),
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asked).await;
+        asked.map_err(|_| self.down(io::ErrorKind::TimedOut.into()))?
+    }
+
+    fn down(&self, source: io::Error) -> ClientError {
+        ClientError::Down { place: self.place.clone(), source }
+    }
+
+    async fn collected(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+        Ok(body.map_err(|source| self.strange(source))?.to_bytes())
+    }
+
+    /// What it says where it does not do it.
+    async fn refusal(&self, answer: Response<Incoming>) -> ClientError {
+        let status = answer.status();
+        let told = match self.collected(answer.into_body()).await {
+            Ok(body) => serde_json::from_slice::<ErrorBody>(&body),
+            Err(error) => return error,
+        };
+        match told {
+            Ok(told) => ClientError::Refused { status, detail: told.detail },
+            Err(_) => self.strange(format!("it answers {status}, and not as a gateway does")),
+        }
+    }
+
+    /// Sends a request on a connection of its own; the answer, of which the body is still to come.
+    async fn open(
+        &self,
         method: Method,
         path: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+        body: Sent,
+        kind: Option<&'static str>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let connecting = connect(&self.place, self.tls.clone());
+        let stream = tokio::time::timeout(Duration::from_secs(10), connecting).await;
+        let stream = stream.map_err(|_| self.down(io::ErrorKind::TimedOut.into()))?;
+        let stream = stream.map_err(|source| self.down(source))?;
         let strange = |source: hyper::Error| self.strange(source);
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(strange)?;
-        let connection = tokio::spawn(connection);
+        // It ends with the answer's body, and with us.
+        tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path);
         request = request.header(HOST, self.place.host()).header(ACCEPT, "application/json");
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(kind) = kind {
+            request = request.header(CONTENT_TYPE, kind);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
         }
-        let request = request.body(Full::new(body)).map_err(|source| self.strange(source))?;
-        let answer = sender.send_request(request).await.map_err(strange)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
-        let body = body.map_err(|source| self.strange(source))?.to_bytes();
-        connection.abort();
-        Ok((status, body))
+        let request = request.body(body).map_err(|source| self.strange(source))?;
+        sender.send_request(request).await.map_err(strange)
     }
+}
+
+/// A body that is sent.
+pub(super) type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
+fn whole(bytes: Bytes) -> Sent {
+    UnsyncBoxBody::new(Full::new(bytes).map_err(|never| match never {}))
 }
 
 fn token(path: &Path) -> Result<HeaderValue, ClientError> {

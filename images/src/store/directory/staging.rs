@@ -275,6 +275,10 @@ impl NewCheckpoint for Staging {
         &self.target
     }
 
+    fn place(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn create(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error> {
         Ok(Box::new(self.create_file(name)?))
     }
