@@ -43,6 +43,9 @@ fn size(text: &str) -> Result<u64, String> {
     parse_size::Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())
 }
 
+/// What a dump will take: of which user, and how much.
+type Share = (Option<u32>, u64);
+
 /// The room that there is.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
@@ -50,14 +53,14 @@ pub(super) struct Room {
     root: CheckpointRoot,
     index: Index,
     /// What dumps will take that are at work: of whom, and how much.
-    taken: Arc<Mutex<Vec<(Option<u32>, u64)>>>,
+    taken: Arc<Mutex<Vec<Share>>>,
 }
 
 /// Room that a dump has while it is at work.
 #[derive(Debug)]
 pub(super) struct Reserved {
     room: Room,
-    what: (Option<u32>, u64),
+    what: Share,
 }
 
 impl Drop for Reserved {
@@ -103,7 +106,7 @@ impl Room {
         Self { settings, root, index, taken: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Option<u32>, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Share>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,12 +130,7 @@ impl Room {
         Ok(Reserved { room: self.clone(), what })
     }
 
-    fn check(
-        &self,
-        at_work: &[(Option<u32>, u64)],
-        user: Option<User>,
-        expected: u64,
-    ) -> Result<(), Problem> {
+    fn check(&self, at_work: &[Share], user: Option<User>, expected: u64) -> Result<(), Problem> {
         let settings = &self.settings;
         let of_others =
             at_work.iter().map(|(_, bytes)| bytes).fold(0, |a: u64, b| a.saturating_add(*b));
