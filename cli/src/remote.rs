@@ -13,15 +13,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::{
-    CheckpointList, CheckpointRequest, Comparison, ContainerList, Directory, Job, JobList,
-    JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList, VerifyRequest,
+    CheckpointContents, CheckpointList, CheckpointRequest, Comparison, ContainerList, Directory,
+    Job, JobList, JobState, Labels, Priority, ProcessList, RestoreJobRequest, Track, TrackList,
+    VerifyRequest,
 };
 use clap::ArgMatches;
 use criu::Failure;
 use ids::HostPid;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions};
 use crate::gateway_options::GatewayOptions;
+use crate::ps::plain;
 use crate::voice::Voice;
 use crate::{containers, diff, list, ps, show, track, verify};
 use client::Client;
@@ -142,12 +146,12 @@ impl Remote {
             }
             Command::Show(options) => {
                 let path = format!("/v1/contents/{}", named(&options.directory)?);
-                show::tell(&self.client.get(&path).await?, voice)
+                show::tell(&plainly::<CheckpointContents>(self.client.get(&path).await?)?, voice)
             }
             Command::Diff(options) => {
                 let (before, after) = (named(&options.before)?, named(&options.after)?);
                 let path = format!("/v1/comparisons?before={before}&after={after}");
-                diff::tell(&self.client.get::<Comparison>(&path).await?, voice)
+                diff::tell(&plainly::<Comparison>(self.client.get(&path).await?)?, voice)
             }
             Command::Download(options) => {
                 archives::download(&self.client, &named(&options.directory)?, voice).await
@@ -327,4 +331,35 @@ fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
+}
+
+/// What a gateway says, without what would drive a terminal.
+fn plainly<T: DeserializeOwned>(told: Value) -> Result<T, Failure> {
+    fn cleaned(told: Value) -> Value {
+        match told {
+            Value::String(text) => Value::String(plain(&text)),
+            Value::Array(list) => list.into_iter().map(cleaned).collect(),
+            Value::Object(fields) => {
+                fields.into_iter().map(|(key, value)| (plain(&key), cleaned(value))).collect()
+            }
+            other => other,
+        }
+    }
+    Ok(serde_json::from_value(cleaned(told))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::ContentsMemory;
+
+    use super::*;
+
+    #[test]
+    fn what_others_say_does_not_drive_the_terminal() {
+        let told = serde_json::json!({"directory": "a\u{1b}[2J", "format": 1, "processes": [], "threads": 0, "memory": ContentsMemory::default(),
+            "files": {"pipe\u{7}": 1}, "queued_bytes": 0, "ghosts": [], "images": [{"name": "x\n", "bytes": 1}], "image_bytes": 1});
+        let found: CheckpointContents = plainly(told).unwrap();
+        assert_eq!(found.directory, "a [2J");
+        assert_eq!((found.images[0].name.as_str(), found.files["pipe "]), ("x ", 1));
+    }
 }

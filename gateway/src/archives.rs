@@ -50,7 +50,7 @@ async fn download(
 }
 
 /// Takes a checkpoint out of an archive, as `GET /v1/downloads` sends it. For who may do everything and is bound to nothing.
-#[utoipa::path(put, path = "/v1/uploads/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "Where it is to come, a directory that is not there yet, with its slashes")), request_body(content = Archive, content_type = "application/x-tar", description = "An uncompressed archive of tar(1)"), responses((status = 201, description = "The checkpoint, which is there whole", body = CheckpointSummary), Problems))]
+#[utoipa::path(put, path = "/v1/uploads/{*directory}", tag = "checkpoints", params(("directory" = String, Path, description = "Where it is to come, a directory that is not there yet, with its slashes")), request_body(content = Archive, content_type = "application/octet-stream", description = "An uncompressed archive of tar(1)"), responses((status = 201, description = "The checkpoint, which is there whole", body = CheckpointSummary), Problems))]
 async fn upload(
     State(gateway): State<Gateway>,
     Owner(asker): Owner,

@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{Pieces, telemetry};
 
+/// Reading images for who asks may take so long.
+const LOOK: Duration = Duration::from_secs(120);
+
 /// A service, as seen by who asks it.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -156,7 +159,18 @@ impl Client {
 
     /// Asks for what images have to be read for, for at most two minutes.
     pub async fn look<A: DeserializeOwned>(&self, path: &str) -> Result<A, ClientError> {
-        self.json(self.request(Method::GET, path).timeout(Duration::from_secs(120))).await
+        let looked = self.json(self.request(Method::GET, path).timeout(LOOK)).await;
+        looked.map_err(|error| match error {
+            ClientError::Down { source, .. } | ClientError::Strange { source, .. }
+                if source.is_timeout() =>
+            {
+                let message = format!("reading the images takes longer than {} s", LOOK.as_secs());
+                let remedy = "run `stasis show` or `stasis diff` on the machine, where it may take as long as it takes";
+                let detail = ErrorDetail { message, remedy: Some(remedy.to_owned()), ..ErrorDetail::default() };
+                ClientError::Refused { status: StatusCode::GATEWAY_TIMEOUT, detail }
+            }
+            error => error,
+        })
     }
 
     /// Asks for something to be deleted, for at most two minutes: it may be large.

@@ -2,11 +2,14 @@
 
 use std::fs;
 
+/// The kernel tells it in one piece, however it is read: it is no list of numbers.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
 /// What a process is known by for as long as the machine runs, and after: the boot, and when in it the process began. `None` if there is
 /// no such process, or it may not be looked at.
 #[must_use]
 pub fn process_identity(pid: i32) -> Option<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let boot = fs::read_to_string(BOOT).ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(format!("{}:{}", boot.trim(), start_time(&stat)?))
 }

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use stasis_tests::{Machine, Outcome, Scratch, Services, WebServer, Workload, stasis_program};
+use stasis_tests::{
+    Machine, Outcome, Scratch, Services, WebServer, Workload, stasis_program, wait_until,
+};
 
 /// The command line with the gateway: what it says as JSON.
 fn shell(services: &Services, arguments: &[&str]) -> Value {
@@ -22,7 +25,8 @@ fn two_are_compared_as_the_shell_does_it() {
     let services = Services::start(&scratch.path("services"));
     let web = WebServer::start(&scratch.path("web"));
     for name in ["web/first", "web/second"] {
-        assert!(web.count() > 0);
+        let before = web.count();
+        assert!(wait_until(Duration::from_secs(20), || web.count() > before), "it counts");
         services.checkpoint(web.program.pid(), name, true).expect("checkpoint");
     }
     let ask = |query: &str| services.call("GET", &format!("/v1/comparisons?{query}"), None);
@@ -131,5 +135,32 @@ fn what_is_inside_is_told_as_the_shell_does_it() {
     for (name, status) in [("none", 404), (".hidden", 422), ("web", 404)] {
         let answer = services.call("GET", &format!("/v1/contents/{name}"), None);
         assert_eq!(answer.status, status, "{name}: {}", answer.text);
+    }
+}
+
+#[test]
+fn who_is_bound_to_labels_sees_nothing_of_others() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let workload = Workload::start("memory", scratch.path("work"));
+    for (name, team) in [("ours", "web"), ("theirs", "db")] {
+        let body = json!({"pid": workload.pid(), "directory": name, "leave_running": true,
+            "labels": {"team": team}});
+        services.job("/v1/checkpoints", &body).expect("checkpoint");
+    }
+    let request = r#"{"name": "viewer", "roles": ["view"], "labels": {"team": "web"}}"#;
+    let given = services.call("POST", "/v1/tokens", Some(request));
+    let token = given.body["token"].as_str().unwrap_or_else(|| panic!("{}", given.text));
+    let client = reqwest::blocking::Client::new();
+    for (path, status) in [
+        ("v1/contents/ours", 200),
+        ("v1/contents/theirs", 404),
+        ("v1/comparisons?before=ours&after=ours", 200),
+        ("v1/comparisons?before=ours&after=theirs", 404),
+        ("v1/comparisons?before=theirs&after=ours", 404),
+    ] {
+        let request = client.get(format!("{}/{path}", services.address())).bearer_auth(token);
+        assert_eq!(request.send().expect("an answer").status().as_u16(), status, "{path}");
     }
 }

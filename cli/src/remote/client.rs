@@ -123,7 +123,7 @@ impl Client {
         path: &str,
         body: Sent,
     ) -> Result<A, Failure> {
-        let answer = self.open(Method::PUT, path, body, Some("application/x-tar")).await;
+        let answer = self.open(Method::PUT, path, body, Some("application/octet-stream")).await;
         let answer = answer.map_err(explained)?;
         if !answer.status().is_success() {
             return Err(explained(self.refusal(answer).await));
