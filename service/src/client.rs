@@ -10,7 +10,8 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Pieces, telemetry};
+use crate::streams::BrokenOff;
+use crate::{Pieces, Problem, telemetry};
 
 /// Reading images for who asks may take so long.
 const LOOK: Duration = Duration::from_secs(120);
@@ -197,7 +198,21 @@ impl Client {
         pieces: Pieces,
     ) -> Result<A, ClientError> {
         let body = reqwest::Body::wrap(pieces.into_body());
-        self.json(self.request(Method::PUT, path).body(body)).await
+        let sent = self.json(self.request(Method::PUT, path).body(body)).await;
+        sent.map_err(|error| {
+            let broken_off = match &error {
+                ClientError::Down { source, .. } => BrokenOff::among(source),
+                _ => None,
+            };
+            let status = match broken_off {
+                Some(BrokenOff::Late(_)) => StatusCode::REQUEST_TIMEOUT,
+                Some(BrokenOff::Gone(_)) => StatusCode::BAD_REQUEST,
+                None => return error,
+            };
+            let message = broken_off.map(|it| crate::chain(it)).unwrap_or_default();
+            let problem = Problem::new(status, message).remedy("send it again, without a pause");
+            ClientError::Refused { status, detail: problem.detail }
+        })
     }
 
     /// Asks for text, for at most 5 seconds.

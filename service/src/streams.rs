@@ -16,6 +16,32 @@ const DRAINED: u64 = 1 << 30;
 /// So many pieces wait to be taken.
 const WAITING: usize = 8;
 
+/// Why a body ends before its end: it is the fault of who sends it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BrokenOff {
+    /// Nothing came for long.
+    #[error("nothing came for {0:?}")]
+    Late(Duration),
+    /// Who sends it has gone.
+    #[error("the body breaks off")]
+    Gone(#[source] axum::Error),
+}
+
+impl BrokenOff {
+    /// What of it is among the causes of an error.
+    pub(crate) fn among<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if let Some(found) = inner.and_then(|inner| inner.downcast_ref()) {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
 /// What comes in a body, piece by piece, up to its end or to what went wrong.
 #[derive(Debug)]
 pub struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
@@ -42,17 +68,13 @@ impl Pieces {
         let (PiecesSender(sender), pieces) = Self::made();
         tokio::spawn(async move {
             loop {
-                let late = || {
-                    let message = format!("nothing came for {idle:?}");
-                    io::Error::new(io::ErrorKind::TimedOut, message)
-                };
                 let piece = tokio::select! {
                     () = sender.closed() => return,
                     piece = tokio::time::timeout(idle, body.frame()) => match piece {
                         Ok(None) => return,
                         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
-                        Ok(Some(Err(error))) => Err(io::Error::other(error)),
-                        Err(_) => Err(late()),
+                        Ok(Some(Err(error))) => Err(io::Error::other(BrokenOff::Gone(error))),
+                        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, BrokenOff::Late(idle))),
                     },
                 };
                 let is_last = piece.is_err();
@@ -165,7 +187,7 @@ mod tests {
         let (bytes, error) = read.await.unwrap();
         assert_eq!(bytes.len(), 100_000);
         assert!(bytes.chunks(1000).zip(0_u8..).all(|(piece, number)| piece == [number; 1000]));
-        assert!(error.contains("broken off"), "{error}");
+        assert!(error.contains("breaks off"), "{error}");
     }
 
     #[tokio::test]
@@ -175,6 +197,7 @@ mod tests {
         let Pieces(mut received) = Pieces::within(Duration::from_millis(20), body);
         let error = received.recv().await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(matches!(BrokenOff::among(&error), Some(BrokenOff::Late(_))));
         assert!(received.recv().await.is_none());
         drop(sender);
     }

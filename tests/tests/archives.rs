@@ -151,6 +151,21 @@ fn what_is_broken_hostile_or_half_leaves_nothing() {
         left(&services)
     );
 
+    // Somebody stops in the middle of it, and waits.
+    let mut stream = TcpStream::connect(&address).expect("connect");
+    stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(&whole[..middle]))
+        .expect("send");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("nothing came"), "{answer}");
+    assert!(
+        stasis_tests::wait_until(std::time::Duration::from_secs(20), gone),
+        "{:?}",
+        left(&services)
+    );
+
     // As tar(1) makes it of the directory, and as it was sent.
     let by_hand = made("k", "tar -cf $TO .");
     let (status, answer) = send(&services, "by/hand", &by_hand);
