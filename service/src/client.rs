@@ -106,6 +106,8 @@ impl Client {
             .unix_socket(socket)
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))
+            // Before the service closes it (`serve.rs`): a request on its way then would be lost.
+            .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(|source| ClientError::Make { service, source })?;
         Ok(Self { service, socket: socket.to_owned(), http, on_behalf_of: None })

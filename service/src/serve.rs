@@ -26,7 +26,8 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 /// A client has so long for the head of a request, from when it connects or has its last answer: so an idle connection is closed, too.
-const HEAD: Duration = Duration::from_secs(30);
+/// Clients usually close one after 90 seconds; one that we close just as it sends a request would be told of a failure.
+const HEAD: Duration = Duration::from_secs(120);
 /// A client that takes nothing of its answer for so long is hung up on.
 const TAKEN: Duration = Duration::from_secs(30);
 /// Descriptors that are left for other things than connections.
