@@ -132,6 +132,20 @@ pub struct PageChanges {
     pub unknown: PageCount,
 }
 
+impl PageChanges {
+    /// All kinds, in words, those that are the same last.
+    #[must_use]
+    pub const fn kinds(&self) -> [(&'static str, PageCount); 5] {
+        [
+            ("changed", self.changed),
+            ("added", self.added),
+            ("gone", self.gone),
+            ("not known", self.unknown),
+            ("the same", self.same),
+        ]
+    }
+}
+
 /// In which of the two something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -119,6 +119,9 @@ pub struct Policy {
     pub version: u64,
     /// What it does.
     pub spec: PolicySpec,
+    /// Which process its `pid` means: that of this number when it was made or changed last. Numbers are given anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// When it was made, or changed last.
     pub changed_ms: u64,
     /// When it is at work next; absent while it is paused.

@@ -143,14 +143,8 @@ fn mapping(row: &MappingChange) -> String {
 
 /// What has become of pages, those that are the same last.
 fn pages(pages: &PageChanges) -> String {
-    let all = [
-        ("changed", pages.changed),
-        ("added", pages.added),
-        ("gone", pages.gone),
-        ("not known", pages.unknown),
-        ("the same", pages.same),
-    ];
-    let said: Vec<_> = all
+    let said: Vec<_> = pages
+        .kinds()
         .iter()
         .filter(|(_, count)| count.pages > 0)
         .map(|(what, pages)| {

@@ -105,16 +105,45 @@ impl Door {
     ) -> Response {
         self.metrics.refused(reason);
         tracing::warn!("refuse {from}: {}", problem.detail.message);
+        let response = problem.into_response();
+        self.note(None, from, (request.method(), request.uri().path()), &response);
+        response
+    }
+
+    /// Has the audit note what was answered to whom.
+    fn note(
+        &self,
+        who: Option<&str>,
+        from: &str,
+        (method, path): (&Method, &str),
+        response: &Response,
+    ) {
         self.audit.answered(&Answered {
-            who: None,
+            who,
             from,
-            method: request.method(),
-            path: request.uri().path(),
-            status: problem.status,
-            code: Some(problem.detail.code),
-            object: None,
+            method,
+            path,
+            status: response.status(),
+            code: response.extensions().get().copied(),
+            object: response.extensions().get(),
         });
-        problem.into_response()
+    }
+
+    /// Lets somebody in who is not known, where that is open to all.
+    async fn open(&self, from: &str, request: Request, next: Next) -> Response {
+        if request.method() != Method::POST || request.uri().path() != page::LOG_IN {
+            return next.run(request).await;
+        }
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let Ok(_one) = self.log_ins.try_acquire() else {
+            let message = "too many log in just now";
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message).remedy("try again");
+            let hang_up = [(header::CONNECTION, "close")];
+            return (hang_up, self.refuse("rate", (&request, from), problem)).into_response();
+        };
+        let response = next.run(request).await;
+        self.note(None, from, (&method, &path), &response);
+        response
     }
 }
 
@@ -159,7 +188,7 @@ async fn by_socket(
             let known = StillKnown::by(move || access.user(user, owner).is_some());
             admit(&door, from, (Caller::Asker(asker), known), request, next).await
         }
-        None if is_open(&request) => next.run(request).await,
+        None if is_open(&request) => door.open(&from, request, next).await,
         None => {
             let message = format!("nothing is granted to uid {}", peer.uid);
             let problem = Problem::new(StatusCode::FORBIDDEN, message)
@@ -204,15 +233,7 @@ async fn admit(
             door.metrics.refused("right");
             tracing::warn!("{name} was refused");
         }
-        door.audit.answered(&Answered {
-            who: Some(&name),
-            from: &from,
-            method: &method,
-            path: &path,
-            status: response.status(),
-            code: response.extensions().get().copied(),
-            object: response.extensions().get(),
-        });
+        door.note(Some(&name), &from, (&method, &path), &response);
         response
     };
     if !changes {
@@ -224,28 +245,6 @@ async fn admit(
         let message = format!("the gateway failed at it: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()
     })
-}
-
-/// Lets somebody try to log in.
-async fn log_in(door: &Door, from: &str, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let Ok(_one) = door.log_ins.try_acquire() else {
-        let message = "too many log in just now";
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message).remedy("try again");
-        let hang_up = [(header::CONNECTION, "close")];
-        return (hang_up, door.refuse("rate", (&request, from), problem)).into_response();
-    };
-    let response = next.run(request).await;
-    door.audit.answered(&Answered {
-        who: None,
-        from,
-        method: &method,
-        path: &path,
-        status: response.status(),
-        code: response.extensions().get().copied(),
-        object: response.extensions().get(),
-    });
-    response
 }
 
 async fn by_tcp(
@@ -299,11 +298,8 @@ async fn by_tcp(
     if let Some(found) = found {
         return admit(&door, from, found, request, next).await;
     }
-    if request.method() == Method::POST && request.uri().path() == page::LOG_IN {
-        return log_in(&door, &from, request, next).await;
-    }
     if is_open(&request) {
-        return next.run(request).await;
+        return door.open(&from, request, next).await;
     }
     if wants_page(&request) && !showed_token {
         return Redirect::to(page::LOG_IN).into_response();

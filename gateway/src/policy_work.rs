@@ -74,6 +74,10 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
             for request in requests {
                 // It may have been removed, changed or paused meanwhile.
                 if gateway.policies.get(name).is_none_or(|now| now.version != policy.version) {
+                    run.problem = Some(ErrorDetail {
+                        message: "it was changed while it was at work, and stopped".to_owned(),
+                        ..ErrorDetail::default()
+                    });
                     break;
                 }
                 checkpoint(&gateway, &asker, request, &mut run).await;
@@ -164,6 +168,13 @@ async fn requests(
     };
     if spec.select.container.is_some() {
         return Ok(vec![CheckpointRequest { directory: directory(below)?, ..request }]);
+    }
+    if let Some(pid) = spec.select.pid
+        && policy.process != service::process_identity(pid)
+    {
+        let message = format!("process {pid} is not the one that policy {} means", policy.name);
+        return Err(Problem::field("select.pid", message)
+            .remedy("change the policy, and it means the one that runs then"));
     }
     let roots = selection::trees(&gateway.services, asker, &spec.select).await?;
     if roots.is_empty() {

@@ -127,7 +127,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 pub(crate) async fn in_time(request: Request, next: Next) -> Response {
     // Uploads are as long as they are: whoever takes one looks at each piece ([`crate::Pieces`]).
     let is_upload = request.uri().path().starts_with(api::UPLOADS);
-    if request.body().is_end_stream() || is_upload {
+    // What only reads has no use for a body: it is not waited for, by whoever it may be.
+    let reads = request.method().is_safe();
+    if request.body().is_end_stream() || is_upload || reads {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();

@@ -377,14 +377,8 @@ fn words(file: &FileWords) -> String {
 }
 
 fn pages(pages: &PageChanges) -> String {
-    let all = [
-        ("changed", pages.changed),
-        ("added", pages.added),
-        ("gone", pages.gone),
-        ("not known", pages.unknown),
-        ("the same", pages.same),
-    ];
-    let said = all.iter().filter(|(_, count)| count.pages > 0);
+    let kinds = pages.kinds();
+    let said = kinds.iter().filter(|(_, count)| count.pages > 0);
     let said = said.map(|(what, count)| format!("{} {what}", count.pages));
     said.collect::<Vec<_>>().join(", ")
 }

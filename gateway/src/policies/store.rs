@@ -115,9 +115,17 @@ impl Policies {
         if before.is_none() && kept.all.len() >= MOST {
             return Err(NotSet::TooMany);
         }
+        // One that is only paused, or goes on, means what it meant.
+        let same = before
+            .filter(|policy| PolicySpec { paused: spec.paused, ..policy.spec.clone() } == spec);
+        let process = match same {
+            Some(policy) => policy.process.clone(),
+            None => spec.select.pid.and_then(service::process_identity),
+        };
         let policy = Policy {
             name: name.to_owned(),
             version: version.unwrap_or(0) + 1,
+            process,
             spec,
             changed_ms: now_ms(),
             next_ms: None,
@@ -251,6 +259,25 @@ mod tests {
         assert_eq!(policies.due().0, ["p"]);
         policies.set("p", PolicySpec { paused: true, ..spec("1h") }, Expected::Any).unwrap();
         assert!(policies.due().0.is_empty() && policies.get("p").unwrap().next_ms.is_none());
+    }
+
+    #[test]
+    fn a_number_means_the_process_that_has_it_when_the_policy_is_made() {
+        let policies = Policies::of(State::forgotten().unwrap()).unwrap();
+        let own = std::process::id() as i32;
+        let mut wanted = spec("1h");
+        wanted.select.pid = Some(own);
+        let made = policies.set("p", wanted.clone(), Expected::Any).unwrap();
+        assert_eq!(made.process, service::process_identity(own));
+        assert!(made.process.is_some());
+        // As if another one had had the number.
+        policies.lock().all.get_mut("p").unwrap().process = Some("before".to_owned());
+        wanted.paused = true;
+        let paused = policies.set("p", wanted.clone(), Expected::Any).unwrap();
+        assert_eq!(paused.process.as_deref(), Some("before"), "pausing changes nothing of it");
+        wanted.max_freeze_ms = Some(7);
+        let changed = policies.set("p", wanted, Expected::Any).unwrap();
+        assert_eq!(changed.process, made.process);
     }
 
     #[test]

@@ -226,16 +226,16 @@ async fn make(
         }
         let result = result.map_err(|error| {
             tracing::warn!("{asker}: restore {name}: {}", chain(&error));
-            match error {
-                WorkerError::Failed(_) => problem(error),
-                _ if ended.is_cancelled() => {
-                    // What it had made that outlives it would be in the way of the next.
-                    freezer::undo_left(&work.records.with_file_name(freezer::UNDO));
-                    let message = "the restore was cancelled: nobody of the tree is there";
-                    Problem::new(StatusCode::CONFLICT, message).coded(Code::Cancelled)
-                }
-                error => problem(error),
+            if matches!(error, WorkerError::Failed(_)) {
+                return problem(error);
             }
+            // What a killed worker had made that outlives it would be in the way of the next.
+            freezer::undo_left(&work.records.with_file_name(freezer::UNDO));
+            if !ended.is_cancelled() {
+                return problem(error);
+            }
+            let message = "the restore was cancelled: nobody of the tree is there";
+            Problem::new(StatusCode::CONFLICT, message).coded(Code::Cancelled)
         });
         restorer.metrics.finished(result.as_ref());
         operation.end(result.as_ref());
