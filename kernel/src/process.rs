@@ -315,21 +315,6 @@ pub fn wait_status(pid: HostPid) -> io::Result<c_int> {
     }
 }
 
-/// Sends `signal` to the calling thread (by its true number, which a process made by [`fork_as`]
-/// cannot ask the C library for).
-///
-/// # Errors
-/// When there is no such signal.
-pub fn raise(signal: c_int) -> io::Result<()> {
-    // SAFETY: these take integers only.
-    answer(unsafe {
-        let pid = libc::syscall(libc::SYS_getpid);
-        let tid = libc::syscall(libc::SYS_gettid);
-        libc::syscall(libc::SYS_tgkill, pid, tid, signal)
-    })
-    .map(drop)
-}
-
 /// Sets the calling thread's mask of blocked signals, signal 1 at bit 0, those included that the
 /// C library keeps for itself.
 ///
@@ -364,32 +349,6 @@ pub fn reset_signal_actions() {
                 std::ptr::null_mut::<u64>(),
                 size_of::<u64>(),
             );
-        }
-    }
-}
-
-/// Waits until a child has ended, by its number in the pid namespace of the caller, which may be one of the tree's;
-/// with `leave` it stays to be waited for again.
-///
-/// # Errors
-/// When it is no child of the caller.
-pub fn wait_ended(pid: ImagePid, leave: bool) -> io::Result<()> {
-    let options = libc::WEXITED | if leave { libc::WNOWAIT } else { 0 };
-    loop {
-        // SAFETY: the information is not asked for.
-        let waited = unsafe {
-            libc::syscall(
-                libc::SYS_waitid,
-                libc::P_PID,
-                pid.get(),
-                std::ptr::null_mut::<u8>(),
-                options,
-                std::ptr::null_mut::<u8>(),
-            )
-        };
-        match answer(waited) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map(drop),
         }
     }
 }

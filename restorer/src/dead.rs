@@ -1,6 +1,7 @@
 //! How a process ends as another did.
 
-use kernel::process::{raise, reset_signal_actions, set_signal_mask};
+use kernel::process::{reset_signal_actions, set_signal_mask};
+use kernel::turn::raise;
 
 /// Ends the caller by the signal of a wait status; returns if it says that there was none, or if the
 /// signal does not end it.
@@ -13,7 +14,7 @@ pub(crate) fn end_as(status: i32) {
         // What this process ignores would not end it.
         reset_signal_actions();
         drop(set_signal_mask(0));
-        drop(raise(libc::WTERMSIG(status)));
+        raise(libc::WTERMSIG(status)).unwrap_or_default();
     }
 }
 

@@ -123,7 +123,7 @@ impl Desks {
 
     fn take_turn(&self) -> io::Result<()> {
         let turn = self.turn.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        turn.wait(1).map_err(io::Error::other)
+        Ok(turn.wait(1).over()?)
     }
 
     fn put(&self, space: PidSpace, [word, number]: Question) -> io::Result<Answer> {

@@ -21,11 +21,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ids::{HostPid, ImagePid, ImagePids};
-use kernel::process::{
-    enter_pids_of, exit_now, fork_as, raise, send_signal_to, share_as, wait_ended, wait_status,
-};
+use kernel::process::{enter_pids_of, exit_now, fork_as, send_signal_to, share_as, wait_status};
 use kernel::ptrace::RseqConfiguration;
 use kernel::spare::SpareMemory;
+use kernel::turn::Wait;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use parasite::RESTORER;
@@ -45,7 +44,7 @@ use crate::prepare::{Region, name};
 use crate::proc_values;
 use crate::registrars::Desks;
 use crate::together::{AllTogether, Together};
-use crate::turns::{AllTurns, FirstThere};
+use crate::turns::{AllTurns, Count, FirstThere, not_told};
 
 /// What all tasks inherit.
 #[derive(Debug)]
@@ -160,8 +159,9 @@ impl BuildContext<'_> {
         let Some(number) = task.process else { exit_now(0) };
         for &helper in &task.helpers {
             let there = self.local(task, helper)?;
-            self.aside(index, || wait_ended(there, false))
-                .map_err(Error::kernel(format!("wait for helper {helper}")))?;
+            self.aside(index, Wait::Ended { pid: there, leave: false }).map_err(|errno| {
+                Error::kernel(format!("wait for helper {helper}"))(errno.into())
+            })?;
         }
         for &zombie in &task.zombies {
             let there = self.local(task, zombie)?;
@@ -169,8 +169,9 @@ impl BuildContext<'_> {
                 send_signal_to(there, libc::SIGKILL)
                     .map_err(Error::kernel(format!("end zombie {zombie}")))?;
             }
-            self.aside(index, || wait_ended(there, true))
-                .map_err(Error::kernel(format!("wait for zombie {zombie}")))?;
+            self.aside(index, Wait::Ended { pid: there, leave: true }).map_err(|errno| {
+                Error::kernel(format!("wait for zombie {zombie}"))(errno.into())
+            })?;
         }
         let process = &self.checkpoint.processes[number];
         match (process.state, &process.body, &self.prepared[number]) {
@@ -302,7 +303,9 @@ impl BuildContext<'_> {
         });
         if !is_own {
             let index = self.plan.tasks.iter().position(|made| made.pid == task.pid);
-            self.aside(index.unwrap_or(0), || self.first.wait(first))?;
+            if let Some(there) = self.first.of(first) {
+                self.await_told(index.unwrap_or(0), there, 1)?;
+            }
         }
         enter_pids_of(self.local(task, first)?)
             .map_err(Error::kernel(format!("have children in the pid namespace of {first}")))
@@ -387,15 +390,21 @@ impl BuildContext<'_> {
     }
 
     fn park(&self, index: usize) -> Result<(), Error> {
-        self.aside(index, || raise(self.park_signal)).map_err(Error::kernel("stop for the tracer"))
+        self.aside(index, Wait::Seen { signal: self.park_signal })
+            .map_err(|errno| Error::kernel("stop for the tracer")(errno.into()))
     }
 
-    /// Does what has task `index` wait, while others who have its memory go on.
-    fn aside<T>(&self, index: usize, wait: impl FnOnce() -> T) -> T {
+    /// Has task `index` wait, while others who have its memory go on.
+    fn aside(&self, index: usize, wait: Wait<'_>) -> nix::Result<()> {
         match self.together.of(index) {
             Some(together) => together.aside(wait),
-            None => wait(),
+            None => wait.over(),
         }
+    }
+
+    /// Has task `index` wait until something has been counted up so many times by others of the tree.
+    fn await_told(&self, index: usize, count: &Count, times: u32) -> Result<(), Error> {
+        self.aside(index, count.wait(times)).map_err(not_told)
     }
 
     fn become_process(
@@ -419,7 +428,7 @@ impl BuildContext<'_> {
         match (task.directories.part, self.turns.at(Table::Directories, body)) {
             (Part::Other, Some(turns)) => turns.done.tell(1)?,
             (Part::First { others }, Some(turns)) => {
-                self.aside(index, || turns.done.wait(others))?;
+                self.await_told(index, &turns.done, others)?;
                 directories(place, body)?;
             }
             _ => directories(place, body)?,
@@ -437,7 +446,7 @@ impl BuildContext<'_> {
         let install = InstallTask { files_id: body.ids.files_id, pid: process.pid };
         match (task.descriptors.part, self.turns.at(Table::Descriptors, body)) {
             (Part::Other, Some(turns)) => {
-                self.aside(index, || turns.filled.wait(1))?;
+                self.await_told(index, &turns.filled, 1)?;
                 self.files.join(&install)?;
             }
             (Part::First { others }, Some(turns)) => {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::turn::{SoFar, Turn};
+use kernel::turn::{SoFar, Turn, Wait};
 
 use crate::plan::{Part, Plan};
 
@@ -62,10 +62,10 @@ impl Together {
         &self.turn
     }
 
-    /// Does what has this process wait, while others go on.
-    pub(crate) fn aside<T>(&self, wait: impl FnOnce() -> T) -> T {
+    /// Waits while others go on.
+    pub(crate) fn aside(&self, wait: Wait<'_>) -> nix::Result<()> {
         self.turn.give();
-        let waited = wait();
+        let waited = wait.over();
         self.turn.take();
         waited
     }

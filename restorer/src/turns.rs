@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use ids::ImagePid;
 use kernel::descriptors::duplicate_from;
+use kernel::turn::Wait;
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::Error;
@@ -75,9 +77,9 @@ impl FirstThere {
         self.0.get(&pid).map_or(Ok(()), |(count, times)| count.tell(*times))
     }
 
-    /// Waits until it is.
-    pub(crate) fn wait(&self, pid: ImagePid) -> Result<(), Error> {
-        self.0.get(&pid).map_or(Ok(()), |(count, _)| count.wait(1))
+    /// What tells that it is; `None` if nobody waits for that.
+    pub(crate) fn of(&self, pid: ImagePid) -> Option<&Count> {
+        self.0.get(&pid).map(|(count, _)| count)
     }
 }
 
@@ -112,13 +114,13 @@ impl Count {
         told.map_err(Error::kernel("tell those who wait"))
     }
 
-    /// Waits until it has been counted up so many times.
-    pub(crate) fn wait(&self, times: u32) -> Result<(), Error> {
-        for _ in 0..times {
-            // An interrupted read is made again.
-            let told = (&self.0).read_exact(&mut [0; 8]);
-            told.map_err(Error::kernel("wait for another process of the tree"))?;
-        }
-        Ok(())
+    /// What waits until it has been counted up so many times.
+    pub(crate) fn wait(&self, times: u32) -> Wait<'_> {
+        Wait::Told { by: self.0.as_fd(), times }
     }
+}
+
+/// That another process of the tree did not say what was waited for.
+pub(crate) fn not_told(errno: Errno) -> Error {
+    Error::kernel("wait for another process of the tree")(errno.into())
 }

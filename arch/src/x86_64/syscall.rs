@@ -76,6 +76,7 @@ pub mod nr {
     pub const EXIT_GROUP: usize = 231;
     pub const EPOLL_WAIT: usize = 232;
     pub const TGKILL: usize = 234;
+    pub const WAITID: usize = 247;
     pub const SET_ROBUST_LIST: usize = 273;
     pub const GET_ROBUST_LIST: usize = 274;
     pub const EPOLL_PWAIT: usize = 281;

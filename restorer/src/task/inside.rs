@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use ids::{HostPid, ImagePid, ImagePids};
-use kernel::process::{enter_pids_of, exit_now, fork_as, wait_ended, wait_status};
+use kernel::process::{enter_pids_of, exit_now, fork_as, wait_status};
 use kernel::ptrace::RseqConfiguration;
+use kernel::turn::Wait;
 use nix::sched::{CloneFlags, unshare};
 use parasite::restorer::births::NOT_WANTED;
 
@@ -115,7 +116,7 @@ impl BuildContext<'_> {
             if into.is_none() {
                 let number = ImagePid::new(i32::from_ne_bytes(number))
                     .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-                wait_ended(number, false).map_err(failed())?;
+                await_end(number).map_err(failed())?;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
@@ -151,7 +152,7 @@ impl BuildContext<'_> {
             if is_wanted {
                 return self.first.tell(made.pid);
             }
-            wait_ended(chosen.innermost(), false).map_err(failed())?;
+            await_end(chosen.innermost()).map_err(failed())?;
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Err(failed()(std::io::ErrorKind::AlreadyExists.into()))
@@ -247,4 +248,9 @@ impl BuildContext<'_> {
         }
         Err(std::io::ErrorKind::AlreadyExists.into())
     }
+}
+
+/// Waits until a child has ended, and takes it away.
+fn await_end(pid: ImagePid) -> std::io::Result<()> {
+    Ok(Wait::Ended { pid, leave: false }.over()?)
 }
