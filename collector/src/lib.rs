@@ -23,9 +23,10 @@ pub use basis::Inventory;
 use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
-    Action, AioContext, FileMark, InProcess, InTask, Mapping, Message, Messages, NamedFile,
+    Action, AioContext, FileMark, InProcess, InTask, Key, Mapping, Message, Messages, NamedFile,
     OpenFile, Process, ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring,
-    SemaphoreUndo, Tables, Thread, Userfaultfd, Userfaults, VmFlags, mapping_kind, settings,
+    SemaphoreUndo, SessionKeyring, Tables, Thread, Userfaultfd, Userfaults, VmFlags, mapping_kind,
+    settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -333,6 +334,18 @@ impl Collector {
     pub fn semaphore_undo(&mut self, pid: HostPid) -> Result<Option<Vec<SemaphoreUndo>>, Error> {
         match &mut self.sources {
             Sources::Bpf(source) => Ok(Some(source.semaphore_undo(pid)?)),
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// The session keyrings of the threads of a process that are neither their users' nor empty, as they are now. `None` where the
+    /// kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If they cannot be read or understood.
+    pub fn session_keyrings(&mut self, pid: HostPid) -> Result<Option<Vec<SessionKeyring>>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => Ok(Some(source.session_keyrings(pid)?)),
             Sources::Proc(_) => Ok(None),
         }
     }

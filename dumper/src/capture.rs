@@ -26,6 +26,7 @@ use crate::files;
 use crate::freeze::{Frozen, stop_rest};
 use crate::infect;
 use crate::inject::Bits;
+use crate::keys;
 use crate::kobj_ids;
 use crate::look;
 use crate::mapped_locks;
@@ -129,6 +130,8 @@ pub(crate) struct TreeState {
     pub(crate) aio: aio::Contexts,
     /// What is to be undone in semaphores.
     pub(crate) semaphore_undo: semaphore_undo::ToUndo,
+    /// What session keyrings hold.
+    pub(crate) session_keys: keys::SessionKeys,
     /// POSIX message queues.
     pub(crate) queues: mqueues::Queues,
     /// What of it is System V's.
@@ -220,6 +223,8 @@ fn read(
     found.extend(refused);
     let (semaphore_undo, refused) = semaphore_undo::look(collector, &inventory)?;
     found.extend(refused);
+    let (session_keys, refused) = keys::look(collector, &inventory)?;
+    found.extend(refused);
     let (system_v, refused) = sysv::look(asked, &inventory)?;
     found.extend(refused);
     found.extend(unsupported::of_mounts(root, &inventory, &plan.views, &plan.around)?);
@@ -292,6 +297,7 @@ fn read(
         segments: memory.segments,
         aio,
         semaphore_undo,
+        session_keys,
         queues,
         system_v,
         kept_locks: std::mem::take(&mut plan.kept_locks),

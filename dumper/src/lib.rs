@@ -27,6 +27,7 @@ mod inject;
 mod interrupted;
 mod ipc_desc;
 mod ipc_limits;
+mod keys;
 mod kobj_ids;
 mod labels;
 mod later;

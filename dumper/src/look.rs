@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::entered;
 use crate::error::Error;
 use crate::files;
+use crate::keys;
 use crate::mapped_locks;
 use crate::mounts::Views;
 use crate::mqueues;
@@ -188,6 +189,7 @@ impl<'a> Looker<'a> {
         let (rings, refused) = rings::look(collector, &inventory, aio::Tree::Runs)?;
         found.extend(refused);
         found.extend(semaphore_undo::look(collector, &inventory)?.1);
+        found.extend(keys::look(collector, &inventory)?.1);
         let (userfaults, refused) = userfaults::look(collector, &inventory)?;
         found.extend(refused);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);

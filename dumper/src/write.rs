@@ -266,6 +266,7 @@ fn process(
             state.semaphore_undo.tell(thread.tid, core);
         }
         if let Some(process) = &mut entry.tc {
+            state.session_keys.tell(pid, process);
             process.without_terminal = gave_up_terminal(&state.inventory, pid).then_some(true);
         }
         entry.nested = numbers.nested(thread.tid, pid, |id| state.namespaces.pid_namespace(id));

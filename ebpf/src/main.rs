@@ -14,6 +14,7 @@ mod aio;
 mod calls;
 mod file;
 mod held;
+mod keys;
 mod mark;
 mod mqueue;
 mod numbers;

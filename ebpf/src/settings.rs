@@ -156,7 +156,7 @@ fn of_credentials(task: u64) -> u32 {
 /// process of that user; one with nothing in it, or with nothing but a link to the user's own, as a
 /// login makes it, is made anew.
 #[inline(always)]
-fn session(keyring: u64) -> u32 {
+pub(crate) fn session(keyring: u64) -> u32 {
     if keyring == 0 || is_of_user(keyring) {
         return 0;
     }
@@ -174,23 +174,28 @@ fn is_of_user(key: u64) -> bool {
     description != 0 && at::<u32>(description) == u32::from_ne_bytes(*b"_uid")
 }
 
-/// The key of a keyring that holds one: in one of the slots of its only node. The lowest two bits of
-/// the pointers say of which kind they are.
+/// The key of a keyring that holds one: in one of the slots of its only node.
 #[inline(always)]
 fn only_leaf(keyring: u64) -> u64 {
-    const SLOTS: u64 = 16;
-    const KIND: u64 = 3;
     if offset(o::KEY_NODE_SLOTS) == ABSENT {
         return 0;
     }
+    (0..SLOTS).fold(0, |leaf, place| leaf | slot(keyring, place))
+}
+
+/// Slots of a node: so many keys a keyring has in its only one.
+pub(crate) const SLOTS: u64 = 16;
+
+/// The key in a slot of the first node of a keyring; 0 for none, and for what leads to another node. The lowest two bits of the pointers
+/// say of which kind they are.
+#[inline(always)]
+pub(crate) fn slot(keyring: u64, place: u64) -> u64 {
+    const KIND: u64 = 3;
+    const LEADS_ON: u64 = 1;
     let root: u64 = field(keyring, o::KEY_ROOT);
     let slots = (root & !KIND) + u64::from(offset(o::KEY_NODE_SLOTS));
-    let mut leaf = 0;
-    for slot in 0..SLOTS {
-        let word: u64 = at(slots + slot * 8);
-        leaf |= word & !KIND;
-    }
-    leaf
+    let word: u64 = at(slots + place * 8);
+    if word & LEADS_ON == 0 { word & !KIND } else { 0 }
 }
 
 /// Takes down a policy; leaves it empty where there is none.

@@ -2,6 +2,7 @@
 //! fills them, from eBPF or from /proc; the rules about what can be carried read them.
 
 mod aio;
+mod keys;
 mod mapping_kind;
 mod mqueue;
 mod rings;
@@ -19,6 +20,7 @@ use images::MappingKind;
 use serde::{Serialize, Serializer};
 
 pub use aio::AioContext;
+pub use keys::{Key, SessionKeyring};
 pub use mapping_kind::{is_shared_anonymous, is_system_v, mapping_kind};
 pub use mqueue::{Message, Messages};
 pub use rings::{Registered, RegisteredFile, Requests, Ring};

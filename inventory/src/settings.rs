@@ -124,6 +124,12 @@ pub const fn in_empty_session(settings: &ThreadSettings) -> bool {
     settings.unusual & unusual::EMPTY_SESSION != 0
 }
 
+/// Whether its session keyring holds keys of its own.
+#[must_use]
+pub const fn holds_session_keys(settings: &ThreadSettings) -> bool {
+    settings.unusual & unusual::SESSION_KEYRING != 0
+}
+
 /// Whether its pid namespace has settings that none has by itself.
 #[must_use]
 pub const fn has_pid_settings(settings: &ThreadSettings) -> bool {

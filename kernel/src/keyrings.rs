@@ -1,8 +1,11 @@
-//! The session keyring of the calling thread.
+//! The session keyring of the calling thread (keyrings(7)).
 
+use std::ffi::CString;
 use std::io;
 
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+const KEYCTL_CHOWN: libc::c_int = 4;
+const KEYCTL_SETPERM: libc::c_int = 5;
 const KEYCTL_DESCRIBE: libc::c_int = 6;
 const KEY_SPEC_SESSION_KEYRING: libc::c_int = -3;
 
@@ -41,4 +44,65 @@ pub fn join_new_session() -> io::Result<()> {
         )
     };
     if made < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whose a key is, and who may do what with it (`KEYCTL_SETPERM`).
+#[derive(Clone, Copy, Debug)]
+pub struct Ownership {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Four bytes: possessor, owner, group, others.
+    pub permissions: u32,
+}
+
+/// Makes a key and links it into the session keyring.
+///
+/// # Errors
+/// When the kernel knows no such type or refuses what it is given, when a quota of keys is used up, or the caller may not give a key to
+/// somebody else.
+pub fn add_to_session(
+    kind: &str,
+    description: &[u8],
+    payload: &[u8],
+    owner: Ownership,
+) -> io::Result<()> {
+    let (kind, description) = (CString::new(kind)?, CString::new(description)?);
+    // SAFETY: the strings and the payload outlive the call.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            kind.as_ptr(),
+            description.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            KEY_SPEC_SESSION_KEYRING,
+        )
+    };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    give(made, owner)
+}
+
+/// Gives the session keyring to its owner.
+///
+/// # Errors
+/// When the caller may not.
+pub fn give_session(owner: Ownership) -> io::Result<()> {
+    give(KEY_SPEC_SESSION_KEYRING.into(), owner)
+}
+
+fn give(key: libc::c_long, Ownership { uid, gid, permissions }: Ownership) -> io::Result<()> {
+    // The permissions at last: they may forbid to give it away.
+    for (operation, arguments) in [(KEYCTL_CHOWN, [uid, gid]), (KEYCTL_SETPERM, [permissions, 0])] {
+        let [one, other] = arguments;
+        // SAFETY: takes numbers alone.
+        let done = unsafe { libc::syscall(libc::SYS_keyctl, operation, key, one, other) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }

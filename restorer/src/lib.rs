@@ -36,6 +36,7 @@ mod inherited_values;
 mod ipc_owner;
 mod joined;
 mod kept_locks;
+mod keys;
 pub mod layout;
 mod levels;
 mod load;

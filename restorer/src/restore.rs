@@ -22,6 +22,7 @@ use crate::cgroups;
 use crate::error::Error;
 use crate::files::{OpenContext, OpenFiles};
 use crate::holder::{self, Side, started};
+use crate::keys;
 use crate::namespaces;
 use crate::network::{self, Network};
 use crate::numbers;
@@ -125,7 +126,7 @@ pub fn restore(
     namespaces.keep(base)?;
     let limits = namespaces.limits(base)?;
     groups.keep(base)?;
-    loaded::session_keyring(&checkpoint)?;
+    keys::join(&checkpoint)?;
 
     progress.begin("shared memory", None);
     let mut kept = OwnDescriptors::default();

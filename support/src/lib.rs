@@ -13,6 +13,7 @@
 //! | [`births`] | who makes a process again, in its session |
 //! | [`users`] | user namespaces |
 //! | [`settings`] | what few tasks have set for themselves |
+//! | [`keys`] | session keyrings that hold keys |
 //! | [`mappings`] | memory |
 //! | [`files`] | open files |
 //! | [`rings`] | io_urings |
@@ -46,6 +47,7 @@ pub mod files;
 pub mod host;
 pub mod images;
 pub mod ipc;
+pub mod keys;
 pub mod mappings;
 pub mod mounts;
 pub mod mqueue;

@@ -13,7 +13,7 @@ use crate::unsupported::{Refusal, Unsupported, word};
 /// nothing but eBPF sees it (`None`: `/proc` does).
 type Rule = (u32, &'static str, Refusal, Option<&'static str>);
 
-static RULES: [Rule; 11] = [
+static RULES: [Rule; 10] = [
     (
         LANDLOCK,
         "landlock domain",
@@ -22,15 +22,6 @@ static RULES: [Rule; 11] = [
             "start it without its sandbox",
         ),
         Some("landlock domains"),
-    ),
-    (
-        unusual::SESSION_KEYRING,
-        "session keyring",
-        Refusal::fixed(
-            "it holds keys, which stay in the kernel",
-            "start it in an empty one (keyctl session - COMMAND), or unlink the keys (keyctl unlink KEY @s)",
-        ),
-        Some("keys of its own"),
     ),
     (
         unusual::PROCESS_KEYRING,

@@ -375,6 +375,22 @@ fn unnamed_files_are_told_of_without_programs() {
     }
 }
 
+/// Keys are seen by programs alone.
+#[test]
+fn session_keys_carried_by_programs() {
+    carried_with("session_keys", Engine::Stasis, Engine::Stasis, true);
+}
+
+#[test]
+fn session_keys_running_on_by_programs() {
+    running_on("session_keys", true);
+}
+
+#[test]
+fn session_keys_natively() {
+    natively("session_keys");
+}
+
 /// What no call reads back, by what the programs tell.
 #[test]
 fn socket_options_hidden_carried_by_programs() {

@@ -264,6 +264,10 @@ fn landlock_domains() {
 #[test]
 fn keys_of_a_session() {
     refused_by_programs("unsupported-keyring", &["session keyring", "keyctl"]);
+    let others = [("apart", "another one"), ("ending", "ends"), ("linked", "type keyring")];
+    for (which, says) in others.into_iter().chain([("long", "256")]) {
+        refused_by_programs(&format!("unsupported-keys_{which}"), &["session keyring", says]);
+    }
 }
 
 #[test]

@@ -68,6 +68,7 @@ mod registers;
 mod restartable;
 mod seccomp;
 mod semaphore_undo;
+mod session_keys;
 mod sessions;
 mod settings;
 mod shared;
@@ -296,6 +297,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("socket_options", socket_options::run),
     ("socket_hidden", mounts::hidden::socket_hidden),
     ("socket_read_only", mounts::read_only::socket_read_only),
+    ("session_keys", session_keys::run),
     ("socket_options_hidden", socket_options::hidden),
     ("unsupported-flow_lease", socket_options::flow_lease),
     ("spawning", spawning::run),
@@ -340,6 +342,10 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-io_uring_held_elsewhere", io_uring::held_elsewhere),
     ("unsupported-io_uring_closed_file", io_uring::closed_file),
     ("unsupported-lost_name", unsupported::lost_name),
+    ("unsupported-keys_apart", session_keys::apart),
+    ("unsupported-keys_ending", session_keys::ending),
+    ("unsupported-keys_linked", session_keys::linked),
+    ("unsupported-keys_long", session_keys::long),
     ("unsupported-keyring", unsupported::keyring),
     ("unsupported-landlock", unsupported::landlock),
     ("unsupported-message_queue", unsupported::message_queue),

@@ -9,6 +9,7 @@ mod fallback;
 mod files;
 mod files_pass;
 mod held;
+mod keys;
 mod landlock;
 mod load;
 mod mappings;

@@ -23,10 +23,10 @@ const fn tracepoint(name: &'static str, target: &'static str) -> Program {
 }
 
 /// How many iterators there are, as many as `What` has names.
-pub(super) const ITERATORS: usize = 13;
+pub(super) const ITERATORS: usize = 14;
 
 /// The iterators, then those that count; of these the first counts system calls.
-pub(super) const PROGRAMS: [Program; 17] = [
+pub(super) const PROGRAMS: [Program; 18] = [
     iterator("task", "bpf_iter_task"),
     iterator("task_file", "bpf_iter_task_file"),
     iterator("task_file_some", "bpf_iter_task_file"),
@@ -40,6 +40,7 @@ pub(super) const PROGRAMS: [Program; 17] = [
     iterator("task_file_queue", "bpf_iter_task_file"),
     iterator("task_file_userfault", "bpf_iter_task_file"),
     iterator("task_vma_served", "bpf_iter_task_vma"),
+    iterator("task_keys", "bpf_iter_task"),
     tracepoint("sys_exit", "btf_trace_sys_exit"),
     tracepoint("track_fork", "btf_trace_sched_process_fork"),
     tracepoint("track_exec", "btf_trace_sched_process_exec"),
@@ -48,7 +49,7 @@ pub(super) const PROGRAMS: [Program; 17] = [
 
 /// Their places, by how long the verifier takes for them.
 pub(super) const LONGEST_FIRST: [usize; PROGRAMS.len()] =
-    [2, 1, 0, 4, 10, 8, 7, 5, 13, 3, 9, 6, 14, 16, 15, 11, 12];
+    [2, 1, 0, 4, 10, 8, 7, 13, 5, 14, 3, 9, 6, 15, 17, 16, 11, 12];
 
 /// The maps that the reader of the programs uses, too.
 pub(super) const MAPS: [&str; 6] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED", "QUEUES"];
@@ -82,6 +83,8 @@ pub(super) enum What {
     Userfaults,
     /// Mappings that they serve.
     ServedMappings,
+    /// Keys of session keyrings.
+    Keys,
 }
 
 impl What {
@@ -97,6 +100,7 @@ impl What {
             Self::Messages => "messages in queues",
             Self::Userfaults => "userfaultfds",
             Self::ServedMappings => "mappings with userfaultfds",
+            Self::Keys => "keys",
         }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod asked;
 mod files;
+mod keys;
 mod mqueue;
 pub mod offsets;
 mod rings;
@@ -17,6 +18,7 @@ mod undo;
 mod userfaults;
 
 pub use files::{FileRecord, HeldRecord, HoldersRecord, beside, peculiar};
+pub use keys::{KEY_DESCRIPTION_BYTES, KEY_PAYLOAD_BYTES, KeyHead, KeyRecord, KeyringRecord};
 pub use mqueue::{
     CURSOR_WORDS, MessageQueueRecord, MessageRecord, PAGE_BYTES, QueueCursor, cursor,
 };
@@ -81,6 +83,10 @@ pub const KIND_PIECE: u32 = 18;
 pub const KIND_USERFAULT: u32 = 19;
 /// A [`ServedRecord`].
 pub const KIND_SERVED: u32 = 20;
+/// A [`KeyringRecord`].
+pub const KIND_KEYRING: u32 = 21;
+/// A [`KeyRecord`], of the keyring before.
+pub const KIND_KEY: u32 = 22;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;
@@ -352,7 +358,7 @@ pub const AIO_UNKNOWN: u32 = u32::MAX;
 
 /// What a task may have that a checkpoint cannot carry.
 pub mod unusual {
-    /// Its session keyring is neither its user's nor empty.
+    /// Its session keyring is neither its user's nor empty. (Most are carried.)
     pub const SESSION_KEYRING: u32 = 1 << 0;
     /// A process keyring.
     pub const PROCESS_KEYRING: u32 = 1 << 1;

@@ -182,9 +182,55 @@ pub struct TaskCoreEntry {
     /// Extension: it is stopped, and its parent has been told.
     #[prost(bool, optional, tag = "1013")]
     pub stop_told: Option<bool>,
+    /// Extension: it is in a session keyring that holds keys.
+    #[prost(message, optional, tag = "1014")]
+    pub session_keyring: Option<SessionKeyringEntry>,
     /// Extension: the terminal that controls its session does not control it (`TIOCNOTTY`).
     #[prost(bool, optional, tag = "1040")]
     pub without_terminal: Option<bool>,
+}
+
+/// Extension: a session keyring without a name, and its keys.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct SessionKeyringEntry {
+    /// Its number when it was dumped, to be compared with others.
+    #[prost(int32, required, tag = "1")]
+    pub serial: i32,
+    /// Owner.
+    #[prost(uint32, required, tag = "2")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "3")]
+    pub gid: u32,
+    /// Who may do what, as `KEYCTL_SETPERM` takes it.
+    #[prost(fixed32, required, tag = "4")]
+    pub permissions: u32,
+    /// In the order of their making.
+    #[prost(message, repeated, tag = "5")]
+    pub keys: Vec<KeyEntry>,
+}
+
+/// Extension: a key whose payload is bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct KeyEntry {
+    /// Its type: `user` or `logon`.
+    #[prost(string, required, tag = "1")]
+    pub kind: String,
+    /// What it is found by.
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub description: Vec<u8>,
+    /// Its content.
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub payload: Vec<u8>,
+    /// Owner.
+    #[prost(uint32, required, tag = "4")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, required, tag = "5")]
+    pub gid: u32,
+    /// Who may do what, as `KEYCTL_SETPERM` takes it.
+    #[prost(fixed32, required, tag = "6")]
+    pub permissions: u32,
 }
 
 /// What belongs to one thread, registers aside.

@@ -12,7 +12,8 @@ use crate::files::changed::{self, Which};
 use crate::files::{self, Connections, Holders};
 use crate::host::Host;
 use crate::inherited_values;
-use crate::load::{Checkpoint, Process, State, signal_of};
+use crate::keys;
+use crate::load::{Checkpoint, State, signal_of};
 use crate::network;
 use crate::numbers;
 use crate::on_behalf;
@@ -70,6 +71,7 @@ impl Loaded {
         Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
         check_vdso(host, checkpoint)?;
         inherited_values::check(checkpoint, &checkpoint.namespaces.ids())?;
+        keys::check(checkpoint, options.on_behalf_of)?;
         aio::check(checkpoint)
     }
 
@@ -140,17 +142,4 @@ pub(super) fn park_signal(checkpoint: &Checkpoint) -> Result<i32, Error> {
     }
     let free = std::iter::once(libc::SIGTRAP).chain(1..=64).find(|s| pending & 1 << (s - 1) == 0);
     free.ok_or_else(|| Error::refused(support::host::NO_SIGNAL.of(0, "the tree")))
-}
-
-/// Tasks come back in the session keyring that this process has. They get an empty one instead where
-/// one of them had that, and where this process's would lend them keys.
-pub(super) fn session_keyring(checkpoint: &Checkpoint) -> Result<(), Error> {
-    let empty = |process: &Process| process.core.empty_session_keyring == Some(true);
-    // In a thread of its own, since a thread that looks gets the user's keyring by that.
-    let lends =
-        || !std::thread::spawn(kernel::keyrings::session_is_the_users).join().unwrap_or(true);
-    if checkpoint.processes.iter().any(empty) || lends() {
-        kernel::keyrings::join_new_session().map_err(Error::kernel("make a session keyring"))?;
-    }
-    Ok(())
 }
