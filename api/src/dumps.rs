@@ -45,6 +45,14 @@ pub struct DumpRequest {
     /// A file that has lost its name, and has others, is given one beside it. Not for a user.
     #[serde(default)]
     pub link_remap: bool,
+    /// A checkpoint under the checkpoint root, made with `track`, to which all pages are left that have not changed since. It has to
+    /// stay for as long as this one. Where nothing has logged the changes since then, all pages are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Directory>,
+    /// What the tree changes in its memory is logged from now on, for a checkpoint that has this one as its parent; until then, or until
+    /// `DELETE /v1/dirty-logs/{pid}`, each first write to a page takes some microseconds more.
+    #[serde(default)]
+    pub track: bool,
     /// How long the tree may stand still, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_freeze_ms: Option<u64>,

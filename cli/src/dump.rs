@@ -97,11 +97,16 @@ pub(crate) fn end_dirty_log(
 ) -> Result<ExitCode, Failure> {
     let asked = DumpOptions { dirty_logs: run_dir.join("tracks"), ..DumpOptions::new(pid) };
     if dumper::end_dirty_log(&asked)? {
-        voice.sum_up(&json!({"untracked": {"pid": pid.get()}}), || {
-            format!("the memory of process {pid} is tracked no longer\n")
-        })?;
-        return Ok(ExitCode::SUCCESS);
+        return tell_untracked(pid, voice);
     }
     let error = format!("untrack process {pid}: its changes are not being tracked");
     Err(Failure::with_remedy(error, "nothing has to be done"))
+}
+
+/// Says that the memory of a process is tracked no longer.
+pub(crate) fn tell_untracked(pid: HostPid, voice: Voice) -> Result<ExitCode, Failure> {
+    voice.sum_up(&json!({"untracked": {"pid": pid.get()}}), || {
+        format!("the memory of process {pid} is tracked no longer\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

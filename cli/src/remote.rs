@@ -23,11 +23,11 @@ use ids::HostPid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions};
+use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions, UntrackOptions};
 use crate::gateway_options::GatewayOptions;
 use crate::ps::plain;
 use crate::voice::Voice;
-use crate::{containers, diff, list, ps, show, track, verify};
+use crate::{containers, diff, dump, list, ps, show, track, verify};
 use client::Client;
 use transport::{NoPlace, Place, TlsFiles};
 
@@ -170,6 +170,10 @@ impl Remote {
                 voice.print(&tracks, || track::text(&tracks))?;
                 Ok(ExitCode::SUCCESS)
             }
+            Command::Untrack(UntrackOptions { pid: Some(pid), .. }) => {
+                self.client.delete(&format!("/v1/dirty-logs/{pid}")).await?;
+                dump::tell_untracked(*pid, voice)
+            }
             Command::Untrack(options) => {
                 let id = options.id.unwrap_or_default();
                 self.client.delete(&format!("/v1/tracks/{id}")).await?;
@@ -292,6 +296,8 @@ fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
         tcp_close: options.tcp_close,
         skip_in_flight: options.skip_in_flight,
         link_remap: options.link_remap,
+        parent: options.parent.as_deref().map(named).transpose()?,
+        track: options.track,
         max_freeze_ms: millis("--max-freeze", options.max_freeze)?,
         timeout_ms: millis("--timeout", options.timeout)?,
         labels: options.labels.clone().unwrap_or_default(),

@@ -167,6 +167,9 @@ async fn checkpoint_of_process(
         return Err(Problem::field("engine", message).remedy("leave it out"));
     }
     check_pid(pid)?;
+    if let Some(parent) = &request.parent {
+        seen(gateway, asker, parent).await.map_err(|problem| problem.of("parent"))?;
+    }
     let directory = free(gateway, asker, request.directory.as_ref(), &pid.to_string()).await?;
     let asked = DumpRequest {
         pid,
@@ -178,6 +181,8 @@ async fn checkpoint_of_process(
         tcp_close: request.tcp_close,
         skip_in_flight: request.skip_in_flight,
         link_remap: request.link_remap,
+        parent: request.parent.clone(),
+        track: request.track,
         max_freeze_ms: request.max_freeze_ms,
         timeout_ms: request.timeout_ms,
         labels: labels.clone(),
@@ -197,6 +202,8 @@ async fn checkpoint_of_container(
         ("tcp_close", request.tcp_close),
         ("skip_in_flight", request.skip_in_flight),
         ("link_remap", request.link_remap),
+        ("parent", request.parent.is_some()),
+        ("track", request.track),
         ("max_freeze_ms", request.max_freeze_ms.is_some()),
         ("timeout_ms", request.timeout_ms.is_some()),
     ] {

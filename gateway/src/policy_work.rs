@@ -155,6 +155,8 @@ async fn requests(
         tcp_close: spec.tcp_close,
         skip_in_flight: spec.skip_in_flight,
         link_remap: false,
+        parent: None,
+        track: false,
         max_freeze_ms: spec.max_freeze_ms,
         timeout_ms: spec.timeout_ms,
         labels: own.unwrap_or_default(),

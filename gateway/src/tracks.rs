@@ -1,4 +1,4 @@
-//! `/v1/tracks`: passed on to the collector.
+//! `/v1/tracks`, passed on to the collector, and `/v1/dirty-logs`, passed on to the dumper.
 
 use api::{Track, TrackList, TrackRequest};
 use axum::extract::{Path, State};
@@ -21,6 +21,7 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
         .routes(routes!(tracks, begin))
         .routes(routes!(track, end))
         .routes(routes!(inventory))
+        .routes(routes!(end_log))
 }
 
 /// A number that can stand in a path.
@@ -95,5 +96,25 @@ async fn end(
     let services = gateway.services.on_behalf_of(asker.user);
     services.collector().delete(&path).await.map_err(|error| problem(error, &asker))?;
     tracing::info!("{asker}: end of track {id}");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends the logging of what a process and those below it change, which a checkpoint with `track` began. Takes the role `checkpoint`.
+#[utoipa::path(delete, path = "/v1/dirty-logs/{pid}", tag = "tracks", params(("pid" = i32, Path, description = "The process at the root of the tree")), responses((status = 204, description = "It has ended"), Problems))]
+async fn end_log(
+    State(gateway): State<Gateway>,
+    May { asker, .. }: May<Checkpoint>,
+    Path(pid): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let is_pid = |number: &i32| *number > 0;
+    let pid: i32 = pid.parse().ok().filter(is_pid).ok_or_else(|| {
+        Problem::field("pid", format!("{pid} is no process"))
+            .remedy("send the pid of a running process")
+    })?;
+    asker.bound_by_no_labels("logs of changed memory")?;
+    let services = gateway.services.on_behalf_of(asker.user);
+    let ended = services.dumper().delete(&format!("/v1/dirty-logs/{pid}")).await;
+    ended.map_err(|error| problem(error, &asker))?;
+    tracing::info!("{asker}: the memory of process {pid} is logged no longer");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,9 +3,11 @@
 mod archives;
 mod checkpoints;
 mod containers;
+mod dirty_logs;
 mod index;
 mod looks;
 mod metrics;
+mod parents;
 mod processes;
 mod room;
 mod routes;
@@ -19,6 +21,7 @@ use collector::Home;
 use configuration::Program;
 use index::Index;
 use metrics::DumpMetrics;
+use parents::Parents;
 use room::{Room, RoomSettings};
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
@@ -90,9 +93,15 @@ pub fn program() -> Program {
     Program::service("dumper", Args::command())
 }
 
-/// The life of the service's program.
+/// The folder of the run-time directory in which it is said who keeps logs of changed memory.
+const DIRTY_LOGS: &str = "tracks";
+
+/// The life of the service's program, or of one that keeps a log of changed memory for it.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(ended) = dirty_logs::keep() {
+        return ended;
+    }
     service::exit("dumper", run(&service::arguments::<Args>(&program())))
 }
 
@@ -116,9 +125,13 @@ fn run(args: &Args) -> Result<(), Error> {
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
         let asked = operations.router();
         let of_processes = processes::router(programs.clone(), &metrics)?;
-        let there = checkpoints::router(root.clone(), index, operations.clone(), of_dumps.clone());
+        let parents = Parents::default();
+        let dirty_logs = args.settings.run_dir.join(DIRTY_LOGS);
+        let of_logs = dirty_logs::router(programs.clone(), dirty_logs.clone());
+        let there = (root.clone(), index, parents.clone());
+        let there = checkpoints::router(there, operations.clone(), of_dumps.clone());
         let of_contents = looks::router(root.clone()).merge(archives::router(root.clone()));
-        let settings = (programs, undo, room);
+        let settings = (programs, undo, room, (dirty_logs, parents));
         let own = routes::router(root, settings, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());
         Ok(own
@@ -126,6 +139,7 @@ fn run(args: &Args) -> Result<(), Error> {
             .merge(of_processes)
             .merge(of_containers)
             .merge(of_contents)
+            .merge(of_logs)
             .merge(asked))
     })
 }

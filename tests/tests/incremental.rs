@@ -3,8 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use stasis_tests::{Collector, Dump, Engine, Machine, Outcome, Scratch, Workload};
+use serde_json::{Value, json};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Outcome, Scratch, Services, Workload, children_of, wait_until,
+};
 
 const RUNNING_ON: Dump<'_> = Dump::RUNNING_ON;
 const ENDING: Dump<'_> = Dump::ENDING;
@@ -288,7 +292,7 @@ fn tracking_can_be_ended_and_ends_with_its_keeper() {
         .expect("the keeper");
     let status = Command::new("kill").arg("-9").arg(keeper.to_string()).status();
     assert!(status.expect("kill").success());
-    assert!(stasis_tests::wait_until(std::time::Duration::from_secs(5), || !chain.is_tracked()));
+    assert!(wait_until(Duration::from_secs(5), || !chain.is_tracked()));
     chain.dump("third", ENDING, &["--parent", "second"]).must_succeed("the third");
     chain.must_be_right("third", Engine::Stasis);
 }
@@ -314,14 +318,14 @@ fn the_dumper_killed_between_the_links_of_a_chain() {
         let output = std::fs::File::create(chain.scratch.path("output")).expect("make a file");
         let mut dumper = command.stderr(output).spawn().expect("start the dump");
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        std::thread::sleep(std::time::Duration::from_millis((seed >> 33) % 400));
+        std::thread::sleep(Duration::from_millis((seed >> 33) % 400));
         drop(dumper.kill());
         dumper.wait().expect("wait");
         if images.join("inventory.img").exists() {
             last = Some(name);
         }
         assert!(
-            stasis_tests::wait_until(std::time::Duration::from_secs(5), || descriptors() == before),
+            wait_until(Duration::from_secs(5), || descriptors() == before),
             "it has a descriptor more"
         );
     }
@@ -374,4 +378,79 @@ fn two_dumps_at_once() {
     for name in ["end", &last] {
         chain.must_be_right(name, Engine::Stasis);
     }
+}
+
+/// A request for a checkpoint of the chain's program that runs on.
+fn asked(chain: &Chain, name: &str, parent: Option<&str>, track: bool) -> Value {
+    let mut body = json!({
+        "pid": chain.workload.pid(), "directory": name, "leave_running": true, "track": track,
+    });
+    if let Some(parent) = parent {
+        body["parent"] = parent.into();
+    }
+    body
+}
+
+#[test]
+fn a_gateway_takes_increments() {
+    let chain = Chain::start("dirty");
+    let services = Services::start(&chain.scratch.path("services"));
+    let take = |name, parent, track| {
+        let job = services.job("/v1/checkpoints", &asked(&chain, name, parent, track));
+        job.unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let first = take("first", None, true);
+    assert!(chain.is_tracked(), "who keeps the log is another process: {first}");
+    let second = take("second", Some("first"), true);
+    let bytes = |name: &str| {
+        let found = services.call("GET", &format!("/v1/checkpoints/{name}"), None).body;
+        found["image_bytes"].as_u64().unwrap_or_else(|| panic!("{name}: {found}"))
+    };
+    assert!(bytes("second") < bytes("first") / 2, "{second}");
+    let found = services.call("GET", "/v1/checkpoints/second", None).body;
+    assert_eq!(found["parent"], "first", "{found}");
+    let gone = services.call("DELETE", "/v1/checkpoints/first", None);
+    assert_eq!(gone.status, 409, "{}", gone.text);
+
+    let untrack =
+        || services.call("DELETE", &format!("/v1/dirty-logs/{}", chain.workload.pid()), None);
+    assert_eq!(untrack().status, 204);
+    assert!(!chain.is_tracked());
+    assert_eq!(untrack().status, 404);
+    // Nothing has logged what changed since: all of it is there, and the parent is not needed.
+    take("third", Some("second"), false);
+    assert!(bytes("third") > bytes("first") / 2);
+
+    for (name, body, field) in [
+        ("no parent", asked(&chain, "fourth", Some("none"), false), "parent"),
+        ("a path out", asked(&chain, "fourth", Some("../x"), false), "parent"),
+        (
+            "an end",
+            {
+                let mut body = asked(&chain, "fourth", None, true);
+                body["leave_running"] = false.into();
+                body
+            },
+            "track",
+        ),
+    ] {
+        let error = services.job("/v1/checkpoints", &body).expect_err(name);
+        let of = error["field"].as_str().unwrap_or_else(|| panic!("{name}: {error}"));
+        assert!(of == field || error.to_string().contains(field), "{name}: {error}");
+        assert!(error["remedy"].is_string(), "{name}: {error}");
+    }
+    let fourth = json!({
+        "pid": chain.workload.pid(), "directory": "fourth", "leave_running": false, "parent": "second",
+    });
+    services.job("/v1/checkpoints", &fourth).expect("the last");
+    let root = nix::unistd::Pid::from_raw(chain.workload.pid());
+    nix::sys::wait::waitpid(root, None).expect("it has ended");
+    std::fs::write(chain.workload.path("restored"), "").expect("say so");
+    services.restore("fourth").expect("a restore");
+    if let Err(what) = chain.workload.check() {
+        panic!("it is not what it was: {what}");
+    }
+    // Nobody waits for who kept the logs but the service.
+    let left = || children_of(services.pid("dumper"));
+    assert!(wait_until(Duration::from_secs(10), || left().is_empty()), "{:?}", left());
 }

@@ -144,7 +144,7 @@ fn what_cannot_be_asked_is_refused_before_anything_is_sent() {
     // Nobody listens there: what is refused for another reason was not sent.
     let nobody = format!("--gateway=unix:{}", scratch.path("none.sock").display());
     let shell = Shell { way: vec![nobody] };
-    shell.refused(&["dump", "7", "-D", "a", "--parent", "b"], "dump with --parent");
+    shell.refused(&["dump", "7", "-D", "a", "--ghost-limit", "1M"], "dump with --ghost-limit");
     shell.refused(&["restore", "-D", "a"], "add --detach");
     shell.refused(&["unlock", "a"], "no gateway is asked for that");
     shell.refused(&["dump", "7", "-D", "a", "--max-freeze", "1500us"], "whole milliseconds");

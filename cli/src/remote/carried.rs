@@ -37,6 +37,8 @@ const CARRIED: [(&str, &[&str], &str); 14] = [
             "tcp_close",
             "skip_in_flight",
             "link_remap",
+            "track",
+            "parent",
             "max_freeze",
             "timeout",
         ],
@@ -53,11 +55,7 @@ const CARRIED: [(&str, &[&str], &str); 14] = [
     ("upload", &["directory"], ""),
     ("track", &["pid", "tree", "cgroup", "files"], ""),
     ("tracks", &[], ""),
-    (
-        "untrack",
-        &["id"],
-        "end the tracking of a process's memory on its machine, without --gateway, or name a track with --id",
-    ),
+    ("untrack", &["pid", "id"], ""),
     ("jobs", &["id", "wait", "cancel", "state", "kind", "limit"], ""),
 ];
 
@@ -131,18 +129,18 @@ mod tests {
             "diff web/1 web/2",
             "--json ps --all",
             "untrack --id 3",
+            "untrack 7",
+            "dump 7 -D web --leave-running --track --parent first",
             "dump 7 -D web --no-wait",
         ] {
             assert_eq!(checked(good), Ok(()), "{good}");
         }
         for (refused, named) in [
-            ("dump 7 -D web --parent x", "--parent"),
             ("dump 7 -D web --leave-stopped", "--leave-stopped"),
             ("dump 7 -D web --ghost-limit 1M", "--ghost-limit"),
             ("dump 7 -D web --bpf-dir none", "--bpf-dir"),
             ("restore -D web --trust-paths", "--trust-paths"),
             ("restore -D web --pidfile p", "--pidfile"),
-            ("untrack 7", "a process"),
             ("ps --no-wait", "--no-wait"),
             ("track 7 --run-dir /x", "--run-dir"),
             ("unlock a", "unlock"),

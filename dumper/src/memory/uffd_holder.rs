@@ -150,6 +150,9 @@ pub(super) fn start(
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Who lives on, as a service does, takes it away when it has ended. (Without the thread it would be a zombie until then.)
+    let waiting = std::thread::Builder::new().name("holder".to_owned());
+    drop(waiting.spawn(move || drop(uffd_holder.wait())));
     Ok(())
 }
 

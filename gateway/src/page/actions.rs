@@ -94,6 +94,8 @@ pub(super) async fn checkpoint(
         tcp_close: false,
         skip_in_flight: false,
         link_remap: form.link_remap.is_some(),
+        parent: None,
+        track: false,
         max_freeze_ms: typed("max_freeze_ms", &form.max_freeze_ms)?,
         timeout_ms: None,
         priority: Priority::Normal,

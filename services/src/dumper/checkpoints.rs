@@ -19,19 +19,20 @@ use service::{
 
 use super::index::Index;
 use super::metrics::DumpMetrics;
+use super::parents::Parents;
 
 #[derive(Clone, Debug)]
 struct Checkpoints {
     root: CheckpointRoot,
     index: Index,
+    parents: Parents,
     operations: Operations,
     metrics: DumpMetrics,
 }
 
 /// The router of these paths.
 pub(super) fn router(
-    root: CheckpointRoot,
-    index: Index,
+    (root, index, parents): (CheckpointRoot, Index, Parents),
     operations: Operations,
     metrics: DumpMetrics,
 ) -> Router {
@@ -40,7 +41,7 @@ pub(super) fn router(
         .route("/v1/checkpoints/{*directory}", get(one).delete(remove))
         .route("/v1/labels/{*directory}", put(label))
         .route("/v1/verifications", post(verify))
-        .with_state(Checkpoints { root, index, operations, metrics })
+        .with_state(Checkpoints { root, index, parents, operations, metrics })
 }
 
 fn failed(error: &io::Error) -> Problem {
@@ -170,12 +171,14 @@ async fn remove(
                 .of("directory")
                 .remedy(format!("remove {child} first")));
         }
-        images::remove(&path).map_err(|error| match &error {
-            images::Error::Holds { .. } => {
-                Problem::new(StatusCode::CONFLICT, chain(&error)).of("directory")
-            }
-            images::Error::NotACheckpoint { .. } => none(&directory),
-            _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
+        state.parents.unless_used(&path, || {
+            images::remove(&path).map_err(|error| match &error {
+                images::Error::Holds { .. } => {
+                    Problem::new(StatusCode::CONFLICT, chain(&error)).of("directory")
+                }
+                images::Error::NotACheckpoint { .. } => none(&directory),
+                _ => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
+            })
         })?;
         tracing::info!("{asker}: removed checkpoint {whole}");
         Ok(StatusCode::NO_CONTENT)

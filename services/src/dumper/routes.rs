@@ -10,14 +10,16 @@ use axum::routing::post;
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{NewDirectory, WriteOptions};
+use images::{Images, NewDirectory, WriteOptions};
 use kernel::rights;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, chain,
     holds_checkpoint,
 };
 
+use super::checkpoints::{none, place};
 use super::metrics::DumpMetrics;
+use super::parents::{Parent, Parents};
 use super::room::Room;
 use crate::{Told, has_no_room, no_room};
 use dumper::{AfterDump, Connections, DumpOptions, Error, FreezeError, dump};
@@ -30,6 +32,9 @@ struct Dumper {
     /// [`DumpOptions::undo`].
     undo: PathBuf,
     room: Room,
+    /// [`DumpOptions::dirty_logs`].
+    dirty_logs: PathBuf,
+    parents: Parents,
     metrics: DumpMetrics,
     traces: Traces,
     operations: Operations,
@@ -38,17 +43,18 @@ struct Dumper {
 /// The router of the dumper's own paths. `programs` is [`DumpOptions::programs`].
 pub(super) fn router(
     root: CheckpointRoot,
-    (programs, undo, room): (Home, PathBuf, Room),
+    (programs, undo, room, (dirty_logs, parents)): (Home, PathBuf, Room, (PathBuf, Parents)),
     operations: Operations,
     metrics: DumpMetrics,
     traces: Traces,
 ) -> Router {
-    let dumper = Dumper { root, programs, undo, room, metrics, traces, operations };
+    let dumper =
+        Dumper { root, programs, undo, room, dirty_logs, parents, metrics, traces, operations };
     Router::new().route("/v1/dumps", post(make)).with_state(dumper)
 }
 
 /// Why the dump of a process failed.
-fn problem(error: &Error, pid: HostPid) -> Problem {
+pub(super) fn problem(error: &Error, pid: HostPid) -> Problem {
     let unprocessable = || Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error)).of("pid");
     let over_budget = |field: &str, remedy: &str| {
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(error));
@@ -120,7 +126,7 @@ fn options(
     dumper: &Dumper,
     request: &DumpRequest,
     user: Option<User>,
-) -> Result<(DumpOptions, NewDirectory), Problem> {
+) -> Result<(DumpOptions, NewDirectory, Option<Parent>), Problem> {
     let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
         Problem::field("pid", format!("no process {}", request.pid))
@@ -148,6 +154,15 @@ fn options(
     if user.is_some() && request.link_remap {
         return Err(no_links());
     }
+    if request.track && request.after == After::Kill {
+        let message = "the tree ends with the dump, and nothing is left to track";
+        return Err(
+            Problem::field("track", message).remedy("have the tree run on, or leave this out")
+        );
+    }
+    let parent = request.parent.as_ref().map(|parent| open_parent(dumper, user, parent));
+    let (parent, kept) =
+        parent.transpose()?.map_or((None, None), |(images, kept)| (Some(images), Some(kept)));
     let images_dir = dumper
         .root
         .of(user)
@@ -178,10 +193,31 @@ fn options(
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),
+        keep_dirty_log: request.track,
+        parent,
+        dirty_logs: dumper.dirty_logs.clone(),
         on_behalf_of: user.map(|User { uid, gid }| rights::User { uid, gid }),
         ..DumpOptions::new(pid)
     };
-    Ok((options, destination))
+    Ok((options, destination, kept))
+}
+
+/// Opens the checkpoint that a dump is to leave pages to, which stays as long as the second of what is given back.
+fn open_parent(
+    dumper: &Dumper,
+    user: Option<User>,
+    directory: &Directory,
+) -> Result<(Images, Parent), Problem> {
+    let place = place(&dumper.root, OnBehalfOf(user), directory);
+    let (_, path) = place.map_err(|problem| problem.of("parent"))?;
+    let kept = dumper.parents.keep(path.clone());
+    let opened = Images::open(&path).map_err(|error| match error {
+        images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. } => {
+            none(directory).of("parent")
+        }
+        error => Problem::field("parent", format!("read {directory}: {}", chain(&error))),
+    });
+    Ok((opened?, kept))
 }
 
 fn whole_name(user: Option<User>, directory: &Directory) -> Result<Directory, Problem> {
@@ -215,7 +251,7 @@ async fn make(
     let pid = request.pid;
     let directory = whole_name(asker.0, &request.directory)?;
     let asked = options(&dumper, &request, asker.0);
-    let (options, destination) = asked.inspect_err(|problem| {
+    let (options, destination, parent) = asked.inspect_err(|problem| {
         dumper.metrics.turned_away(problem);
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
@@ -240,7 +276,7 @@ async fn make(
         };
         let mut told = Told(operation.progress());
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut told);
-        drop(room);
+        drop((room, parent));
         if let Ok(report) = &mut result {
             let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
             report.warnings.extend(unlabelled);
