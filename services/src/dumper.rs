@@ -120,8 +120,12 @@ fn run(args: &Args) -> Result<(), Error> {
         let of_dumps = DumpMetrics::register(&metrics)?;
         let places = containers::places(&args.engines, &args.settings.run_dir);
         let operations = Operations::default();
-        let of_containers =
-            containers::router(root.clone(), places, operations.clone(), of_dumps.clone());
+        let of_containers = containers::router(
+            root.clone(),
+            (places, room.clone()),
+            operations.clone(),
+            of_dumps.clone(),
+        );
         let programs = Home::at(args.bpf_dir.clone(), args.cache_dir.clone());
         let asked = operations.router();
         let of_processes = processes::router(programs.clone(), &metrics)?;

@@ -462,6 +462,34 @@ fn a_container_is_dumped_by_the_services() {
     }
 }
 
+/// Its images are counted as those of a process are, and it is not stopped for what has no room.
+#[test]
+fn a_container_without_room_is_refused_and_runs_on() {
+    let container = Container::start(Engine::CriuFace, |_| ());
+    let mut services = Services::start(&container.scratch.path("services"));
+    services.set("STASIS_RUNC_STATE", utf8(&container.scratch.path("state")));
+    services.set("DOCKER_HOST", "unix:///none");
+    for (name, value) in [("STASIS_KEEP_FREE", "1024T"), ("STASIS_MOST_CHECKPOINTS", "1")] {
+        services.set(name, value);
+        services.kill("dumper");
+        services.start_again("dumper");
+        let asked = |directory: &str| {
+            let body =
+                json!({"container": container.id(), "directory": directory, "leave_running": true});
+            services.job("/v1/checkpoints", &body)
+        };
+        if name == "STASIS_MOST_CHECKPOINTS" {
+            asked("one").expect("there is room for one");
+        }
+        let before = container.count().expect("a count");
+        let refused = asked("never").expect_err("there is no room");
+        assert_eq!(refused["code"], "no_room", "{refused}");
+        assert!(!services.checkpoints().join("never").exists());
+        container.counts_on(before);
+        services.set("STASIS_KEEP_FREE", "1M");
+    }
+}
+
 /// That the same is so of CRIU.
 mod criu_peer {
     use super::*;

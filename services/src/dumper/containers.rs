@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::metrics::DumpMetrics;
+use super::room::{Reserved, Room};
 use crate::has_no_room;
 use api::{Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
 use axum::extract::State;
@@ -11,6 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use containers::{Asked, Error, Places};
+use ids::HostPid;
 use service::{
     Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, blocking,
     chain, holds_checkpoint,
@@ -31,6 +33,7 @@ pub(super) fn places(engines: &EngineSettings, run_dir: &Path) -> Places {
 struct Containers {
     root: CheckpointRoot,
     places: Places,
+    room: Room,
     operations: Operations,
     metrics: DumpMetrics,
 }
@@ -38,14 +41,14 @@ struct Containers {
 /// The router of these paths.
 pub(super) fn router(
     root: CheckpointRoot,
-    places: Places,
+    (places, room): (Places, Room),
     operations: Operations,
     metrics: DumpMetrics,
 ) -> Router {
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
-        .with_state(Containers { root, places, operations, metrics })
+        .with_state(Containers { root, places, room, operations, metrics })
 }
 
 fn not_for(user: Option<User>) -> Result<(), Problem> {
@@ -142,9 +145,14 @@ fn checkpoint(
     // These keep their checkpoints themselves, where they are given no place.
     let keeps = [ContainerEngine::Podman, ContainerEngine::Docker];
     let keeps = keeps.contains(&container.summary().engine) && !request.directory_wanted;
-    let directory = match keeps {
-        true => None,
-        false => Some(prepare(&state.root, request)?),
+    // What an engine keeps itself takes nothing of the room under the root.
+    let (directory, _room) = match keeps {
+        true => (None, None),
+        false => {
+            let directory = prepare(&state.root, request)?;
+            let room = room(state, container.summary().pid);
+            (Some(directory), Some(room.inspect_err(|_| state.root.forget(&request.directory))?))
+        }
     };
     let asked = Asked {
         directory,
@@ -168,6 +176,13 @@ fn checkpoint(
         tracing::warn!("checkpoint of {:?}: {warning}", request.container);
     }
     Ok(done)
+}
+
+/// Refuses a container for whose images there is no room, before its engine hears of it. One without a process has nothing to
+/// write, and its engine says why it is not checkpointed.
+fn room(state: &Containers, first: Option<i32>) -> Result<Option<Reserved>, Problem> {
+    let first = first.and_then(HostPid::new);
+    first.map(|first| state.room.reserve(first, None)).transpose()
 }
 
 fn prepare(root: &CheckpointRoot, request: &ContainerDumpRequest) -> Result<PathBuf, Problem> {
