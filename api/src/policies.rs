@@ -115,8 +115,11 @@ pub struct PolicyRun {
 pub struct Policy {
     /// What it is called.
     pub name: String,
-    /// Grows with each change of what it does. It is the `ETag`, which `If-Match` compares.
+    /// Grows with each change of what it does.
     pub version: u64,
+    /// Which of those it is that have had the name: one that is made anew has another.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub generation: String,
     /// What it does.
     pub spec: PolicySpec,
     /// Which process its `pid` means: that of this number when it was made or changed last. Numbers are given anew.
@@ -142,6 +145,16 @@ impl Policy {
     pub const RUN_LABEL: &str = "stasis.run";
     /// What the labels begin with that nobody else may give.
     pub const RESERVED: &str = "stasis.";
+
+    /// What no other version of this policy, and of none that has had its name, is called: the `ETag`, which `If-Match` compares.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        match self.generation.as_str() {
+            // Of a gateway that gave none.
+            "" => self.version.to_string(),
+            generation => format!("{generation}-{}", self.version),
+        }
+    }
 }
 
 /// `GET /v1/policies`.

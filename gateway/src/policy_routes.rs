@@ -33,7 +33,7 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
 }
 
 fn told(status: StatusCode, policy: Policy) -> Told {
-    let tag = [(header::ETAG, format!("\"{}\"", policy.version))];
+    let tag = [(header::ETAG, format!("\"{}\"", policy.tag()))];
     let object = Extension(Object::Named(format!("policy {}", policy.name)));
     (status, tag, object, Json(policy))
 }
@@ -46,7 +46,7 @@ pub(crate) fn no_policy(name: &str) -> Problem {
 /// Which version a request means to change.
 fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
     let said = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let version = |text: &str| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    let version = |text: &str| Some(text.strip_prefix('"')?.strip_suffix('"')?.to_owned());
     let found = match (said(header::IF_MATCH), said(header::IF_NONE_MATCH)) {
         (None, None) => Some(Expected::Any),
         (Some("*"), None) => Some(Expected::Some),
@@ -64,7 +64,7 @@ fn expected(headers: &HeaderMap) -> Result<Expected, Problem> {
 fn not_set(none: NotSet, name: &str) -> Problem {
     match none {
         NotSet::Other(Some(version)) => {
-            let message = format!("policy {name} has version {version} by now");
+            let message = format!("policy {name} is another by now, of version {version}");
             Problem::new(StatusCode::PRECONDITION_FAILED, message)
                 .remedy("GET it, and change that one")
         }
@@ -122,7 +122,7 @@ pub(crate) async fn set(
     Body(spec): Body<PolicySpec>,
 ) -> Result<Told, Problem> {
     check(&name, &spec)?;
-    let set = gateway.policies.set(&name, spec, expected(&headers)?);
+    let set = gateway.policies.set(&name, spec, &expected(&headers)?);
     let policy = set.map_err(|none| not_set(none, &name))?;
     tracing::info!("{asker}: policy {name} is of version {}", policy.version);
     let status = if policy.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
@@ -137,7 +137,7 @@ pub(crate) async fn remove(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let removed = gateway.policies.remove(&name, expected(&headers)?);
+    let removed = gateway.policies.remove(&name, &expected(&headers)?);
     if !removed.map_err(|none| not_set(none, &name))? {
         return Err(no_policy(&name));
     }

@@ -73,7 +73,7 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
         Ok(requests) => {
             for request in requests {
                 // It may have been removed, changed or paused meanwhile.
-                if gateway.policies.get(name).is_none_or(|now| now.version != policy.version) {
+                if gateway.policies.get(name).is_none_or(|now| now.tag() != policy.tag()) {
                     run.problem = Some(ErrorDetail {
                         message: "it was changed while it was at work, and stopped".to_owned(),
                         ..ErrorDetail::default()

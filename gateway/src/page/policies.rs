@@ -252,9 +252,9 @@ pub(super) async fn pause(
     Form(Named { name }): Form<Named>,
 ) -> Result<Begun, Failed> {
     let policy = gateway.policies.get(&name).ok_or_else(|| policies::no_policy(&name))?;
-    let spec = PolicySpec { paused: !policy.spec.paused, ..policy.spec };
+    let spec = PolicySpec { paused: !policy.spec.paused, ..policy.spec.clone() };
     let mut headers = HeaderMap::new();
-    let tag = format!("\"{}\"", policy.version).parse().map_err(|_| policies::no_policy(&name))?;
+    let tag = format!("\"{}\"", policy.tag()).parse().map_err(|_| policies::no_policy(&name))?;
     headers.insert(axum::http::header::IF_MATCH, tag);
     let (_, _, object, _) =
         policies::set(State(gateway), owner, Path(name.clone()), headers, Body(spec)).await?;

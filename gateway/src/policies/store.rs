@@ -46,23 +46,24 @@ impl From<rusqlite::Error> for NotSet {
 }
 
 /// Which version somebody means to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     Any,
     /// Any that there is.
     Some,
     /// None: it is to be made.
     None,
-    Version(u64),
+    /// The one with this tag.
+    Version(String),
 }
 
 impl Expected {
-    fn meets(self, found: Option<u64>) -> bool {
+    fn meets(&self, found: Option<&Policy>) -> bool {
         match self {
             Self::Any => true,
             Self::Some => found.is_some(),
             Self::None => found.is_none(),
-            Self::Version(version) => found == Some(version),
+            Self::Version(tag) => found.is_some_and(|policy| policy.tag() == *tag),
         }
     }
 }
@@ -104,12 +105,12 @@ impl Policies {
         &self,
         name: &str,
         spec: PolicySpec,
-        expected: Expected,
+        expected: &Expected,
     ) -> Result<Policy, NotSet> {
         let mut kept = self.lock();
         let before = kept.all.get(name);
         let version = before.map(|policy| policy.version);
-        if !expected.meets(version) {
+        if !expected.meets(before) {
             return Err(NotSet::Other(version));
         }
         if before.is_none() && kept.all.len() >= MOST {
@@ -125,6 +126,10 @@ impl Policies {
         let policy = Policy {
             name: name.to_owned(),
             version: version.unwrap_or(0) + 1,
+            generation: before.map_or_else(
+                || uuid::Uuid::new_v4().simple().to_string(),
+                |policy| policy.generation.clone(),
+            ),
             process,
             spec,
             changed_ms: now_ms(),
@@ -140,11 +145,11 @@ impl Policies {
     }
 
     /// Removes a policy; whether there was one.
-    pub(crate) fn remove(&self, name: &str, expected: Expected) -> Result<bool, NotSet> {
+    pub(crate) fn remove(&self, name: &str, expected: &Expected) -> Result<bool, NotSet> {
         let mut kept = self.lock();
-        let version = kept.all.get(name).map(|policy| policy.version);
-        if version.is_some() && !expected.meets(version) {
-            return Err(NotSet::Other(version));
+        let found = kept.all.get(name);
+        if found.is_some() && !expected.meets(found) {
+            return Err(NotSet::Other(found.map(|policy| policy.version)));
         }
         self.state.lock().execute("DELETE FROM policies WHERE name = ?1", [name])?;
         Ok(kept.all.remove(name).is_some())
@@ -243,7 +248,7 @@ mod tests {
     fn a_policy_is_due_after_its_time_and_not_twice_at_once() {
         let state = State::forgotten().unwrap();
         let policies = Policies::of(state.clone()).unwrap();
-        policies.set("p", spec("1h"), Expected::Any).unwrap();
+        policies.set("p", spec("1h"), &Expected::Any).unwrap();
         let (due, wait) = policies.due();
         assert!(due.is_empty() && wait.is_some_and(|wait| wait > 3_500_000));
         let long_ago = PolicyRun { started_ms: 1, finished_ms: Some(2), ..PolicyRun::default() };
@@ -257,7 +262,7 @@ mod tests {
         assert!(policies.due().0.is_empty() && policies.begin("p").is_none());
         drop(at_work);
         assert_eq!(policies.due().0, ["p"]);
-        policies.set("p", PolicySpec { paused: true, ..spec("1h") }, Expected::Any).unwrap();
+        policies.set("p", PolicySpec { paused: true, ..spec("1h") }, &Expected::Any).unwrap();
         assert!(policies.due().0.is_empty() && policies.get("p").unwrap().next_ms.is_none());
     }
 
@@ -267,32 +272,38 @@ mod tests {
         let own = std::process::id() as i32;
         let mut wanted = spec("1h");
         wanted.select.pid = Some(own);
-        let made = policies.set("p", wanted.clone(), Expected::Any).unwrap();
+        let made = policies.set("p", wanted.clone(), &Expected::Any).unwrap();
         assert_eq!(made.process, service::process_identity(own));
         assert!(made.process.is_some());
         // As if another one had had the number.
         policies.lock().all.get_mut("p").unwrap().process = Some("before".to_owned());
         wanted.paused = true;
-        let paused = policies.set("p", wanted.clone(), Expected::Any).unwrap();
+        let paused = policies.set("p", wanted.clone(), &Expected::Any).unwrap();
         assert_eq!(paused.process.as_deref(), Some("before"), "pausing changes nothing of it");
         wanted.max_freeze_ms = Some(7);
-        let changed = policies.set("p", wanted, Expected::Any).unwrap();
+        let changed = policies.set("p", wanted, &Expected::Any).unwrap();
         assert_eq!(changed.process, made.process);
     }
 
     #[test]
     fn of_two_who_change_one_the_second_is_told() {
         let policies = Policies::of(State::forgotten().unwrap()).unwrap();
-        let first = policies.set("p", spec("1h"), Expected::None).unwrap();
+        let first = policies.set("p", spec("1h"), &Expected::None).unwrap();
         assert!(matches!(
-            policies.set("p", spec("2h"), Expected::None),
+            policies.set("p", spec("2h"), &Expected::None),
             Err(NotSet::Other(Some(1)))
         ));
-        let known = Expected::Version(first.version);
-        assert_eq!(policies.set("p", spec("2h"), known).unwrap().version, 2);
-        assert!(matches!(policies.set("p", spec("3h"), known), Err(NotSet::Other(Some(2)))));
-        assert!(matches!(policies.remove("p", known), Err(NotSet::Other(Some(2)))));
-        assert!(policies.remove("p", Expected::Version(2)).unwrap());
-        assert!(!policies.remove("p", Expected::Any).unwrap());
+        let known = Expected::Version(first.tag());
+        let second = policies.set("p", spec("2h"), &known).unwrap();
+        assert_eq!(second.version, 2);
+        assert!(matches!(policies.set("p", spec("3h"), &known), Err(NotSet::Other(Some(2)))));
+        assert!(matches!(policies.remove("p", &known), Err(NotSet::Other(Some(2)))));
+        assert!(policies.remove("p", &Expected::Version(second.tag())).unwrap());
+        assert!(!policies.remove("p", &Expected::Any).unwrap());
+        // One that is made anew is another, of whatever version.
+        let anew = policies.set("p", spec("1h"), &Expected::None).unwrap();
+        assert_eq!(anew.version, first.version);
+        assert!(matches!(policies.set("p", spec("2h"), &known), Err(NotSet::Other(Some(1)))));
+        assert!(policies.set("p", spec("2h"), &Expected::Version(anew.tag())).is_ok());
     }
 }
