@@ -7,6 +7,7 @@ use api::{Labels, Role, User};
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use futures_util::future::BoxFuture;
 use service::Problem;
 
 /// Who asks, as the door that the request came through has found out.
@@ -28,9 +29,9 @@ impl std::fmt::Display for Caller {
     }
 }
 
-/// Says whether who asks is still known: for what goes on for long.
+/// Says who asks as he is known by now: for what goes on for long. He may be known no more, or have other rights.
 #[derive(Clone)]
-pub(crate) struct StillKnown(Arc<dyn Fn() -> bool + Send + Sync>);
+pub(crate) struct StillKnown(Arc<dyn Fn() -> BoxFuture<'static, Option<Asker>> + Send + Sync>);
 
 impl std::fmt::Debug for StillKnown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -39,12 +40,16 @@ impl std::fmt::Debug for StillKnown {
 }
 
 impl StillKnown {
-    pub(crate) fn by(ask: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ask))
+    pub(crate) fn by<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Option<Asker>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(ask())))
     }
 
-    pub(crate) fn is(&self) -> bool {
-        (self.0)()
+    /// Who it is by now, if he may see anything still.
+    pub(crate) async fn now(&self) -> Option<Asker> {
+        (self.0)().await.filter(|asker| asker.has(Role::View))
     }
 }
 

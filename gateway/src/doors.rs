@@ -8,6 +8,7 @@
 //!
 //! `/healthz` is open to all: it tells whether the services are well, and nothing of processes.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -185,7 +186,7 @@ async fn by_socket(
     match door.identities.access.user(user, owner) {
         Some(asker) => {
             let access = door.identities.access.clone();
-            let known = StillKnown::by(move || access.user(user, owner).is_some());
+            let known = StillKnown::by(move || ready(access.user(user, owner)));
             admit(&door, from, (Caller::Asker(asker), known), request, next).await
         }
         None if is_open(&request) => door.open(&from, request, next).await,
@@ -276,18 +277,24 @@ async fn by_tcp(
     let by_token = || {
         let (shown, identities) = (shown?, door.identities.clone());
         let caller = identities.token(&shown)?;
-        Some((caller, StillKnown::by(move || identities.token(&shown).is_some())))
+        let known = StillKnown::by(move || {
+            ready(match identities.token(&shown) {
+                Some(Caller::Asker(asker)) => Some(asker),
+                Some(Caller::Metrics) | None => None,
+            })
+        });
+        Some((caller, known))
     };
     let by_certificate = || {
         let (names, access) = (peer.certificate.clone()?, door.identities.access.clone());
         let asker = access.certificate(&names)?;
-        let known = StillKnown::by(move || access.certificate(&names).is_some());
+        let known = StillKnown::by(move || ready(access.certificate(&names)));
         Some((Caller::Asker(asker), known))
     };
     let by_session = || {
         let (headers, sessions) = (request.headers().clone(), door.sessions.clone());
         let asker = sessions.asker(&headers).filter(|_| is_meant(&request))?;
-        let known = StillKnown::by(move || sessions.asker(&headers).is_some());
+        let known = StillKnown::by(move || ready(sessions.asker(&headers)));
         Some((Caller::Asker(asker), known))
     };
     // Who shows a token means to be known by it.

@@ -29,7 +29,7 @@ use crate::openapi::Problems;
 /// In between something is sent, so that who listens knows that nothing is lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// So often it is asked whether who listens may still.
+/// So often it is asked who listens, and what he may see, by now.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// The paths.
@@ -44,7 +44,7 @@ struct Listener {
     job: Option<String>,
     ends: [Signal; 2],
     metrics: GatewayMetrics,
-    /// Whether who listens may still.
+    /// Who listens, and what he may see, by now.
     known: Option<StillKnown>,
     looked_at: Interval,
 }
@@ -63,9 +63,9 @@ impl Listener {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
                 _ = self.looked_at.tick() => {
-                    // A token may have been taken back, a session have ended.
-                    if self.known.as_ref().is_some_and(|known| !known.is()) {
-                        return None;
+                    // A token may have been taken back, a session have ended, rights be others.
+                    if let Some(known) = &self.known {
+                        self.asker = known.now().await?;
                     }
                     continue;
                 }
@@ -116,4 +116,79 @@ async fn events(
         Some((Ok(event), listener))
     });
     Ok(Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::{JobKind, Labels, Priority, Role};
+    use service::metrics::Metrics;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::callers::Rights;
+    use crate::jobs::{Jobs, NewJob, Target};
+    use crate::state::State;
+
+    fn asker(labels: &str) -> Asker {
+        let labels = labels.parse().unwrap_or_default();
+        let rights = Rights { roles: vec![Role::View], labels, ..Rights::default() };
+        Asker::new("one", Arc::new(rights))
+    }
+
+    fn begin(jobs: &Jobs, team: &str) -> Job {
+        let new = NewJob {
+            id: team.to_owned(),
+            asker: Asker::new("root", Arc::new(Rights::all())),
+            priority: Priority::Normal,
+            queued: false,
+            work: String::new(),
+            kind: JobKind::Checkpoint,
+            target: Target::Images,
+            directory: team.parse().unwrap(),
+            leave_running: None,
+            labels: format!("team={team}").parse::<Labels>().unwrap(),
+            key: None,
+        };
+        jobs.begin(new).unwrap()
+    }
+
+    /// One who listens, whom `by_now` is asked for.
+    fn listener(jobs: &Jobs, by_now: Option<Asker>, asked: &Arc<Notify>) -> Listener {
+        let asked = asked.clone();
+        let known = StillKnown::by(move || {
+            asked.notify_one();
+            std::future::ready(by_now.clone())
+        });
+        let end = |kind| signal(kind).unwrap();
+        Listener {
+            changes: jobs.changes(),
+            asker: asker(""),
+            job: None,
+            ends: [end(SignalKind::terminate()), end(SignalKind::interrupt())],
+            metrics: GatewayMetrics::new(Metrics::new("gateway").unwrap()).unwrap(),
+            known: Some(known),
+            looked_at: interval(LOOKED_AT),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_see_less_by_now_is_told_less() {
+        let jobs = Jobs::of(State::forgotten().unwrap());
+        let asked = Arc::new(Notify::new());
+        let mut narrowed = listener(&jobs, Some(asker("team=web")), &asked);
+        let told = tokio::spawn(async move { narrowed.next().await });
+        asked.notified().await;
+        begin(&jobs, "db");
+        begin(&jobs, "web");
+        let event = format!("{:?}", told.await.unwrap().unwrap());
+        assert!(event.contains("web") && !event.contains("db"), "{event}");
+
+        let mut gone = listener(&jobs, None, &asked);
+        assert!(gone.next().await.is_none());
+        let without_roles = Asker::new("one", Arc::new(Rights::default()));
+        let mut gone = listener(&jobs, Some(without_roles), &asked);
+        assert!(gone.next().await.is_none());
+    }
 }
