@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Begin, Manner, busy, lost, sent_before, start};
+use crate::job_routes::{Accepted, Asked, Begin, Manner, busy, lost, once, start};
 use crate::openapi::Problems;
 use crate::selection;
 use crate::services::{problem, with_query};
@@ -56,10 +56,17 @@ pub(crate) async fn checkpoint(
     manner: Manner,
     Body(request): Body<CheckpointRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Checkpoint, &request).await?
-    {
-        return Ok(job);
-    }
+    let asked = manner.of(JobKind::Checkpoint, &request)?;
+    once(&gateway, &asker, &asked, begin_meant(&gateway, &asker, &asked, request)).await
+}
+
+/// Starts a checkpoint as a request means it.
+async fn begin_meant(
+    gateway: &Gateway,
+    asker: &Asker,
+    asked: &Asked,
+    request: CheckpointRequest,
+) -> Result<Accepted, Problem> {
     let Some(stays) = request.leave_running else {
         let message = "nothing says what becomes of the tree";
         return Err(Problem::field("leave_running", message).remedy(
@@ -67,8 +74,8 @@ pub(crate) async fn checkpoint(
         ));
     };
     not_reserved(&request.labels, &Labels::default())?;
-    let request = meant(&gateway, &asker, request).await?;
-    begin(&gateway, &asker, manner, &request, stays).await
+    let request = meant(gateway, asker, request).await?;
+    begin(gateway, asker, asked, &request, stays).await
 }
 
 /// A request with the tree that its selector means.
@@ -116,12 +123,12 @@ pub(crate) fn not_reserved(wanted: &Labels, there: &Labels) -> Result<(), Proble
 pub(crate) async fn begin(
     gateway: &Gateway,
     asker: &Asker,
-    manner: Manner,
+    asked: &Asked,
     request: &CheckpointRequest,
     stays: bool,
 ) -> Result<Accepted, Problem> {
     let labels = bound(asker, &request.labels)?;
-    let wanted = Wanted { asker, manner, request, stays, labels };
+    let wanted = Wanted { asker, asked, request, stays, labels };
     match (request.pid, &request.container) {
         (Some(pid), None) => checkpoint_of_process(gateway, wanted, pid).await,
         (None, Some(name)) => checkpoint_of_container(gateway, wanted, name).await,
@@ -140,7 +147,7 @@ pub(crate) async fn begin(
 /// A checkpoint that somebody asks for.
 struct Wanted<'a> {
     asker: &'a Asker,
-    manner: Manner,
+    asked: &'a Asked,
     request: &'a CheckpointRequest,
     /// Whether the tree is to run on.
     stays: bool,
@@ -161,7 +168,7 @@ async fn checkpoint_of_process(
     wanted: Wanted<'_>,
     pid: i32,
 ) -> Result<Accepted, Problem> {
-    let Wanted { asker, manner, request, stays, labels } = wanted;
+    let Wanted { asker, asked, request, stays, labels } = wanted;
     if request.engine.is_some() {
         let message = "an engine is named, and no container";
         return Err(Problem::field("engine", message).remedy("leave it out"));
@@ -171,7 +178,7 @@ async fn checkpoint_of_process(
         seen(gateway, asker, parent).await.map_err(|problem| problem.of("parent"))?;
     }
     let directory = free(gateway, asker, request.directory.as_ref(), &pid.to_string()).await?;
-    let asked = DumpRequest {
+    let dump = DumpRequest {
         pid,
         identity: service::process_identity(pid),
         directory,
@@ -187,8 +194,8 @@ async fn checkpoint_of_process(
         timeout_ms: request.timeout_ms,
         labels: labels.clone(),
     };
-    let (work, priority) = (Work::Dump(asked), request.priority);
-    start(gateway, asker, manner, request, Begin { work, labels, priority }).await
+    let (work, priority) = (Work::Dump(dump), request.priority);
+    start(gateway, asker, asked, Begin { work, labels, priority }).await
 }
 
 async fn checkpoint_of_container(
@@ -196,7 +203,7 @@ async fn checkpoint_of_container(
     wanted: Wanted<'_>,
     name: &str,
 ) -> Result<Accepted, Problem> {
-    let Wanted { asker, manner, request, stays, labels } = wanted;
+    let Wanted { asker, asked, request, stays, labels } = wanted;
     // What no engine's own command has.
     for (field, wanted) in [
         ("tcp_close", request.tcp_close),
@@ -214,7 +221,7 @@ async fn checkpoint_of_container(
     }
     let directory_wanted = request.directory.is_some();
     let directory = free(gateway, asker, request.directory.as_ref(), "container").await?;
-    let asked = ContainerDumpRequest {
+    let dump = ContainerDumpRequest {
         container: name.to_owned(),
         engine: request.engine,
         directory,
@@ -224,8 +231,8 @@ async fn checkpoint_of_container(
         tcp_established: request.tcp_established,
         labels: labels.clone(),
     };
-    let (work, priority) = (Work::Container(asked), request.priority);
-    start(gateway, asker, manner, request, Begin { work, labels, priority }).await
+    let (work, priority) = (Work::Container(dump), request.priority);
+    start(gateway, asker, asked, Begin { work, labels, priority }).await
 }
 
 /// The directory that is asked for, if it is free, or one that is made up.
@@ -364,13 +371,13 @@ pub(crate) async fn verify(
     manner: Manner,
     Body(request): Body<VerifyRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Verify, &request).await? {
-        return Ok(job);
-    }
-    let found = found(&gateway, &asker, &request.directory).await?;
-    let (work, labels) = (Work::Verify(request.clone()), found.labels);
-    let begin = Begin { work, labels, priority: Priority::Normal };
-    start(&gateway, &asker, manner, &request, begin).await
+    let asked = manner.of(JobKind::Verify, &request)?;
+    let begin = async {
+        let labels = found(&gateway, &asker, &request.directory).await?.labels;
+        let begin = Begin { work: Work::Verify(request), labels, priority: Priority::Normal };
+        start(&gateway, &asker, &asked, begin).await
+    };
+    once(&gateway, &asker, &asked, begin).await
 }
 
 /// One checkpoint.

@@ -80,31 +80,55 @@ fn bad_key() -> Problem {
         .remedy(format!("send it once, with 1 to {LONGEST_KEY} letters that ASCII has"))
 }
 
-/// By what a request is known, if it was given a name.
-fn key(
-    manner: &Manner,
-    kind: JobKind,
-    request: &impl serde::Serialize,
-) -> Result<Option<Key>, Problem> {
-    let Some(name) = manner.key.clone() else { return Ok(None) };
-    let request = serde_json::to_string(&(kind, request)).map_err(|error| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("note the request: {error}"))
-    })?;
-    Ok(Some(Key { name, request }))
+/// A request for a job: for how long the answer is held back, and by what the request is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    wait: Duration,
+    key: Option<Key>,
 }
 
-/// The answer to a request that was sent before by the same name: its job, as it is now.
-pub(crate) async fn sent_before(
+impl Manner {
+    /// How this request is asked for, which is compared as it was sent with what else is sent by the same name.
+    pub(crate) fn of(
+        self,
+        kind: JobKind,
+        request: &impl serde::Serialize,
+    ) -> Result<Asked, Problem> {
+        let Self { wait, key } = self;
+        let request = serde_json::to_string(&(kind, request)).map_err(|error| {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("note the request: {error}"))
+        })?;
+        Ok(Asked { wait, key: key.map(|name| Key { name, request }) })
+    }
+}
+
+/// Begins a job, once for all requests of a name: to another the answer is that job, as it is now.
+pub(crate) async fn once(
     gateway: &Gateway,
     asker: &Asker,
-    manner: &Manner,
-    kind: JobKind,
-    request: &impl serde::Serialize,
+    asked: &Asked,
+    begin: impl Future<Output = Result<Accepted, Problem>>,
+) -> Result<Accepted, Problem> {
+    if let Some(before) = sent_before(gateway, asker, asked).await? {
+        return Ok(before);
+    }
+    match begin.await {
+        Ok(begun) => Ok(begun),
+        // The same may have been sent at the same time: what speaks against this one may have come of that.
+        Err(problem) => sent_before(gateway, asker, asked).await?.ok_or(problem),
+    }
+}
+
+/// The answer to a request that was sent before by the same name.
+async fn sent_before(
+    gateway: &Gateway,
+    asker: &Asker,
+    asked: &Asked,
 ) -> Result<Option<Accepted>, Problem> {
-    let Some(key) = key(manner, kind, request)? else { return Ok(None) };
-    match gateway.jobs.sent_before(asker, &key) {
+    let Some(key) = &asked.key else { return Ok(None) };
+    match gateway.jobs.sent_before(asker, key) {
         Ok(()) => Ok(None),
-        Err(NoJob::Again(job)) => again(gateway, asker, manner.wait, *job).await.map(Some),
+        Err(NoJob::Again(job)) => again(gateway, asker, asked.wait, *job).await.map(Some),
         Err(none) => Err(no_job(none, asker, None)),
     }
 }
@@ -122,16 +146,13 @@ async fn again(
     }
 }
 
-/// Notes a job and sets it to work; `request` is what was asked, as it is compared with what else is sent by the same name. The labels
-/// are those of the checkpoint.
+/// Notes a job and sets it to work. The labels are those of the checkpoint.
 pub(crate) async fn start(
     gateway: &Gateway,
     asker: &Asker,
-    manner: Manner,
-    request: &impl serde::Serialize,
+    asked: &Asked,
     Begin { work, labels, priority }: Begin,
 ) -> Result<Accepted, Problem> {
-    let key = key(&manner, work.kind(), request)?;
     let id = uuid::Uuid::new_v4().to_string();
     let of_user = asker.user.is_some();
     let place = gateway.queue.join(&id, priority, of_user);
@@ -146,7 +167,7 @@ pub(crate) async fn start(
         directory: work.directory().clone(),
         leave_running: work.leave_running(),
         labels,
-        key,
+        key: asked.key.clone(),
     };
     let job = match gateway.jobs.begin(new) {
         Ok(job) => job,
@@ -155,7 +176,7 @@ pub(crate) async fn start(
             drop(place);
             gateway.queue.leave(&id);
             return match none {
-                NoJob::Again(job) => again(gateway, asker, manner.wait, *job).await,
+                NoJob::Again(job) => again(gateway, asker, asked.wait, *job).await,
                 none => Err(no_job(none, asker, Some(&work))),
             };
         }
@@ -165,7 +186,7 @@ pub(crate) async fn start(
     let (at_work, metrics) = (job.clone(), gateway.metrics.clone());
     let does = async move { perform(&services, &metrics, &at_work, &work).await };
     run(gateway, (job.clone(), asker.user), place, does);
-    answer(gateway, asker, manner.wait, job).await
+    answer(gateway, asker, asked.wait, job).await
 }
 
 /// What a new job does.

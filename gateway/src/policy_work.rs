@@ -11,7 +11,7 @@ use service::Problem;
 use crate::callers::{Asker, Rights};
 use crate::checkpoints;
 use crate::gateway::Gateway;
-use crate::job_routes::Manner;
+use crate::job_routes::Asked;
 use crate::jobs::now_ms;
 use crate::policies::{AtWork, Limits};
 use crate::selection;
@@ -105,7 +105,7 @@ async fn checkpoint(
     request: CheckpointRequest,
     run: &mut PolicyRun,
 ) {
-    let begun = checkpoints::begin(gateway, asker, Manner::default(), &request, true).await;
+    let begun = checkpoints::begin(gateway, asker, &Asked::default(), &request, true).await;
     let id = match begun {
         Ok((_, _, _, job)) => job.0.id,
         Err(problem) => {

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::callers::{Asker, May, Restore};
 use crate::checkpoints::found;
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Begin, Manner, sent_before, start};
+use crate::job_routes::{Accepted, Asked, Begin, Manner, once, start};
 use crate::openapi::Problems;
 use crate::services::problem;
 use crate::wait::Wait;
@@ -31,29 +31,37 @@ pub(crate) async fn restore(
     manner: Manner,
     Body(request): Body<RestoreJobRequest>,
 ) -> Result<Accepted, Problem> {
-    if let Some(job) = sent_before(&gateway, &asker, &manner, JobKind::Restore, &request).await? {
-        return Ok(job);
-    }
+    let asked = manner.of(JobKind::Restore, &request)?;
+    once(&gateway, &asker, &asked, begin(&gateway, &asker, &asked, &request)).await
+}
+
+/// Starts a restore of what is there and does not run.
+async fn begin(
+    gateway: &Gateway,
+    asker: &Asker,
+    asked: &Asked,
+    request: &RestoreJobRequest,
+) -> Result<Accepted, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
     let directory = &request.directory;
-    let found = found(&gateway, &asker, directory).await?;
+    let found = found(gateway, asker, directory).await?;
     // What runs already would be refused later, and could be taken for what this one makes.
-    let trees = services.restores().await.map_err(|error| problem(error, &asker))?.restores;
+    let trees = services.restores().await.map_err(|error| problem(error, asker))?.restores;
     if let Some(tree) = trees.iter().find(|tree| tree.running && tree.directory == *directory) {
         let message = format!("{directory} runs: it was restored as process {}", tree.pid);
         return Err(Problem::new(StatusCode::CONFLICT, message)
             .of("directory")
             .remedy(format!("end it before it is restored again: kill {}", tree.pid)));
     }
-    let asked = RestoreRequest {
+    let restore = RestoreRequest {
         directory: directory.clone(),
         after: AfterRestore::Resume,
         shell_job: request.shell_job,
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
     };
-    let (work, labels, priority) = (Work::Restore(asked), found.labels, request.priority);
-    start(&gateway, &asker, manner, &request, Begin { work, labels, priority }).await
+    let (work, labels, priority) = (Work::Restore(restore), found.labels, request.priority);
+    start(gateway, asker, asked, Begin { work, labels, priority }).await
 }
 
 /// What was restored, newest first, and how it ended.

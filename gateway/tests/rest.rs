@@ -7,14 +7,17 @@
 mod fakes;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
+use axum::routing::get;
 use axum::{Json, Router};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use fakes::Rest;
+use fakes::{Rest, dumper_of_dumps, summary};
+use tokio::sync::Notify;
 
 #[tokio::test]
 async fn a_checkpoint_is_a_job() {
@@ -342,6 +345,55 @@ async fn a_request_that_is_sent_again_is_one_job_and_waited_for() {
     let (status, _, empty) = send(body, "").await;
     assert_eq!(status, 400, "{empty}");
     assert_eq!(rest.get("/v1/jobs").await.1["jobs"].as_array().unwrap().len(), 1);
+}
+
+/// Of the same request, sent twice at a time, the one is looked at while the other is done: to both the answer is its job.
+#[tokio::test]
+async fn what_is_sent_twice_at_once_is_one_job() {
+    let rest = Rest::start().await;
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let found = {
+        let (asked, go, count) = (asked.clone(), go.clone(), AtomicUsize::new(0));
+        let count = Arc::new(count);
+        move || async move {
+            // What is looked at first is told as it is when the other has been done.
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                asked.notify_one();
+                go.notified().await;
+                return (StatusCode::OK, Json(summary("k")));
+            }
+            (StatusCode::NOT_FOUND, Json(json!({"detail": "none"})))
+        }
+    };
+    let own = std::process::id();
+    let processes = move || async move {
+        Json(json!({"processes": [{"pid": own, "ppid": 1, "comm": "x", "command": "x", "uid": 0,
+            "threads": 1, "memory_bytes": 4096, "dumpable": true, "refusals": []}]}))
+    };
+    let dumper = dumper_of_dumps(rest.go.clone())
+        .route("/v1/checkpoints/{*directory}", get(found))
+        .route("/v1/processes", get(processes));
+    rest.fake("dumper", dumper);
+    rest.go.notify_one();
+    let send = async || {
+        let request = rest.http.post(format!("{}/v1/checkpoints?wait=10s", rest.url));
+        let body = json!({"select": {"comm": "x"}, "directory": "k", "leave_running": true});
+        let request = request.bearer_auth(&rest.token).header("idempotency-key", "a").json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let slow = send();
+    let fast = async {
+        asked.notified().await;
+        let job = send().await;
+        go.notify_one();
+        job
+    };
+    let ((slow_status, slow), (status, fast)) = tokio::join!(slow, fast);
+    assert_eq!((status, &fast["state"]), (200, &json!("done")), "{fast}");
+    assert_eq!((slow_status, &slow["id"]), (200, &fast["id"]), "{slow}");
+    let (status, again) = send().await;
+    assert_eq!((status, &again["id"]), (200, &fast["id"]), "what was selected is not compared");
 }
 
 #[tokio::test]

@@ -123,8 +123,8 @@ pub(crate) fn summary(directory: &str) -> Value {
         "processes": 1, "threads": 1})
 }
 
-/// Knows the checkpoint `there`; dumps when it is told to, and never process 1.
-pub(crate) fn dumper(go: Arc<Notify>) -> Router {
+/// Dumps when it is told to, and never process 1.
+pub(crate) fn dumper_of_dumps(go: Arc<Notify>) -> Router {
     let dump = move |headers: HeaderMap, Json(request): Json<Value>| async move {
         go.notified().await;
         if request["pid"] == 1 {
@@ -140,6 +140,11 @@ pub(crate) fn dumper(go: Arc<Notify>) -> Router {
             "parasite_us": 4, "files_us": 5, "memory_us": 6, "cure_us": 7}});
         (StatusCode::OK, Json(done))
     };
+    Router::new().route("/v1/dumps", post(dump))
+}
+
+/// Knows the checkpoint `there`, too.
+pub(crate) fn dumper(go: Arc<Notify>) -> Router {
     let one = |Path(name): Path<String>| async move {
         match name.as_str() {
             "there" => (StatusCode::OK, Json(summary("there"))),
@@ -147,8 +152,7 @@ pub(crate) fn dumper(go: Arc<Notify>) -> Router {
             _ => (StatusCode::NOT_FOUND, Json(json!({"detail": "none"}))),
         }
     };
-    Router::new()
-        .route("/v1/dumps", post(dump))
+    dumper_of_dumps(go)
         .route("/v1/checkpoints", get(async || Json(json!({"checkpoints": [summary("there")]}))))
         .route("/v1/checkpoints/{*directory}", get(one))
 }
