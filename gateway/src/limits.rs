@@ -33,30 +33,61 @@ pub struct Limits(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    changes: DefaultKeyedRateLimiter<Arc<str>>,
-    requests: DefaultKeyedRateLimiter<Arc<str>>,
-    /// How many requests of each user are being answered.
-    at_once: Mutex<HashMap<Arc<str>, usize>>,
+    changes: DefaultKeyedRateLimiter<Whose>,
+    requests: DefaultKeyedRateLimiter<Whose>,
+    at_once: Mutex<Answered>,
 }
 
-/// So many requests of a user are answered at a time, streams of events among them.
-const AT_ONCE: usize = 64;
+/// Whose requests are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Whose {
+    /// A user's, however many tokens and certificates he shows.
+    User(u32),
+    /// Of one who is bound to no user, by his name.
+    Name(Arc<str>),
+}
 
-/// A request of a user that is being answered.
+impl Whose {
+    fn of(asker: &Asker) -> Self {
+        asker.user.map_or_else(|| Self::Name(asker.name.clone()), |user| Self::User(user.uid))
+    }
+}
+
+/// The requests that are being answered.
+#[derive(Debug, Default)]
+struct Answered {
+    of_each: HashMap<Whose, usize>,
+    of_all: usize,
+}
+
+impl Answered {
+    /// So many each may have: a part of what is left, so that there is some for the next, who may have one in any case.
+    fn most(&self) -> usize {
+        (ALL_AT_ONCE.saturating_sub(self.of_all) / 4).clamp(1, AT_ONCE)
+    }
+}
+
+/// So many requests of one who asks are answered at a time, streams of events among them.
+const AT_ONCE: usize = 64;
+/// And of all together about so many: less than a door has connections.
+const ALL_AT_ONCE: usize = 1024;
+
+/// A request that is being answered.
 #[derive(Debug)]
 pub(crate) struct AtOnce {
     limits: Limits,
-    name: Arc<str>,
+    whose: Whose,
 }
 
 impl Drop for AtOnce {
     fn drop(&mut self) {
         let mut at_once = self.limits.0.at_once.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = at_once.get_mut(&self.name) {
+        if let Some(count) = at_once.of_each.get_mut(&self.whose) {
             *count -= 1;
             if *count == 0 {
-                at_once.remove(&self.name);
+                at_once.of_each.remove(&self.whose);
             }
+            at_once.of_all -= 1;
         }
     }
 }
@@ -87,19 +118,20 @@ impl Limits {
         }
     }
 
-    /// Counts a request, and refuses what is too much. What is returned of a user's lives as long as the request is being answered.
+    /// Counts a request, and refuses what is too much. What is returned lives as long as the request is being answered; of who may do
+    /// everything there is nothing to count.
     pub(crate) fn check(
         &self,
         asker: &Asker,
         changes: bool,
     ) -> Result<Option<AtOnce>, Box<Response>> {
-        let now = DefaultClock::default();
+        let (now, whose) = (DefaultClock::default(), Whose::of(asker));
         let limiters = [
             changes.then_some((&self.0.changes, "requests that change something")),
             asker.user.is_some().then_some((&self.0.requests, "requests")),
         ];
         for (limiter, what) in limiters.into_iter().flatten() {
-            if let Err(not_until) = limiter.check_key(&asker.name) {
+            if let Err(not_until) = limiter.check_key(&whose) {
                 let wait = not_until.wait_time_from(now.now()).as_secs() + 1;
                 let message = format!("{asker} sends more {what} than it may");
                 let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
@@ -109,19 +141,21 @@ impl Limits {
                 return Err(Box::new(response));
             }
         }
-        if asker.user.is_none() {
+        if asker.is_unbound_admin() {
             return Ok(None);
         }
         let mut at_once = self.0.at_once.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = at_once.entry(asker.name.clone()).or_default();
-        if *count >= AT_ONCE {
-            let message = format!("{asker} has {AT_ONCE} requests that are being answered");
+        let most = at_once.most();
+        let count = at_once.of_each.get(&whose).copied().unwrap_or(0);
+        if count >= most {
+            let message = format!("{asker} has {count} requests that are being answered");
             let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, message)
                 .remedy("wait until one is, or hang up");
             return Err(Box::new(problem.into_response()));
         }
-        *count += 1;
-        Ok(Some(AtOnce { limits: self.clone(), name: asker.name.clone() }))
+        *at_once.of_each.entry(whose.clone()).or_default() += 1;
+        at_once.of_all += 1;
+        Ok(Some(AtOnce { limits: self.clone(), whose }))
     }
 }
 
@@ -144,6 +178,7 @@ mod tests {
             )
         };
         let token = asker("token a", None);
+        let root = Asker::new("root", Arc::new(Rights::all()));
         let allowed = |asker: &Asker, changes| {
             (0..100).filter(|_| limits.check(asker, changes).is_ok()).count()
         };
@@ -152,16 +187,49 @@ mod tests {
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(refused.headers().contains_key(header::RETRY_AFTER));
         assert_eq!(allowed(&token, false), 100, "what is only read");
+        assert_eq!(allowed(&root, false), 100);
         assert!(allowed(&asker("token b", None), true) >= 5);
         let user = asker("uid 7", Some(User { uid: 7, gid: 7 }));
         assert!((10..20).contains(&allowed(&user, false)));
+        // He has another token, and no more for it.
+        let his = asker("token c", Some(User { uid: 7, gid: 7 }));
+        assert!(allowed(&his, false) < 5);
 
         let limits =
             Limits::of(LimitSettings { changes_per_second: n(9999), requests_per_second: n(9999) });
-        let held: Vec<_> = (0..100).filter_map(|_| limits.check(&user, false).ok()).collect();
-        assert_eq!(held.len(), AT_ONCE);
-        drop(held);
+        for names in [[&user, &his], [&token, &token]] {
+            let both = names.iter().cycle().take(200);
+            let held: Vec<_> = both.filter_map(|it| limits.check(it, false).ok()).collect();
+            assert_eq!(held.len(), AT_ONCE);
+            assert_eq!((0..100).filter(|_| limits.check(&root, false).is_ok()).count(), 100);
+        }
         assert!(limits.check(&user, false).is_ok());
-        assert!(limits.0.at_once.lock().unwrap().is_empty());
+        let nobody = limits.0.at_once.lock().unwrap();
+        assert!(nobody.of_each.is_empty() && nobody.of_all == 0);
+    }
+
+    #[test]
+    fn however_many_ask_one_more_is_answered() {
+        let n = NonZeroU32::new(100_000).unwrap();
+        let limits = Limits::of(LimitSettings { changes_per_second: n, requests_per_second: n });
+        let user = |uid| {
+            let rights = Rights {
+                roles: vec![Role::View],
+                user: Some(User { uid, gid: 7 }),
+                ..Rights::default()
+            };
+            Asker::new(format!("uid {uid}"), Arc::new(rights))
+        };
+        let mut held = Vec::new();
+        for uid in 0..500 {
+            let mut own: Vec<_> =
+                (0..100).filter_map(|_| limits.check(&user(uid), false).ok()).collect();
+            assert!((1..=AT_ONCE).contains(&own.len()), "{uid}: {}", own.len());
+            held.append(&mut own);
+        }
+        assert!(held.len() < ALL_AT_ONCE + 500, "{}", held.len());
+        // Who has many is given no more until there is room.
+        assert!(limits.check(&user(0), false).is_err());
+        assert!(limits.check(&user(1000), false).is_ok());
     }
 }

@@ -1,10 +1,12 @@
 //! How connections are served: how many there are at a time, and how long a client may take over what it sends and reads.
 //!
 //! Whoever opens connections and leaves them idle, or sends a request a byte at a time, takes nobody's place: where there are as many
-//! as may be, the one that has been idle for longest makes room for the next.
+//! as may be, the one that has been idle for longest makes room for the next. Where all are at work, who has most of them loses his
+//! youngest to one who has fewer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +26,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
+
+use crate::peers::Peer;
 
 /// A client has so long for the head of a request, from when it connects or has its last answer: so an idle connection is closed, too.
 /// Clients usually close one after 90 seconds; one that we close just as it sends a request would be told of a failure.
@@ -59,7 +63,7 @@ pub(crate) async fn serve<L, F, I, P>(
     most: usize,
     end: impl Future<Output = ()>,
 ) where
-    L: Listener,
+    L: Listener<Addr: Client>,
     F: AsyncOpen<L::Io, L::Addr, Io = I, Peer = P>,
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     P: Clone + Send + Sync + 'static,
@@ -72,7 +76,7 @@ pub(crate) async fn serve<L, F, I, P>(
         tokio::select! {
             () = &mut end => break,
             (io, peer) = listener.accept() => {
-                let Some(place) = places.take() else { continue };
+                let Some(place) = places.take(peer.client()) else { continue };
                 let (open, router, ending) = (open.clone(), router.clone(), ending.clone());
                 tasks.spawn(async move {
                     let opened = tokio::select! {
@@ -90,6 +94,37 @@ pub(crate) async fn serve<L, F, I, P>(
     drop(listener);
     told.send_replace(true);
     while tasks.join_next().await.is_some() {}
+}
+
+/// Whose a connection is, as far as that shows before anything is read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Whose {
+    User(u32),
+    Address(IpAddr),
+}
+
+/// What tells whose a connection is.
+pub(crate) trait Client {
+    fn client(&self) -> Whose;
+}
+
+impl Client for Peer {
+    fn client(&self) -> Whose {
+        Whose::User(self.uid)
+    }
+}
+
+impl Client for SocketAddr {
+    fn client(&self) -> Whose {
+        Whose::Address(match self.ip().to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            // One host has as many as there are in its network.
+            IpAddr::V6(address) => {
+                let network = u128::from(address) & !u128::from(u64::MAX);
+                IpAddr::V6(Ipv6Addr::from(network))
+            }
+        })
+    }
 }
 
 /// What becomes of a connection before requests are read from it.
@@ -161,11 +196,15 @@ async fn connection<I, P>(
     };
     tokio::select! {
         result = &mut served => return ended(result),
+        () = place.cut() => return,
         () = wanted => {}
     }
     if place.is_busy() {
         served.as_mut().graceful_shutdown();
-        ended(served.await);
+        tokio::select! {
+            result = served => ended(result),
+            () = place.cut() => {}
+        }
     }
 }
 
@@ -186,7 +225,9 @@ struct Open {
     /// How many there have been, which numbers them and orders what they do.
     count: u64,
     /// Those there are, by number.
-    places: HashMap<u64, Entry>,
+    places: BTreeMap<u64, Entry>,
+    /// How many of them are whose.
+    shares: HashMap<Whose, usize>,
     /// The numbers of those that are idle, by since when.
     idle: BTreeMap<u64, u64>,
 }
@@ -197,7 +238,17 @@ struct Entry {
     busy: usize,
     /// Since when it is idle, or was last, by `count`.
     since: u64,
-    wanted: Arc<Notify>,
+    whose: Whose,
+    told: Arc<Told>,
+}
+
+/// What a connection is told.
+#[derive(Debug, Default)]
+struct Told {
+    /// Another one has its place: it is to end when it is idle.
+    wanted: Notify,
+    /// And at once.
+    cut: Notify,
 }
 
 /// The place of a connection. It is free when all of its clones are dropped.
@@ -207,7 +258,7 @@ struct Place(Arc<Held>);
 #[derive(Debug)]
 struct Held {
     number: u64,
-    wanted: Arc<Notify>,
+    told: Arc<Told>,
     places: Places,
 }
 
@@ -217,34 +268,70 @@ struct AtWork(Place);
 
 impl Places {
     fn at_most(most: usize) -> Self {
-        let (places, idle) = (HashMap::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(Open { most, count: 0, places, idle })))
+        let (places, shares, idle) = (BTreeMap::new(), HashMap::new(), BTreeMap::new());
+        Self(Arc::new(Mutex::new(Open { most, count: 0, places, shares, idle })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more. Where there are as many as may be, the one that has been idle for longest is told to go; `None` if all
-    /// are at work.
-    fn take(&self) -> Option<Place> {
+    /// A place for one more. Where there are as many as may be, the one that has been idle for longest is told to go, or one at work
+    /// of whoever has most; `None` if nobody has more than who comes would have.
+    fn take(&self, whose: Whose) -> Option<Place> {
         let mut open = self.lock();
         if open.places.len() >= open.most {
-            let (_, number) = open.idle.pop_first()?;
-            open.places.remove(&number)?.wanted.notify_one();
+            match open.idle.first_key_value().map(|(_, number)| *number) {
+                Some(idle) => open.remove(idle)?.told.wanted.notify_one(),
+                None => {
+                    let number = open.too_many(whose)?;
+                    open.remove(number)?.told.cut.notify_one();
+                }
+            }
         }
         open.count += 1;
-        let (number, wanted) = (open.count, Arc::new(Notify::new()));
-        open.places.insert(number, Entry { busy: 0, since: number, wanted: wanted.clone() });
+        let (number, told) = (open.count, Arc::<Told>::default());
+        open.places.insert(number, Entry { busy: 0, since: number, whose, told: told.clone() });
+        *open.shares.entry(whose).or_default() += 1;
         open.idle.insert(number, number);
-        Some(Place(Arc::new(Held { number, wanted, places: self.clone() })))
+        Some(Place(Arc::new(Held { number, told, places: self.clone() })))
+    }
+}
+
+impl Open {
+    /// The youngest place of whoever has most, if that is more than one who comes would have.
+    fn too_many(&self, comes: Whose) -> Option<u64> {
+        let own = self.shares.get(&comes).copied().unwrap_or(0);
+        let (whose, most) = self.shares.iter().max_by_key(|(_, share)| **share)?;
+        let young = self.places.iter().rev().find(|(_, entry)| entry.whose == *whose);
+        young.filter(|_| *most > own + 1).map(|(number, _)| *number)
+    }
+
+    /// Takes a place away, if it is there still.
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.places.remove(&number)?;
+        if entry.busy == 0 {
+            self.idle.remove(&entry.since);
+        }
+        if let Some(share) = self.shares.get_mut(&entry.whose) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&entry.whose);
+            }
+        }
+        Some(entry)
     }
 }
 
 impl Place {
     /// Completes when the place is given to another connection.
     async fn wanted(&self) {
-        self.0.wanted.notified().await;
+        self.0.told.wanted.notified().await;
+    }
+
+    /// Completes when the connection is to end, whatever it is at.
+    async fn cut(&self) {
+        self.0.told.cut.notified().await;
     }
 
     fn begin(&self) -> AtWork {
@@ -281,10 +368,8 @@ impl Drop for AtWork {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut open = self.places.lock();
-        if let Some(entry) = open.places.remove(&self.number) {
-            open.idle.remove(&entry.since);
-        }
+        // Its place may be another's by now.
+        self.places.lock().remove(self.number);
     }
 }
 
@@ -295,12 +380,13 @@ mod tests {
     #[tokio::test]
     async fn the_longest_idle_makes_room_and_who_is_at_work_does_not() {
         let places = Places::at_most(3);
-        let [first, second, third] = [(); 3].map(|()| places.take().unwrap());
+        let whose = Whose::User(7);
+        let [first, second, third] = [(); 3].map(|()| places.take(whose).unwrap());
         let at_work = first.begin();
         drop(second.begin());
-        let _fourth = places.take().unwrap();
+        let _fourth = places.take(whose).unwrap();
         third.wanted().await;
-        let _fifth = places.take().unwrap();
+        let _fifth = places.take(whose).unwrap();
         second.wanted().await;
         assert!(first.is_busy());
         drop(at_work);
@@ -310,12 +396,45 @@ mod tests {
     #[test]
     fn a_place_is_free_when_its_connection_is_gone() {
         let places = Places::at_most(1);
-        let place = places.take().unwrap();
+        let whose = Whose::User(7);
+        let place = places.take(whose).unwrap();
         let work = place.begin();
-        assert!(places.take().is_none());
+        assert!(places.take(whose).is_none());
         drop(work);
         drop(place);
-        assert!(places.lock().places.is_empty());
-        assert!(places.take().is_some());
+        assert!(places.lock().places.is_empty() && places.lock().shares.is_empty());
+        assert!(places.take(whose).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_most_of_what_is_at_work_makes_room_for_who_has_less() {
+        let places = Places::at_most(4);
+        let [greedy, other, third] = [1, 2, 3].map(Whose::User);
+        let held: Vec<_> = (0..4).map(|_| places.take(greedy).unwrap()).collect();
+        let mut work: Vec<_> = held.iter().map(Place::begin).collect();
+        assert!(places.take(greedy).is_none());
+        for (place, count) in [(3, 1), (2, 2)] {
+            let new = places.take(other).unwrap();
+            held[place].cut().await;
+            work.push(new.begin());
+            assert_eq!(places.lock().shares[&other], count);
+        }
+        assert!(places.take(other).is_none(), "both have as many");
+        let new = places.take(third).unwrap();
+        work.push(new.begin());
+        assert_eq!(places.lock().places.len(), 4);
+        assert!(places.take(third).is_none());
+        drop(work);
+        drop((held, new));
+        assert!(places.lock().places.is_empty() && places.lock().idle.is_empty());
+    }
+
+    #[test]
+    fn hosts_are_known_by_their_addresses() {
+        let whose = |address: &str| address.parse::<SocketAddr>().unwrap().client();
+        assert_eq!(whose("10.0.0.1:1"), whose("[::ffff:10.0.0.1]:2"));
+        assert_ne!(whose("10.0.0.1:1"), whose("10.0.0.2:1"));
+        assert_eq!(whose("[fd00::1]:1"), whose("[fd00::2:3]:1"));
+        assert_ne!(whose("[fd00::1]:1"), whose("[fd00:0:0:1::1]:1"));
     }
 }
