@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use api::{Labels, Role, User};
 use nix::fcntl::OFlag;
-use nix::unistd::{Gid, Group};
+use nix::unistd::Group;
 use serde::Deserialize;
 use tokio::signal::unix::Signal;
 
 use crate::callers::{Asker, Rights};
+use crate::names::{Names, Silent};
 
 /// The largest access file that is read.
 const LARGEST: u64 = 1024 * 1024;
@@ -57,6 +58,12 @@ pub enum AccessError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// Who is named in it cannot be looked up.
+    #[error(
+        "access file {}: the machine's database of users and groups does not answer; see what getent(1) says",
+        .0.display()
+    )]
+    Silent(PathBuf),
     /// A grant names somebody whom there is not, or grants nothing that makes sense.
     #[error("access file {}: grant {number}: {message}", path.display())]
     Grant {
@@ -138,6 +145,7 @@ pub struct Access(Arc<State>);
 struct State {
     path: Option<PathBuf>,
     grants: RwLock<Arc<Grants>>,
+    names: Names,
 }
 
 impl Access {
@@ -148,7 +156,11 @@ impl Access {
     pub fn open(path: Option<&Path>) -> Result<Self, AccessError> {
         let grants = path.map_or_else(|| Ok(Grants::without_a_file()), read)?;
         let grants = RwLock::new(Arc::new(grants));
-        Ok(Self(Arc::new(State { path: path.map(Path::to_owned), grants })))
+        Ok(Self(Arc::new(State {
+            path: path.map(Path::to_owned),
+            grants,
+            names: Names::default(),
+        })))
     }
 
     /// Reads the file again when it changes, for as long as this runs. `hup` says so, too.
@@ -165,7 +177,9 @@ impl Access {
             if !told && now == seen {
                 continue;
             }
-            match read(path) {
+            let file = path.clone();
+            let read = self.0.names.ask(move || read(&file)).await;
+            match read.unwrap_or_else(|Silent| Err(AccessError::Silent(path.clone()))) {
                 Ok(grants) => {
                     let mut current = self.0.grants.write().unwrap_or_else(PoisonError::into_inner);
                     *current = Arc::new(grants);
@@ -183,18 +197,23 @@ impl Access {
         self.0.grants.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The machine's database of users.
+    pub(crate) fn names(&self) -> &Names {
+        &self.0.names
+    }
+
     /// Who a user on the Unix socket is: the gateway's owner may do everything; `None`: nothing is granted to the user.
-    pub(crate) fn user(&self, user: User, owner: bool) -> Option<Asker> {
+    pub(crate) async fn user(&self, user: User, owner: bool) -> Result<Option<Asker>, Silent> {
         let name = format!("uid {}", user.uid);
         if owner {
-            return Some(Asker::new(name, Arc::new(Rights::all())));
+            return Ok(Some(Asker::new(name, Arc::new(Rights::all()))));
         }
         let grants = self.grants();
         // Who belongs to which group may have to be asked over a network.
         let asks = grants.grants.iter().any(|grant| !grant.gids.is_empty());
-        let groups = if asks { groups(user) } else { Vec::new() };
+        let groups = if asks { self.0.names.groups(user).await? } else { Arc::default() };
         let rights = grants.of_user(user, &groups);
-        (!rights.roles.is_empty()).then(|| Asker::new(name, Arc::new(rights)))
+        Ok((!rights.roles.is_empty()).then(|| Asker::new(name, Arc::new(rights))))
     }
 
     /// Who is meant by the names of a client's certificate.
@@ -207,14 +226,6 @@ impl Access {
         let rights = Arc::new(grant.rights.clone());
         (!rights.roles.is_empty()).then(|| Asker::new(format!("certificate {name}"), rights))
     }
-}
-
-/// The groups of a user, by what the machine's database says.
-fn groups(user: User) -> Vec<u32> {
-    let found = nix::unistd::User::from_uid(user.uid.into()).ok().flatten();
-    let name = found.and_then(|found| std::ffi::CString::new(found.name).ok());
-    let groups = name.and_then(|name| nix::unistd::getgrouplist(&name, user.gid.into()).ok());
-    groups.map_or_else(|| vec![user.gid], |all| all.into_iter().map(Gid::as_raw).collect())
 }
 
 impl Grants {
@@ -375,14 +386,15 @@ mod tests {
         assert!(toml::from_str::<Written>("[[grant]]\nusers = [0]\nroles = [\"root\"]").is_err());
     }
 
-    #[test]
-    fn without_a_file_users_act_as_themselves() {
+    #[tokio::test]
+    async fn without_a_file_users_act_as_themselves() {
         let access = Access::open(None).unwrap();
         let user = User { uid: 12345, gid: 12345 };
-        let asker = access.user(user, false).unwrap();
+        let asker = access.user(user, false).await.unwrap().unwrap();
         assert_eq!(asker.user, Some(user));
         assert!(asker.has(Role::Admin) && !asker.is_unbound_admin());
-        assert!(access.user(User { uid: 0, gid: 0 }, true).unwrap().is_unbound_admin());
+        let root = access.user(User { uid: 0, gid: 0 }, true).await.unwrap().unwrap();
+        assert!(root.is_unbound_admin());
         assert_eq!(access.certificate(&["x".to_owned()]), None);
     }
 }

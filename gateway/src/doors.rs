@@ -183,14 +183,23 @@ async fn by_socket(
         return door.refuse("user", (&request, &from), problem);
     }
     let user = User { uid: peer.uid, gid: peer.gid };
-    match door.identities.access.user(user, owner) {
-        Some(asker) => {
+    match door.identities.access.user(user, owner).await {
+        Ok(Some(asker)) => {
             let access = door.identities.access.clone();
-            let known = StillKnown::by(move || ready(access.user(user, owner)));
+            let known = StillKnown::by(move || {
+                let access = access.clone();
+                async move { access.user(user, owner).await.ok().flatten() }
+            });
             admit(&door, from, (Caller::Asker(asker), known), request, next).await
         }
-        None if is_open(&request) => door.open(&from, request, next).await,
-        None => {
+        Ok(None) | Err(_) if is_open(&request) => door.open(&from, request, next).await,
+        Err(error) => {
+            let message = format!("ask which groups uid {} has: {error}", peer.uid);
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
+                .remedy("send the request again, or have root see what getent(1) says");
+            door.refuse("user", (&request, &from), problem)
+        }
+        Ok(None) => {
             let message = format!("nothing is granted to uid {}", peer.uid);
             let problem = Problem::new(StatusCode::FORBIDDEN, message)
                 .remedy("have root grant a role in the gateway's access file (docs/security.md)");

@@ -20,6 +20,7 @@ mod job_routes;
 mod jobs;
 mod limits;
 mod metrics;
+mod names;
 mod nodes;
 mod openapi;
 mod page;

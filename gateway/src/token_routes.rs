@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{NewToken, TokenList, TokenRequest};
+use api::{NewToken, TokenList, TokenRequest, User};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -56,12 +56,10 @@ async fn give(
     let labels = access::scope(labels)
         .map_err(wrong("labels"))
         .map_err(|problem| problem.remedy("send values without commas"))?;
-    let user = user
-        .map(|name| access::user_named(&name))
-        .transpose()
-        .map_err(wrong("user"))
-        .map_err(|problem| problem.remedy("send the name or number of a user of this machine"))?
-        .filter(|user| user.uid != 0);
+    let user = match user {
+        Some(name) => Some(user_named(&gateway, name).await?).filter(|user| user.uid != 0),
+        None => None,
+    };
     let expires_ms = lasts.as_deref().map(ends).transpose()?;
     let made = gateway.identities.issued.give(&name, &Rights { roles, user, labels }, expires_ms);
     let made = made.map_err(|none| match none {
@@ -80,6 +78,19 @@ async fn give(
     tracing::info!("{asker}: gave token {name}");
     let object = Extension(Object::Named(format!("token {name}")));
     Ok((StatusCode::CREATED, object, Json(made)))
+}
+
+/// A user of this machine, by name or number.
+async fn user_named(gateway: &Gateway, name: String) -> Result<User, Problem> {
+    let names = gateway.identities.access.names();
+    let found = names.ask(move || access::user_named(&name)).await.map_err(|error| {
+        let message = format!("look up the user: {error}");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            .remedy("send the request again, or have root see what getent(1) says")
+    })?;
+    found.map_err(|message| {
+        Problem::field("user", message).remedy("send the name or number of a user of this machine")
+    })
 }
 
 /// When a token ends that lasts so long.
