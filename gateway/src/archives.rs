@@ -16,7 +16,7 @@ use crate::audit::Object;
 use crate::callers::{Asker, Owner};
 use crate::checkpoints::{find, named};
 use crate::gateway::Gateway;
-use crate::job_routes::{busy, lost};
+use crate::job_routes::{at_work_on, busy};
 use crate::openapi::{Archive, Problems};
 use crate::services::problem;
 
@@ -58,7 +58,7 @@ async fn upload(
     body: Body,
 ) -> Result<impl IntoResponse, Problem> {
     let pieces = Pieces::of(body);
-    let directory = match free(&gateway, &asker, &name) {
+    let directory = match free(&gateway, &asker, &name).await {
         Ok(directory) => directory,
         Err(problem) => {
             pieces.drain().await;
@@ -74,9 +74,9 @@ async fn upload(
 }
 
 /// The directory of that name, if nobody is at work there.
-fn free(gateway: &Gateway, asker: &Asker, name: &str) -> Result<Directory, Problem> {
+async fn free(gateway: &Gateway, asker: &Asker, name: &str) -> Result<Directory, Problem> {
     let directory = named(name)?;
-    match gateway.jobs.at_work_on(asker, &directory).map_err(lost)? {
+    match at_work_on(gateway, asker, &directory).await? {
         Some(other) => Err(busy(&other, &directory)),
         None => Ok(directory),
     }

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
-use crate::job_routes::{Accepted, Asked, Begin, Manner, busy, lost, once, start};
+use crate::job_routes::{Accepted, Asked, Begin, Manner, at_work_on, busy, once, start};
 use crate::openapi::Problems;
 use crate::selection;
 use crate::services::{problem, with_query};
@@ -336,7 +336,7 @@ pub(crate) async fn take_away(
     asker: &Asker,
     directory: &Directory,
 ) -> Result<(), Problem> {
-    if let Some(other) = gateway.jobs.at_work_on(asker, directory).map_err(lost)? {
+    if let Some(other) = at_work_on(gateway, asker, directory).await? {
         return Err(busy(&other, directory));
     }
     let services = gateway.services.on_behalf_of(asker.user);

@@ -1,7 +1,7 @@
 //! The tokens that were given to others, of which the hashes alone are kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use api::{NewToken, Token, User};
 use rusqlite::{OptionalExtension, Row, params};
@@ -20,6 +20,7 @@ const USED: u64 = 60_000;
 #[derive(Clone, Debug)]
 pub struct Issued {
     state: State,
+    /// It is locked for moments: nobody waits for a disk meanwhile.
     known: Arc<RwLock<HashMap<Hash, Known>>>,
 }
 
@@ -60,6 +61,23 @@ impl Issued {
         Ok(Self { state, known: Arc::new(RwLock::new(known)) })
     }
 
+    /// Asks something of them that the database is asked for.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let issued = self.clone();
+        self.state.aside(move || question(&issued)).await
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Hash, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Hash, Known>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives a token.
     pub(crate) fn give(
         &self,
@@ -78,9 +96,9 @@ impl Issued {
             expires_ms,
             used_ms: None,
         };
+        // Of two who give at once one is first here.
         let connection = self.state.lock();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST {
+        if self.read().len() >= MOST {
             return Err(NoToken::TooMany);
         }
         let taken = connection
@@ -99,7 +117,7 @@ impl Issued {
                 text(&about)?
             ],
         )?;
-        known.insert(
+        self.write().insert(
             hash(token.as_bytes()),
             Known { asker: asker(&about, user), about: about.clone() },
         );
@@ -108,8 +126,8 @@ impl Issued {
 
     /// All of them, by name.
     pub(crate) fn list(&self) -> Vec<Token> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut tokens: Vec<Token> = known.values().map(|known| known.about.clone()).collect();
+        let mut tokens: Vec<Token> =
+            self.read().values().map(|known| known.about.clone()).collect();
         tokens.sort_by(|a, b| a.name.cmp(&b.name));
         tokens
     }
@@ -118,15 +136,14 @@ impl Issued {
     pub(crate) fn take_back(&self, name: &str) -> Result<bool, rusqlite::Error> {
         let connection = self.state.lock();
         let removed = connection.execute("DELETE FROM tokens WHERE name = ?1", [name])?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, known| known.about.name != name);
+        self.write().retain(|_, known| known.about.name != name);
         Ok(removed > 0)
     }
 
     /// Who shows a token that hashes to this.
     pub(crate) fn asker(&self, shown: &Hash) -> Option<Asker> {
         let now = now_ms();
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.read();
         let found = known.get(shown)?;
         if found.about.expires_ms.is_some_and(|end| end <= now) {
             return None;
@@ -141,17 +158,20 @@ impl Issued {
 
     /// Remembers that a token was shown.
     fn used(&self, shown: &Hash, now: u64) {
-        let connection = self.state.lock();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.write();
         let Some(found) = known.get_mut(shown) else { return };
         found.about.used_ms = Some(now);
-        let noted = text(&found.about).and_then(|about| {
-            connection
-                .execute("UPDATE tokens SET token = ?2 WHERE hash = ?1", params![shown, about])
+        let (state, about, shown) = (self.state.clone(), found.about.clone(), *shown);
+        drop(known);
+        self.state.tell(move || {
+            let noted = text(&about).and_then(|text| {
+                let update = "UPDATE tokens SET token = ?2 WHERE hash = ?1";
+                state.lock().execute(update, params![shown, text])
+            });
+            if let Err(error) = noted {
+                tracing::warn!("note that token {} was used: {error}", about.name);
+            }
         });
-        if let Err(error) = noted {
-            tracing::warn!("note that token {} was used: {error}", found.about.name);
-        }
     }
 }
 

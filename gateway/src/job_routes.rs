@@ -126,7 +126,8 @@ async fn sent_before(
     asked: &Asked,
 ) -> Result<Option<Accepted>, Problem> {
     let Some(key) = &asked.key else { return Ok(None) };
-    match gateway.jobs.sent_before(asker, key) {
+    let (by, key) = (asker.clone(), key.clone());
+    match gateway.jobs.ask(move |jobs| jobs.sent_before(&by, &key)).await {
         Ok(()) => Ok(None),
         Err(NoJob::Again(job)) => again(gateway, asker, asked.wait, *job).await.map(Some),
         Err(none) => Err(no_job(none, asker, None)),
@@ -140,7 +141,7 @@ async fn again(
     wait: Duration,
     job: Job,
 ) -> Result<Accepted, Problem> {
-    match gateway.jobs.get(&job.id, asker).map_err(lost)? {
+    match known(gateway, asker, &job.id).await? {
         Some(job) => answer(gateway, asker, wait, job).await,
         None => Err(no_job(NoJob::OtherRequest, asker, None)),
     }
@@ -169,7 +170,7 @@ pub(crate) async fn start(
         labels,
         key: asked.key.clone(),
     };
-    let job = match gateway.jobs.begin(new) {
+    let job = match gateway.jobs.ask(move |jobs| jobs.begin(new)).await {
         Ok(job) => job,
         Err(none) => {
             // Another one has the turn while this answer is held back.
@@ -283,7 +284,8 @@ async fn at_work(
 ) -> Outcome {
     let mut told = job.clone();
     if job.state == JobState::Queued {
-        match gateway.jobs.started(&job.id) {
+        let id = job.id.clone();
+        match gateway.jobs.ask(move |jobs| jobs.started(&id)).await {
             Ok(Some(started)) => told = started,
             Ok(None) => {}
             // It is told as one that waits until it is over.
@@ -298,7 +300,8 @@ async fn at_work(
             loop {
                 tokio::time::sleep(FOLLOWED).await;
                 if let Some(progress) = progress(&services, &told).await {
-                    jobs.is_so_far(&told, user.map(|user| user.uid), progress);
+                    let (job, user) = (told.clone(), user.map(|user| user.uid));
+                    jobs.ask(move |jobs| jobs.is_so_far(&job, user, progress)).await;
                 }
             }
         }
@@ -328,7 +331,8 @@ async fn end(gateway: &Gateway, job: &Job, outcome: &Outcome, begun: bool) {
     }
     // A disk that is full has room again some day.
     let ended = loop {
-        match gateway.jobs.finish(id, outcome.clone()) {
+        let (of, came) = (id.clone(), outcome.clone());
+        match gateway.jobs.ask(move |jobs| jobs.finish(&of, came)).await {
             Ok(ended) => break ended,
             Err(error) => tracing::error!("note the end of job {id}: {error}; it is tried again"),
         }
@@ -425,14 +429,45 @@ pub(crate) fn asked(query: Result<Query<JobQuery>, QueryRejection>) -> Result<Jo
 }
 
 /// A page of the jobs that who asks may see.
-pub(crate) fn list(gateway: &Gateway, asker: &Asker, asked: &JobQuery) -> Result<JobList, Problem> {
+pub(crate) async fn list(
+    gateway: &Gateway,
+    asker: &Asker,
+    asked: JobQuery,
+) -> Result<JobList, Problem> {
     let page = Page::asked(asked.limit, asked.cursor.as_deref())?;
-    gateway.jobs.list(asker, asked, page).map_err(lost)
+    let asker = asker.clone();
+    gateway.jobs.ask(move |jobs| jobs.list(&asker, &asked, page)).await.map_err(lost)
 }
 
 /// A job, as it is now.
-pub(crate) fn find(gateway: &Gateway, asker: &Asker, id: &str) -> Result<Job, Problem> {
-    gateway.jobs.get(id, asker).map_err(lost)?.ok_or_else(|| no_such_job(id))
+pub(crate) async fn find(gateway: &Gateway, asker: &Asker, id: &str) -> Result<Job, Problem> {
+    known(gateway, asker, id).await?.ok_or_else(|| no_such_job(id))
+}
+
+/// A job, if who asks may see one of that id.
+async fn known(gateway: &Gateway, asker: &Asker, id: &str) -> Result<Option<Job>, Problem> {
+    let (asker, id) = (asker.clone(), id.to_owned());
+    gateway.jobs.ask(move |jobs| jobs.get(&id, &asker)).await.map_err(lost)
+}
+
+/// Notes who has asked for a job to be cancelled; `None`: it is not to be, after all.
+async fn cancelling(
+    gateway: &Gateway,
+    id: &str,
+    by: Option<&Asker>,
+) -> Result<Option<Job>, Problem> {
+    let (id, by) = (id.to_owned(), by.cloned());
+    gateway.jobs.ask(move |jobs| jobs.cancelling(&id, by.as_ref())).await.map_err(lost)
+}
+
+/// The id of a job that is at work on a directory, or on one above or below it.
+pub(crate) async fn at_work_on(
+    gateway: &Gateway,
+    asker: &Asker,
+    directory: &Directory,
+) -> Result<Option<String>, Problem> {
+    let (asker, directory) = (asker.clone(), directory.clone());
+    gateway.jobs.ask(move |jobs| jobs.at_work_on(&asker, &directory)).await.map_err(lost)
 }
 
 /// The jobs that who asks may see, newest first.
@@ -442,7 +477,7 @@ async fn jobs(
     asker: Asker,
     query: Result<Query<JobQuery>, QueryRejection>,
 ) -> Result<Json<JobList>, Problem> {
-    list(&gateway, &asker, &asked(query)?).map(Json)
+    list(&gateway, &asker, asked(query)?).await.map(Json)
 }
 
 /// A job.
@@ -466,7 +501,7 @@ pub(crate) async fn cancel_job(
     Path(id): Path<String>,
     manner: Manner,
 ) -> Result<Accepted, Problem> {
-    let job = find(&gateway, &asker, &id)?;
+    let job = find(&gateway, &asker, &id).await?;
     let takes = match job.kind {
         JobKind::Checkpoint | JobKind::Verify => Role::Checkpoint,
         JobKind::Restore => Role::Restore,
@@ -479,13 +514,14 @@ pub(crate) async fn cancel_job(
     if job.state.is_over() {
         return answer(&gateway, &asker, Duration::ZERO, job).await;
     }
-    let Some(job) = gateway.jobs.cancelling(&id, Some(&asker)).map_err(lost)? else {
-        return answer(&gateway, &asker, Duration::ZERO, find(&gateway, &asker, &id)?).await;
+    let Some(job) = cancelling(&gateway, &id, Some(&asker)).await? else {
+        let job = find(&gateway, &asker, &id).await?;
+        return answer(&gateway, &asker, Duration::ZERO, job).await;
     };
     tracing::info!("{asker}: cancel job {id}, {}", described(&job));
     if !gateway.queue.leave(&id) {
         if job.kind == JobKind::Verify || job.container.is_some() {
-            gateway.jobs.cancelling(&id, None).map_err(lost)?;
+            cancelling(&gateway, &id, None).await?;
             let message = match job.kind {
                 JobKind::Verify => "a verification cannot be cancelled once it is at work",
                 _ => "the container's engine is at work, which cannot be told to stop",
@@ -495,7 +531,7 @@ pub(crate) async fn cancel_job(
         }
         let services = gateway.services.on_behalf_of(asker.user);
         if let Err(error) = cancel(&services, &job).await {
-            gateway.jobs.cancelling(&id, None).map_err(lost)?;
+            cancelling(&gateway, &id, None).await?;
             return Err(problem(error, &asker));
         }
     }

@@ -143,6 +143,15 @@ impl Jobs {
         Self { state, finished, changes, progress: Arc::default() }
     }
 
+    /// Asks something of them that the database is asked for.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let jobs = self.clone();
+        self.state.aside(move || question(&jobs)).await
+    }
+
     /// What begins and ends from now on.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
@@ -391,14 +400,21 @@ impl Jobs {
         time: Duration,
     ) -> Result<Option<Job>, rusqlite::Error> {
         let mut finished = self.finished.subscribe();
-        let is_over = |job: Result<Option<Job>, rusqlite::Error>| match job {
-            Ok(Some(job)) => job.state.is_over(),
-            Ok(None) | Err(_) => true,
+        let get = || {
+            let (id, asker) = (id.to_owned(), asker.clone());
+            self.ask(move |jobs| jobs.get(&id, &asker))
         };
-        let done = finished.wait_for(|_| is_over(self.get(id, asker)));
-        // Over time or finished: either way the job is told as it is.
-        match tokio::time::timeout(time, done).await {
-            Ok(_) | Err(_) => self.get(id, asker),
+        let end = tokio::time::Instant::now() + time;
+        loop {
+            match get().await {
+                Ok(Some(job)) if !job.state.is_over() => {}
+                over => return over,
+            }
+            match tokio::time::timeout_at(end, finished.changed()).await {
+                Ok(Ok(())) => {}
+                // Over time: the job is told as it is.
+                Ok(Err(_)) | Err(_) => return get().await,
+            }
         }
     }
 

@@ -113,7 +113,8 @@ async fn processes(
         .await
         .map_err(|error| problem(error, &asker))?;
     let frozen =
-        job_routes::list(&gateway, &asker, &JobQuery { limit: Some(60), ..JobQuery::default() })?;
+        job_routes::list(&gateway, &asker, JobQuery { limit: Some(60), ..JobQuery::default() })
+            .await?;
     Ok(views::processes(&list, &said, &frozen.jobs))
 }
 
@@ -140,7 +141,7 @@ async fn checkpoint(
 ) -> Result<Markup, Failed> {
     let found: CheckpointSummary = crate::checkpoints::find(&gateway, &asker, &name).await?;
     let query = JobQuery { directory: Some(found.directory.clone()), ..JobQuery::default() };
-    let jobs = job_routes::list(&gateway, &asker, &query)?;
+    let jobs = job_routes::list(&gateway, &asker, query).await?;
     let others = contents::others(&gateway, &asker, &found).await?;
     Ok(views::checkpoint(&found, &jobs.jobs, &contents::part(&found, &others)))
 }
@@ -151,7 +152,7 @@ async fn jobs(
     RawQuery(said): RawQuery,
     query: Result<Query<JobQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Markup, Failed> {
-    let list: JobList = job_routes::list(&gateway, &asker, &job_routes::asked(query)?)?;
+    let list: JobList = job_routes::list(&gateway, &asker, job_routes::asked(query)?).await?;
     Ok(views::jobs(&list, said.as_deref().unwrap_or_default()))
 }
 
@@ -160,7 +161,7 @@ async fn job(
     asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Markup, Failed> {
-    let job: Job = job_routes::find(&gateway, &asker, &id)?;
+    let job: Job = job_routes::find(&gateway, &asker, &id).await?;
     Ok(views::job(&job))
 }
 

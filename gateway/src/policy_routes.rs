@@ -122,7 +122,8 @@ pub(crate) async fn set(
     Body(spec): Body<PolicySpec>,
 ) -> Result<Told, Problem> {
     check(&name, &spec)?;
-    let set = gateway.policies.set(&name, spec, &expected(&headers)?);
+    let (expected, called) = (expected(&headers)?, name.clone());
+    let set = gateway.policies.ask(move |policies| policies.set(&called, spec, &expected)).await;
     let policy = set.map_err(|none| not_set(none, &name))?;
     tracing::info!("{asker}: policy {name} is of version {}", policy.version);
     let status = if policy.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
@@ -137,7 +138,9 @@ pub(crate) async fn remove(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let removed = gateway.policies.remove(&name, &expected(&headers)?);
+    let (expected, called) = (expected(&headers)?, name.clone());
+    let policies = &gateway.policies;
+    let removed = policies.ask(move |policies| policies.remove(&called, &expected)).await;
     if !removed.map_err(|none| not_set(none, &name))? {
         return Err(no_policy(&name));
     }
@@ -155,7 +158,7 @@ pub(crate) async fn run(
     if gateway.policies.get(&name).is_none() {
         return Err(no_policy(&name));
     }
-    if !work::begin(&gateway, &name) {
+    if !work::begin(&gateway, &name).await {
         return Err(Problem::new(StatusCode::CONFLICT, format!("policy {name} is at work"))
             .remedy("wait until its last run has finished_ms: GET /v1/policies/NAME"));
     }

@@ -37,7 +37,7 @@ async fn keep_at_work(gateway: &Gateway) {
     loop {
         let (due, wait) = gateway.policies.due();
         for name in due {
-            begin(gateway, &name);
+            begin(gateway, &name).await;
         }
         let wait = wait.map_or(LOOKED_AT, Duration::from_millis).min(LOOKED_AT);
         tokio::select! {
@@ -58,12 +58,18 @@ async fn keep_swept(gateway: Gateway) {
 }
 
 /// Has a policy at work now; whether it was not before.
-pub(crate) fn begin(gateway: &Gateway, name: &str) -> bool {
+pub(crate) async fn begin(gateway: &Gateway, name: &str) -> bool {
     let Some((policy, at_work)) = gateway.policies.begin(name) else { return false };
     let run = PolicyRun { started_ms: now_ms(), ..PolicyRun::default() };
-    gateway.policies.note(name, &run, false);
+    note(gateway, name, &run, false).await;
     tokio::spawn(at(gateway.clone(), policy, run, at_work));
     true
+}
+
+/// Notes how a run fares.
+async fn note(gateway: &Gateway, name: &str, run: &PolicyRun, good: bool) {
+    let (name, run) = (name.to_owned(), run.clone());
+    gateway.policies.ask(move |policies| policies.note(&name, &run, good)).await;
 }
 
 async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWork) {
@@ -81,7 +87,7 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
                     break;
                 }
                 checkpoint(&gateway, &asker, request, &mut run).await;
-                gateway.policies.note(name, &run, false);
+                note(&gateway, name, &run, false).await;
             }
         }
         Err(problem) => run.problem = Some(problem.detail),
@@ -92,7 +98,7 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
         Some(problem) => tracing::warn!("{asker}: {}", problem.message),
         None => tracing::info!("{asker}: {} checkpoints taken", run.done),
     }
-    gateway.policies.note(name, &run, good);
+    note(&gateway, name, &run, good).await;
     if let Some(policy) = gateway.policies.get(name) {
         sweep(&gateway, &policy).await;
     }

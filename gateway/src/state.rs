@@ -6,11 +6,13 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nix::unistd::User;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::oneshot;
 
 use crate::audit::{DIRECTORY, NAME};
 
@@ -131,6 +133,15 @@ pub enum StateError {
         /// Its version.
         version: u32,
     },
+    /// It cannot be given a thread.
+    #[error("begin a thread for {path}")]
+    Thread {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// What is in it cannot be read.
     #[error("read what jobs there were")]
     Read(#[from] rusqlite::Error),
@@ -147,7 +158,14 @@ pub enum StateError {
 
 /// The database. A clone is the same one.
 #[derive(Clone, Debug)]
-pub struct State(Arc<Mutex<Connection>>);
+pub struct State {
+    connection: Arc<Mutex<Connection>>,
+    /// What asks it without holding up the runtime.
+    thread: mpsc::Sender<Question>,
+}
+
+/// What the thread of a database is told to do.
+type Question = Box<dyn FnOnce() + Send>;
 
 /// Makes a directory, and gives it to the user that the gateway becomes. One that holds anything else is nobody's to
 /// give away.
@@ -204,6 +222,7 @@ impl State {
             }
             source => StateError::Open { path: path.clone(), source },
         };
+        let thread = |source| StateError::Thread { path: path.clone(), source };
         let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
         // Whoever has it keeps it: two gateways would end each other's jobs.
         let settings =
@@ -213,7 +232,7 @@ impl State {
         }
         match migrate(&mut connection).map_err(failed)? {
             Some(version) => Err(StateError::Newer { path: path.clone(), version }),
-            None => Ok(Self(Arc::new(Mutex::new(connection)))),
+            None => Self::of(connection).map_err(thread),
         }
     }
 
@@ -225,13 +244,46 @@ impl State {
         let failed = |source| StateError::Open { path: ":memory:".into(), source };
         let mut connection = Connection::open_in_memory().map_err(failed)?;
         migrate(&mut connection).map_err(failed)?;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+        Self::of(connection)
+            .map_err(|source| StateError::Thread { path: ":memory:".into(), source })
     }
 
-    /// The connection. What it is asked takes microseconds: nobody waits for a disk.
+    fn of(connection: Connection) -> io::Result<Self> {
+        let (thread, told) = mpsc::channel::<Question>();
+        std::thread::Builder::new().name("database".to_owned()).spawn(move || {
+            for question in told {
+                question();
+            }
+        })?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), thread })
+    }
+
+    /// The connection, for who may wait for a disk: before the gateway answers, or in [`aside`](Self::aside).
     pub(crate) fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic leaves nothing half done: what belongs together is a transaction, which ends with it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what uses the database in its thread, one after the other. A slow disk stops nobody who does not use it. What is begun is done
+    /// when nobody waits for it, too. A panic goes on in the caller.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let (tell, told) = oneshot::channel();
+        self.tell(move || drop(tell.send(catch_unwind(AssertUnwindSafe(question)))));
+        match told.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => resume_unwind(panic),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Has its thread do something that nobody waits for. It may not panic.
+    pub(crate) fn tell(&self, question: impl FnOnce() + Send + 'static) {
+        // It lives as long as any of us.
+        drop(self.thread.send(Box::new(question)));
     }
 }
 
@@ -267,6 +319,32 @@ mod tests {
         drop(again);
         let error = State::open(&directory).unwrap_err();
         assert!(matches!(error, StateError::Newer { version: 99, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_use_it_waits_for_no_disk() {
+        let state = State::forgotten().unwrap();
+        let (disk, slow) = mpsc::channel::<()>();
+        let (begun, began) = oneshot::channel();
+        let first = state.aside(move || {
+            begun.send(()).unwrap();
+            slow.recv().is_ok()
+        });
+        // On this thread, which is the runtime's only one.
+        let others = async {
+            began.await.unwrap();
+            tokio::task::yield_now().await;
+            disk.send(()).unwrap();
+        };
+        assert!(tokio::join!(first, others).0);
+        let fails = tokio::spawn({
+            let state = state.clone();
+            async move { state.aside(|| -> u8 { panic!("a fault of ours") }).await }
+        });
+        assert!(fails.await.unwrap_err().is_panic());
+        let count = state.clone();
+        let count = state.aside(move || count.lock().changes()).await;
+        assert_eq!(count, 0);
     }
 
     #[test]

@@ -61,7 +61,9 @@ async fn give(
         None => None,
     };
     let expires_ms = lasts.as_deref().map(ends).transpose()?;
-    let made = gateway.identities.issued.give(&name, &Rights { roles, user, labels }, expires_ms);
+    let (rights, called) = (Rights { roles, user, labels }, name.clone());
+    let issued = &gateway.identities.issued;
+    let made = issued.ask(move |issued| issued.give(&called, &rights, expires_ms)).await;
     let made = made.map_err(|none| match none {
         NoToken::Taken => {
             let message = format!("there is a token {name} already");
@@ -114,7 +116,9 @@ async fn take_back(
     Owner(asker): Owner,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !gateway.identities.issued.take_back(&name).map_err(lost)? {
+    let called = name.clone();
+    let issued = &gateway.identities.issued;
+    if !issued.ask(move |issued| issued.take_back(&called)).await.map_err(lost)? {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("no token {name}"))
             .remedy("GET /v1/tokens lists those there are"));
     }

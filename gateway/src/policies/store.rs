@@ -18,6 +18,9 @@ const MOST: usize = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Policies {
     state: State,
+    /// They are changed one after the other. Who holds it may wait for a disk.
+    changes: Arc<Mutex<()>>,
+    /// It is locked for moments.
     kept: Arc<Mutex<Kept>>,
     changed: Arc<Notify>,
 }
@@ -84,11 +87,24 @@ impl Policies {
             .map(|policy| policy.map(|policy: Policy| (policy.name.clone(), policy)))
             .collect::<Result<_, _>>()?;
         let kept = Arc::new(Mutex::new(Kept { all, at_work: HashSet::new() }));
-        Ok(Self { state, kept, changed: Arc::default() })
+        Ok(Self { state, changes: Arc::default(), kept, changed: Arc::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something, which is written.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let policies = self.clone();
+        self.state.aside(move || question(&policies)).await
     }
 
     /// All of them, by name.
@@ -107,13 +123,17 @@ impl Policies {
         spec: PolicySpec,
         expected: &Expected,
     ) -> Result<Policy, NotSet> {
-        let mut kept = self.lock();
-        let before = kept.all.get(name);
+        let _one = self.change();
+        let (before, there) = {
+            let kept = self.lock();
+            (kept.all.get(name).cloned(), kept.all.len())
+        };
+        let before = before.as_ref();
         let version = before.map(|policy| policy.version);
         if !expected.meets(before) {
             return Err(NotSet::Other(version));
         }
-        if before.is_none() && kept.all.len() >= MOST {
+        if before.is_none() && there >= MOST {
             return Err(NotSet::TooMany);
         }
         // One that is only paused, or goes on, means what it meant.
@@ -139,20 +159,22 @@ impl Policies {
         };
         self.write(&policy)?;
         let told = with_next(&policy);
-        kept.all.insert(name.to_owned(), policy);
+        self.lock().all.insert(name.to_owned(), policy);
         self.changed.notify_one();
         Ok(told)
     }
 
     /// Removes a policy; whether there was one.
     pub(crate) fn remove(&self, name: &str, expected: &Expected) -> Result<bool, NotSet> {
-        let mut kept = self.lock();
-        let found = kept.all.get(name);
-        if found.is_some() && !expected.meets(found) {
-            return Err(NotSet::Other(found.map(|policy| policy.version)));
+        let _one = self.change();
+        let found = self.lock().all.get(name).cloned();
+        if let Some(found) = &found
+            && !expected.meets(Some(found))
+        {
+            return Err(NotSet::Other(Some(found.version)));
         }
         self.state.lock().execute("DELETE FROM policies WHERE name = ?1", [name])?;
-        Ok(kept.all.remove(name).is_some())
+        Ok(self.lock().all.remove(name).is_some())
     }
 
     fn write(&self, policy: &Policy) -> Result<(), rusqlite::Error> {
@@ -167,13 +189,16 @@ impl Policies {
 
     /// Notes how a run fares. `good`: it has taken checkpoints of all.
     pub(crate) fn note(&self, name: &str, run: &PolicyRun, good: bool) {
-        let mut kept = self.lock();
-        let Some(policy) = kept.all.get_mut(name) else { return };
-        policy.last = Some(run.clone());
-        if good {
-            policy.good_ms = run.finished_ms;
-        }
-        let policy = policy.clone();
+        let _one = self.change();
+        let policy = {
+            let mut kept = self.lock();
+            let Some(policy) = kept.all.get_mut(name) else { return };
+            policy.last = Some(run.clone());
+            if good {
+                policy.good_ms = run.finished_ms;
+            }
+            policy.clone()
+        };
         // What is not written is forgotten with the gateway: then the policy is at work a little earlier.
         if let Err(error) = self.write(&policy) {
             tracing::error!("note how policy {name} fares: {error}");
