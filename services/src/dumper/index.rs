@@ -10,10 +10,11 @@ use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use api::{CheckpointSummary, Directory, UnfinishedCheckpoint};
 use catalog::summarize;
-use images::names;
+use images::{Unfinished, names};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use service::CheckpointRoot;
@@ -24,6 +25,11 @@ const DEEPEST: usize = 8;
 const MOST: usize = 1_000_000;
 /// Checkpoints that are shown before others may ask.
 const AT_ONCE: usize = 200;
+/// After so long a checkpoint that could not be read is looked at again, though nothing has told of a change: an open that failed
+/// may not have been its fault.
+const AGAIN: Duration = Duration::from_secs(30);
+/// So many are looked at again at a time.
+const AGAIN_AT_ONCE: usize = 100;
 /// What the names of directories contain that are being written.
 const TEMPORARY: &str = ".stasis-tmp-";
 
@@ -33,6 +39,8 @@ pub(super) struct Known {
     pub(super) summary: CheckpointSummary,
     /// The real paths of those that it has left pages to.
     pub(super) parents: Vec<PathBuf>,
+    /// When it could not be read.
+    damaged: Option<Instant>,
 }
 
 /// The checkpoints under a root. A clone is the same.
@@ -50,6 +58,8 @@ struct Inner {
     /// How often events were lost.
     lost: u64,
     found: Found,
+    /// When what is damaged is looked at again.
+    again: Duration,
 }
 
 /// What is there.
@@ -58,8 +68,12 @@ struct Found {
     checkpoints: BTreeMap<Directory, Known>,
     /// All directories, by their names below the root; that of the root is empty.
     directories: BTreeSet<String>,
-    /// Those in which something is being written, or was.
-    temporary: BTreeSet<String>,
+    /// Those in which something is being written, or was; with a number that grows when something begins there.
+    temporary: BTreeMap<String, u64>,
+    /// How often something began.
+    begun: u64,
+    /// Those that could not be read, by when they were looked at.
+    damaged: BTreeSet<(Instant, Directory)>,
 }
 
 /// Whom the kernel tells of.
@@ -113,13 +127,28 @@ fn join(directory: &str, name: &str) -> String {
 }
 
 impl Found {
+    /// Something is being written in a directory.
+    fn begins(&mut self, directory: String) {
+        self.begun += 1;
+        self.temporary.insert(directory, self.begun);
+    }
+
+    /// Forgets a checkpoint.
+    fn remove(&mut self, directory: &Directory) {
+        if let Some(known) = self.checkpoints.remove(directory)
+            && let Some(seen) = known.damaged
+        {
+            self.damaged.remove(&(seen, directory.clone()));
+        }
+    }
+
     /// Forgets a directory and all below it.
     fn forget(&mut self, name: &str) {
         let below = |other: &str| {
             other == name || other.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
         };
         if name.is_empty() {
-            *self = Self::default();
+            *self = Self { begun: self.begun, ..Self::default() };
             return;
         }
         // Of names that begin so, those of other directories lie between.
@@ -132,12 +161,10 @@ impl Found {
         for other in gone(&self.directories) {
             self.directories.remove(&other);
             if let Ok(directory) = other.parse::<Directory>() {
-                self.checkpoints.remove(&directory);
+                self.remove(&directory);
             }
         }
-        for other in gone(&self.temporary) {
-            self.temporary.remove(&other);
-        }
+        self.temporary.retain(|other, _| !below(other));
     }
 }
 
@@ -170,7 +197,7 @@ impl Inner {
             let of_directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
             match event.name.and_then(|name| name.into_string().ok()) {
                 Some(name) if name.contains(TEMPORARY) => {
-                    self.found.temporary.insert(directory);
+                    self.found.begins(directory);
                 }
                 // It may be another one of that name.
                 Some(name) if of_directory => {
@@ -189,13 +216,24 @@ impl Inner {
         for name in looked_at {
             self.look_at(&name);
         }
+        self.look_again();
         Ok(())
+    }
+
+    /// Looks again at what could not be read some time ago.
+    fn look_again(&mut self) {
+        let due = |(seen, _): &&(Instant, Directory)| seen.elapsed() >= self.again;
+        let due = self.found.damaged.iter().take_while(due).take(AGAIN_AT_ONCE);
+        let due: Vec<Directory> = due.map(|(_, directory)| directory.clone()).collect();
+        for directory in due {
+            self.look_at(directory.as_str());
+        }
     }
 
     /// Reads all of the root again.
     fn read_all(&mut self) -> io::Result<()> {
         self.is_whole = false;
-        self.found = Found::default();
+        self.found = Found { begun: self.found.begun, ..Found::default() };
         self.events = Events::begin();
         self.identity = Some(self.identity()?);
         // That it cannot be read must be said; of what cannot be read below it nothing is known.
@@ -249,7 +287,7 @@ impl Inner {
             for entry in entries.flatten() {
                 let Ok(own) = entry.file_name().into_string() else { continue };
                 if own.contains(TEMPORARY) {
-                    self.found.temporary.insert(name.clone());
+                    self.found.begins(name.clone());
                 } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     waiting.push(join(&name, &own));
                 }
@@ -262,29 +300,16 @@ impl Inner {
     fn look_at(&mut self, name: &str) {
         let Ok(directory) = name.parse::<Directory>() else { return };
         let path = self.path(name);
-        self.found.checkpoints.remove(&directory);
+        self.found.remove(&directory);
         if let Some(mut summary) = summarize(&path, directory.clone()) {
             let parents = images::parents_of(&path);
             summary.parent = parents.iter().find_map(|parent| self.root.name(parent));
-            self.found.checkpoints.insert(directory, Known { summary, parents });
-        }
-    }
-
-    fn unfinished(&mut self) -> Vec<UnfinishedCheckpoint> {
-        let mut found = Vec::new();
-        for name in std::mem::take(&mut self.found.temporary) {
-            let there = images::unfinished(&self.path(&name)).unwrap_or_default();
-            if !there.is_empty() {
-                self.found.temporary.insert(name.clone());
+            let damaged = summary.damage.is_some().then(Instant::now);
+            if let Some(seen) = damaged {
+                self.found.damaged.insert((seen, directory.clone()));
             }
-            found.extend(there.into_iter().map(|there| {
-                let own = there.path.file_name().unwrap_or_default().to_string_lossy();
-                let (bytes, being_written) = (there.bytes, there.being_written);
-                UnfinishedCheckpoint { path: join(&name, &own), bytes, being_written }
-            }));
+            self.found.checkpoints.insert(directory, Known { summary, parents, damaged });
         }
-        found.sort_by(|a, b| a.path.cmp(&b.path));
-        found
     }
 }
 
@@ -303,6 +328,7 @@ impl Index {
             is_whole: false,
             lost: 0,
             found,
+            again: AGAIN,
         })))
     }
 
@@ -390,10 +416,45 @@ impl Index {
 
     /// What is being written below a prefix, or was left by dumpers that were killed.
     pub(super) fn unfinished(&self, prefix: &str) -> io::Result<Vec<UnfinishedCheckpoint>> {
+        self.unfinished_by(prefix, &images::unfinished)
+    }
+
+    /// The same, told by `look` of each directory. Nobody waits for that who asks for something else: all of a directory is summed up.
+    fn unfinished_by(
+        &self,
+        prefix: &str,
+        look: &dyn Fn(&Path) -> io::Result<Vec<Unfinished>>,
+    ) -> io::Result<Vec<UnfinishedCheckpoint>> {
         let mut inner = self.lock();
         inner.refresh()?;
-        let all = inner.unfinished().into_iter();
-        Ok(all.filter(|there| there.path.starts_with(prefix)).collect())
+        let with_path = |(name, begun): (&String, &u64)| (inner.path(name), name.clone(), *begun);
+        let wanted = inner.found.temporary.iter();
+        let wanted = wanted.filter(|(name, _)| join(name, "").starts_with(prefix));
+        let places: Vec<(PathBuf, String, u64)> = wanted.map(with_path).collect();
+        drop(inner);
+        let (mut found, mut empty) = (Vec::new(), Vec::new());
+        for (path, name, begun) in places {
+            let there = look(&path).unwrap_or_default();
+            if there.is_empty() {
+                empty.push((name, begun));
+                continue;
+            }
+            found.extend(there.into_iter().map(|there| {
+                let own = there.path.file_name().unwrap_or_default().to_string_lossy();
+                let (bytes, being_written) = (there.bytes, there.being_written);
+                UnfinishedCheckpoint { path: join(&name, &own), bytes, being_written }
+            }));
+        }
+        let mut inner = self.lock();
+        for (name, begun) in empty {
+            // Something may have begun there meanwhile.
+            if inner.found.temporary.get(&name) == Some(&begun) {
+                inner.found.temporary.remove(&name);
+            }
+        }
+        drop(inner);
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
     }
 }
 

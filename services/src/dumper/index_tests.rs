@@ -141,3 +141,47 @@ fn what_the_kernel_does_not_tell_is_read_again_and_counted() {
     place.make("c");
     assert_eq!(known().1, 1, "from then on all is told");
 }
+
+/// As of an open that failed because there were too many files open.
+#[test]
+fn what_could_not_be_read_is_looked_at_again() {
+    let place = Place::new();
+    place.make("a");
+    let told = || {
+        let known = place.index.one(&"a".parse().unwrap()).unwrap();
+        known.unwrap().summary.damage.unwrap()
+    };
+    let real = told();
+    let before = || {
+        let mut inner = place.index.lock();
+        let known = inner.found.checkpoints.get_mut(&"a".parse::<Directory>().unwrap()).unwrap();
+        known.summary.damage = Some("too many open files".to_owned());
+    };
+    before();
+    assert_eq!(told(), "too many open files", "not each time");
+    place.index.lock().again = Duration::ZERO;
+    assert_eq!(told(), real);
+    assert_eq!(place.index.lock().found.damaged.len(), 1);
+    remove_dir_all(place.root.join("a")).unwrap();
+    assert_eq!(place.names(), [""; 0]);
+    assert!(place.index.lock().found.damaged.is_empty());
+}
+
+#[test]
+fn nobody_waits_while_what_is_unfinished_is_summed_up() {
+    let place = Place::new();
+    assert_eq!(place.names(), [""; 0]);
+    let temporary = |name: &str| place.root.join(format!(".{name}.stasis-tmp-1-0"));
+    create_dir_all(temporary("gone")).unwrap();
+    remove_dir_all(temporary("gone")).unwrap();
+    let found = place.index.unfinished_by("", &|path| {
+        let there = images::unfinished(path);
+        // Others ask, and another dump begins.
+        create_dir_all(temporary("new")).unwrap();
+        assert_eq!(place.names(), [""; 0]);
+        there
+    });
+    assert_eq!(found.unwrap(), []);
+    assert_eq!(place.index.unfinished("").unwrap().len(), 1, "what has begun is not forgotten");
+    assert_eq!(place.index.unfinished("users/7/").unwrap(), []);
+}
