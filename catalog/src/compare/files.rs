@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::{BeforeAfter, ChangedFile, ComparedFile, FileChanges, FileWords};
 use images::Checkpoint;
 
-use super::lists::keep;
+use super::lists::tell;
 use crate::describe;
 
 pub(super) const fn is_same(changes: &FileChanges) -> bool {
@@ -14,29 +14,28 @@ pub(super) const fn is_same(changes: &FileChanges) -> bool {
 
 pub(super) fn compare(before: &Checkpoint, after: &Checkpoint) -> FileChanges {
     let (old, new) = (descriptors(before), descriptors(after));
-    let told = |(process, descriptor): (u32, u32), file: &FileWords| {
+    let told = |(process, descriptor): (u32, u32), file: FileWords| {
         let (process, descriptor) = (process.into(), descriptor.into());
-        ComparedFile { process, descriptor, file: file.clone() }
+        ComparedFile { process, descriptor, file }
     };
     let mut changes = FileChanges::default();
-    for (&key, file) in old.iter().filter(|(key, _)| !new.contains_key(key)) {
-        changes.closed.push(told(key, file));
+    let FileChanges { opened, closed, changed, left_out, .. } = &mut changes;
+    for (&key, &file) in old.iter().filter(|(key, _)| !new.contains_key(key)) {
+        tell(closed, left_out, || told(key, words(before, file)));
     }
-    for (&(process, descriptor), after) in &new {
-        match old.get(&(process, descriptor)) {
-            None => changes.opened.push(told((process, descriptor), after)),
-            Some(before) if before == after => {}
-            Some(before) => changes.changed.push(ChangedFile {
+    for (&(process, descriptor), &file) in &new {
+        let now = words(after, file);
+        match old.get(&(process, descriptor)).map(|was| words(before, *was)) {
+            None => tell(opened, left_out, || told((process, descriptor), now)),
+            Some(was) if was == now => {}
+            Some(was) => tell(changed, left_out, || ChangedFile {
                 process: process.into(),
                 descriptor: descriptor.into(),
-                before: before.clone(),
-                after: after.clone(),
+                before: was,
+                after: now,
             }),
         }
     }
-    keep(&mut changes.opened, &mut changes.left_out);
-    keep(&mut changes.closed, &mut changes.left_out);
-    keep(&mut changes.changed, &mut changes.left_out);
     let mut count = |checkpoint: &Checkpoint, one: fn(&mut BeforeAfter) -> &mut u64| {
         for file in describe::open_files(checkpoint) {
             *one(changes.kinds.entry(describe::kind(file).to_owned()).or_default()) += 1;
@@ -47,18 +46,22 @@ pub(super) fn compare(before: &Checkpoint, after: &Checkpoint) -> FileChanges {
     changes
 }
 
-/// What the descriptors of all processes refer to, by process and number.
-fn descriptors(checkpoint: &Checkpoint) -> BTreeMap<(u32, u32), FileWords> {
+/// The files that the descriptors of all processes refer to, by process and number.
+fn descriptors(checkpoint: &Checkpoint) -> BTreeMap<(u32, u32), u32> {
     let mut found = BTreeMap::new();
     for process in &checkpoint.processes {
         let table =
             process.body.as_ref().and_then(|body| checkpoint.files.tables.get(&body.ids.files_id));
         for info in table.into_iter().flatten() {
-            let file = checkpoint.files.entries.get(&info.id);
-            let kind = file.map_or("unknown", |file| describe::kind(file)).to_owned();
-            let what = file.map(|file| describe::what(checkpoint, file)).unwrap_or_default();
-            found.insert((process.pid, info.fd), FileWords { kind, what });
+            found.insert((process.pid, info.fd), info.id);
         }
     }
     found
+}
+
+fn words(checkpoint: &Checkpoint, file: u32) -> FileWords {
+    let file = checkpoint.files.entries.get(&file);
+    let kind = file.map_or("unknown", |file| describe::kind(file)).to_owned();
+    let what = file.map(|file| describe::what(checkpoint, file)).unwrap_or_default();
+    FileWords { kind, what }
 }

@@ -1,5 +1,6 @@
 //! Pages that changed, came and went, by mapping.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{MappingChange, MemoryChanges, PageChanges, PageCount, Presence};
@@ -8,7 +9,7 @@ use images::messages::PagemapHead;
 use images::{Checkpoint, Error, Image, MappingKind, PAGE_SIZE, PageMap, names};
 
 use super::contents::{self, Piece, Side};
-use super::lists::keep;
+use super::lists::{keep_first, tell_first};
 use crate::describe;
 
 pub(super) fn compare(before: &Checkpoint, after: &Checkpoint) -> Result<MemoryChanges, Error> {
@@ -30,10 +31,13 @@ pub(super) fn compare(before: &Checkpoint, after: &Checkpoint) -> Result<MemoryC
         both.segment((before, old), (after, new))?;
     }
     let MemoryChanges { mappings, left_out, .. } = &mut both.changes;
-    let differing = |row: &MappingChange| std::cmp::Reverse(differing(&row.pages).pages);
-    mappings.sort_by_key(differing);
-    keep(mappings, left_out);
+    keep_first(mappings, left_out, most_first);
     Ok(both.changes)
+}
+
+/// The order in which mappings are told.
+fn most_first(row: &MappingChange) -> Reverse<u64> {
+    Reverse(differing(&row.pages).pages)
 }
 
 /// Processes with memory of their own.
@@ -211,7 +215,8 @@ impl Both {
     fn add(&mut self, row: MappingChange) {
         let is_as_it_was = row.presence == Presence::Both && row.before_bytes == row.after_bytes;
         if !is_as_it_was || differing(&row.pages).pages > 0 {
-            self.changes.mappings.push(row);
+            let MemoryChanges { mappings, left_out, .. } = &mut self.changes;
+            tell_first(mappings, left_out, row, most_first);
         }
     }
 

@@ -6,7 +6,7 @@ use api::{ChangedTask, ComparedTask, TaskChanges};
 use images::Checkpoint;
 use images::checkpoint::{Process, State, Thread};
 
-use super::lists::keep;
+use super::lists::tell;
 use crate::describe;
 
 pub(super) const fn is_same(changes: &TaskChanges) -> bool {
@@ -16,30 +16,30 @@ pub(super) const fn is_same(changes: &TaskChanges) -> bool {
 pub(super) fn compare(before: &Checkpoint, after: &Checkpoint) -> TaskChanges {
     let (old, new) = (tasks(before), tasks(after));
     let mut changes = TaskChanges::default();
+    let TaskChanges { came, went, changed, left_out } = &mut changes;
     for (key, (task, _)) in &old {
         if !new.contains_key(key) {
-            changes.went.push(task.clone());
+            tell(went, left_out, || task.clone());
         }
     }
     for (key, (task, process)) in &new {
         let Some((was, old_process)) = old.get(key) else {
-            changes.came.push(task.clone());
+            tell(came, left_out, || task.clone());
             continue;
         };
-        let mut changed = vec![("name", was.comm.clone(), task.comm.clone())];
+        let mut compared = vec![("name", was.comm.clone(), task.comm.clone())];
         // What belongs to the whole process is told of its first task.
         if task.task == task.process {
             let facts = facts(before, old_process).into_iter().zip(facts(after, process));
-            changed.extend(facts.map(|((what, old), (_, new))| (what, old, new)));
+            compared.extend(facts.map(|((what, old), (_, new))| (what, old, new)));
         }
-        for (what, before, after) in changed.into_iter().filter(|(_, old, new)| old != new) {
-            let (of, what) = (task.clone(), what.to_owned());
-            changes.changed.push(ChangedTask { of, what, before, after });
+        for (what, before, after) in compared.into_iter().filter(|(_, old, new)| old != new) {
+            tell(changed, left_out, || {
+                let (of, what) = (task.clone(), what.to_owned());
+                ChangedTask { of, what, before, after }
+            });
         }
     }
-    keep(&mut changes.came, &mut changes.left_out);
-    keep(&mut changes.went, &mut changes.left_out);
-    keep(&mut changes.changed, &mut changes.left_out);
     changes
 }
 
