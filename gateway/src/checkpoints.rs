@@ -411,7 +411,7 @@ pub(crate) async fn found(
 }
 
 /// A checkpoint, if there is one that somebody may see.
-async fn looked_up(
+pub(crate) async fn looked_up(
     gateway: &Gateway,
     asker: &Asker,
     directory: &Directory,

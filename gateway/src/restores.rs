@@ -1,5 +1,7 @@
 //! `/v1/restores`.
 
+use std::collections::BTreeMap;
+
 use api::{AfterRestore, Job, JobKind, RestoreJobRequest, RestoreRequest, RestoredList};
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::callers::{Asker, May, Restore};
-use crate::checkpoints::found;
+use crate::checkpoints::{found, looked_up};
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Asked, Begin, Manner, once, start};
 use crate::openapi::Problems;
@@ -70,7 +72,23 @@ async fn restores(
     State(gateway): State<Gateway>,
     asker: Asker,
 ) -> Result<Json<RestoredList>, Problem> {
-    asker.bound_by_no_labels("restored trees")?;
+    list(&gateway, &asker).await.map(Json)
+}
+
+/// The restored trees that somebody may see: to who is bound to labels, those whose checkpoints have them.
+pub(crate) async fn list(gateway: &Gateway, asker: &Asker) -> Result<RestoredList, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    services.restores().await.map(Json).map_err(|error| problem(error, &asker))
+    let mut list = services.restores().await.map_err(|error| problem(error, asker))?;
+    if asker.labels().is_empty() {
+        return Ok(list);
+    }
+    let mut seen = BTreeMap::new();
+    for tree in &list.restores {
+        if !seen.contains_key(&tree.directory) {
+            let found = looked_up(gateway, asker, &tree.directory).await?;
+            seen.insert(tree.directory.clone(), found.is_some());
+        }
+    }
+    list.restores.retain(|tree| seen.get(&tree.directory) == Some(&true));
+    Ok(list)
 }

@@ -1,6 +1,8 @@
 //! `/v1/tracks`, passed on to the collector, and `/v1/dirty-logs`, passed on to the dumper.
 
-use api::{Track, TrackList, TrackRequest};
+use std::collections::BTreeSet;
+
+use api::{Track, TrackList, TrackRequest, TrackTarget};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -13,6 +15,7 @@ use crate::audit::Object;
 use crate::callers::{Asker, Checkpoint, May};
 use crate::gateway::Gateway;
 use crate::openapi::Problems;
+use crate::restores;
 use crate::services::problem;
 
 /// The paths.
@@ -26,21 +29,27 @@ pub(crate) fn router() -> OpenApiRouter<Gateway> {
 
 /// A number that can stand in a path.
 fn number(id: &str) -> Result<u64, Problem> {
-    id.parse().map_err(|_| {
-        Problem::new(StatusCode::NOT_FOUND, format!("no track {id}"))
-            .of("id")
-            .remedy("GET /v1/tracks lists those there are")
-    })
+    id.parse().map_err(|_| no_track(id))
+}
+
+fn no_track(id: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no track {id}"))
+        .of("id")
+        .remedy("GET /v1/tracks lists those there are")
 }
 
 /// Begins a track: the kernel counts what its processes change. Takes the role `checkpoint`.
 #[utoipa::path(post, path = "/v1/tracks", tag = "tracks", request_body = TrackRequest, responses((status = 201, description = "The track", body = Track), Problems))]
-async fn begin(
+pub(crate) async fn begin(
     State(gateway): State<Gateway>,
     May { asker, .. }: May<Checkpoint>,
     Body(request): Body<TrackRequest>,
 ) -> Result<(StatusCode, Extension<Object>, Json<Track>), Problem> {
-    asker.bound_by_no_labels("tracks")?;
+    if let Some(roots) = roots(&gateway, &asker).await?
+        && !request.tree.or(request.pid).is_some_and(|pid| roots.contains(&pid))
+    {
+        asker.bound_by_no_labels("processes that no checkpoint of yours was restored to")?;
+    }
     let services = gateway.services.on_behalf_of(asker.user);
     let track = services.collector().post::<Track>("/v1/tracks", &request).await;
     let track = track.map_err(|error| problem(error, &asker))?;
@@ -52,10 +61,53 @@ async fn begin(
 /// The tracks that there are.
 #[utoipa::path(get, path = "/v1/tracks", tag = "tracks", responses((status = 200, description = "The tracks", body = TrackList), Problems))]
 async fn tracks(State(gateway): State<Gateway>, asker: Asker) -> Result<Json<TrackList>, Problem> {
-    asker.bound_by_no_labels("tracks")?;
+    list(&gateway, &asker).await.map(Json)
+}
+
+/// The tracks that somebody may see: to who is bound to labels, those of trees that were restored from checkpoints that have them.
+pub(crate) async fn list(gateway: &Gateway, asker: &Asker) -> Result<TrackList, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
-    let tracks = services.collector().get("/v1/tracks").await;
-    tracks.map(Json).map_err(|error| problem(error, &asker))
+    let listed = services.collector().get("/v1/tracks").await;
+    let mut list: TrackList = listed.map_err(|error| problem(error, asker))?;
+    if let Some(roots) = roots(gateway, asker).await? {
+        list.tracks.retain(|track| is_of(&track.target, &roots));
+    }
+    Ok(list)
+}
+
+/// The roots of the restored trees that somebody may see who is bound to labels; `None`: he is bound to none.
+async fn roots(gateway: &Gateway, asker: &Asker) -> Result<Option<BTreeSet<i32>>, Problem> {
+    if asker.labels().is_empty() {
+        return Ok(None);
+    }
+    let trees = restores::list(gateway, asker).await?.restores;
+    Ok(Some(trees.iter().filter(|tree| tree.running).map(|tree| tree.pid).collect()))
+}
+
+/// Refuses a track that somebody who is bound to labels may not see.
+async fn seen(gateway: &Gateway, asker: &Asker, id: u64) -> Result<(), Problem> {
+    match asker.labels().is_empty() {
+        true => Ok(()),
+        false => find(gateway, asker, id).await.map(drop),
+    }
+}
+
+fn is_of(target: &TrackTarget, roots: &BTreeSet<i32>) -> bool {
+    match target {
+        TrackTarget::Pid(pid) | TrackTarget::Tree(pid) => roots.contains(pid),
+        TrackTarget::Cgroup(_) => false,
+    }
+}
+
+/// A track that somebody may see.
+async fn find(gateway: &Gateway, asker: &Asker, id: u64) -> Result<Track, Problem> {
+    let services = gateway.services.on_behalf_of(asker.user);
+    let found = services.collector().get(&format!("/v1/tracks/{id}")).await;
+    let track: Track = found.map_err(|error| problem(error, asker))?;
+    match roots(gateway, asker).await? {
+        Some(roots) if !is_of(&track.target, &roots) => Err(no_track(&id.to_string())),
+        _ => Ok(track),
+    }
 }
 
 /// A track.
@@ -65,10 +117,7 @@ async fn track(
     asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<Track>, Problem> {
-    let path = format!("/v1/tracks/{}", number(&id)?);
-    asker.bound_by_no_labels("tracks")?;
-    let services = gateway.services.on_behalf_of(asker.user);
-    services.collector().get(&path).await.map(Json).map_err(|error| problem(error, &asker))
+    find(&gateway, &asker, number(&id)?).await.map(Json)
 }
 
 /// All that is known from outside of the processes of a track.
@@ -78,21 +127,23 @@ async fn inventory(
     asker: Asker,
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    let path = format!("/v1/tracks/{}/inventory", number(&id)?);
-    asker.bound_by_no_labels("tracks")?;
+    let id = number(&id)?;
+    seen(&gateway, &asker, id).await?;
+    let path = format!("/v1/tracks/{id}/inventory");
     let services = gateway.services.on_behalf_of(asker.user);
     services.collector().get(&path).await.map(Json).map_err(|error| problem(error, &asker))
 }
 
 /// Ends a track. Takes the role `checkpoint`.
 #[utoipa::path(delete, path = "/v1/tracks/{id}", tag = "tracks", params(("id" = u64, Path, description = "The track")), responses((status = 204, description = "It has ended"), Problems))]
-async fn end(
+pub(crate) async fn end(
     State(gateway): State<Gateway>,
     May { asker, .. }: May<Checkpoint>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let path = format!("/v1/tracks/{}", number(&id)?);
-    asker.bound_by_no_labels("tracks")?;
+    let id = number(&id)?;
+    seen(&gateway, &asker, id).await?;
+    let path = format!("/v1/tracks/{id}");
     let services = gateway.services.on_behalf_of(asker.user);
     services.collector().delete(&path).await.map_err(|error| problem(error, &asker))?;
     tracing::info!("{asker}: end of track {id}");

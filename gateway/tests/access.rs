@@ -9,7 +9,7 @@ mod fakes;
 use axum::Router;
 use axum::extract::{Path, RawQuery};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, response::IntoResponse};
 use fakes::{Rest, restorer};
 use reqwest::Method;
@@ -138,7 +138,7 @@ async fn who_is_bound_to_labels_sees_and_does_nothing_else() {
     let (status, answer) = ask(Method::POST, "/v1/checkpoints", other).await;
     assert_eq!((status, &answer["field"]), (422, &json!("labels")), "{answer}");
 
-    for path in ["/v1/tracks", "/v1/restores", "/v1/tokens", "/metrics"] {
+    for path in ["/v1/tokens", "/metrics"] {
         assert_eq!(ask(Method::GET, path, Value::Null).await.0, 403, "{path}");
     }
     // Jobs of others are not seen.
@@ -146,6 +146,60 @@ async fn who_is_bound_to_labels_sees_and_does_nothing_else() {
     assert_eq!(status, 202, "{job}");
     let id = job["id"].as_str().unwrap();
     assert_eq!(ask(Method::GET, &format!("/v1/jobs/{id}"), Value::Null).await.0, 404);
+}
+
+/// Trees that were restored are of their checkpoints' labels, and so is what is tracked of them.
+#[tokio::test]
+async fn who_is_bound_to_labels_sees_the_trees_and_tracks_that_are_of_them() {
+    let rest = Rest::start().await;
+    let tree = |directory: &str, pid: u32, running: bool| json!({"directory": directory, "pid": pid, "running": running});
+    let trees =
+        [tree("web", 7, true), tree("db", 8, true), tree("gone", 9, true), tree("web", 10, false)];
+    let trees = get(move || async move { Json(json!({"restores": trees})) });
+    rest.fake("restorer", Router::new().route("/v1/restores", trees));
+    let track = |id: u64, target: Value| json!({"id": id, "target": target, "files": false, "created_ms": 1, "stale": false, "lost": 0, "tree": 1, "processes": []});
+    let all = [json!({"tree": 7}), json!({"tree": 8}), json!({"cgroup": "/"}), json!({"pid": 10})];
+    let all = move |id: u64| track(id, all[id as usize].clone());
+    let (list, one) = (all.clone(), all.clone());
+    let list =
+        get(move || async move { Json(json!({"tracks": (0..4).map(list).collect::<Vec<_>>()})) });
+    let one = get(move |Path(id): Path<u64>| async move { Json(one(id)) });
+    let gone = delete(|| async { StatusCode::NO_CONTENT });
+    let begin = post(move || async move { (StatusCode::CREATED, Json(all(0))) });
+    let collector = Router::new()
+        .route("/v1/tracks", list.merge(begin))
+        .route("/v1/tracks/{id}", one.merge(gone))
+        .route("/v1/tracks/{id}/inventory", get(|| async { Json(json!({})) }));
+    rest.fake("collector", collector);
+    rest.fake("dumper", dumper());
+    let bound = json!({"name": "web", "roles": ["admin"], "labels": {"team": "web"}});
+    let token = rest.give(&bound).await;
+    let ask = async |method, path: &str, body| rest.with(&token, method, path, body).await;
+
+    let (_, found) = ask(Method::GET, "/v1/restores", Value::Null).await;
+    let found = found["restores"].as_array().unwrap();
+    assert_eq!(found.iter().map(|it| &it["pid"]).collect::<Vec<_>>(), [7, 10]);
+    let (_, found) = ask(Method::GET, "/v1/tracks", Value::Null).await;
+    let found = found["tracks"].as_array().unwrap();
+    assert_eq!(found.iter().map(|it| &it["id"]).collect::<Vec<_>>(), [0]);
+    for (id, may) in [(0, true), (1, false), (2, false), (3, false)] {
+        for (method, path) in [
+            (Method::GET, format!("/v1/tracks/{id}")),
+            (Method::GET, format!("/v1/tracks/{id}/inventory")),
+            (Method::DELETE, format!("/v1/tracks/{id}")),
+        ] {
+            let (status, answer) = ask(method, &path, Value::Null).await;
+            assert_eq!(status == 404, !may, "{path}: {status} {answer}");
+        }
+    }
+    for (body, status) in
+        [(json!({"tree": 7}), 201), (json!({"tree": 8}), 403), (json!({"cgroup": "/"}), 403)]
+    {
+        assert_eq!(ask(Method::POST, "/v1/tracks", body.clone()).await.0, status, "{body}");
+    }
+    // To who is bound to nothing all is told.
+    assert_eq!(rest.get("/v1/restores").await.1["restores"].as_array().unwrap().len(), 4);
+    assert_eq!(rest.get("/v1/tracks").await.1["tracks"].as_array().unwrap().len(), 4);
 }
 
 #[tokio::test]
