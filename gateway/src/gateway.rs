@@ -34,6 +34,9 @@ impl Gateway {
         at_once: usize,
     ) -> Result<Self, StateError> {
         let policies = Policies::of(state.clone())?;
+        for policy in policies.list() {
+            metrics.policies.know(&policy);
+        }
         let sessions = Sessions::of(identities.clone());
         let (jobs, queue) = (Jobs::of(state), Queue::of(at_once));
         Ok(Self { services, jobs, metrics, sessions, identities, audit, policies, queue })

@@ -25,6 +25,7 @@ mod nodes;
 mod openapi;
 mod page;
 mod policies;
+mod policy_metrics;
 mod policy_routes;
 mod policy_work;
 mod queue;

@@ -12,6 +12,7 @@ use service::metrics::{Failures, Metrics, definitions as are, merge, page};
 use service::{Client, Problem, blocking};
 
 use crate::jobs::Outcome;
+use crate::policy_metrics::PolicyMetrics;
 
 /// The gateway's own metrics.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct GatewayMetrics {
     events_lost: IntCounter,
     up: IntGaugeVec,
     refused: IntCounterVec,
+    /// Of policies.
+    pub(crate) policies: PolicyMetrics,
     /// The jobs at work: what they are, and since when.
     at_work: Arc<Mutex<BTreeMap<String, (JobKind, u64)>>>,
 }
@@ -50,6 +53,7 @@ impl GatewayMetrics {
             events_lost: common.counter(&are::EVENTS_LOST)?,
             up: common.gauges(&are::SERVICE_UP)?,
             refused: common.counters_of(&are::GATEWAY_REFUSED, &reasons)?,
+            policies: PolicyMetrics::register(&common)?,
             at_work: Arc::default(),
             common,
         };

@@ -125,6 +125,7 @@ pub(crate) async fn set(
     let (expected, called) = (expected(&headers)?, name.clone());
     let set = gateway.policies.ask(move |policies| policies.set(&called, spec, &expected)).await;
     let policy = set.map_err(|none| not_set(none, &name))?;
+    gateway.metrics.policies.know(&policy);
     tracing::info!("{asker}: policy {name} is of version {}", policy.version);
     let status = if policy.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok(told(status, policy))
@@ -144,6 +145,7 @@ pub(crate) async fn remove(
     if !removed.map_err(|none| not_set(none, &name))? {
         return Err(no_policy(&name));
     }
+    gateway.metrics.policies.forget(&name);
     tracing::info!("{asker}: removed policy {name}");
     Ok(StatusCode::NO_CONTENT)
 }

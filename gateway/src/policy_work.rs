@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use api::{
-    CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary, Directory, ErrorDetail,
-    JobState, Labels, Policy, PolicyRun, Priority,
+    CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary, Code, Directory,
+    ErrorDetail, JobState, Labels, Policy, PolicyRun, Priority,
 };
 use service::Problem;
 
@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::job_routes::Asked;
 use crate::jobs::now_ms;
 use crate::policies::{AtWork, Limits};
+use crate::policy_metrics::PolicyMetrics;
 use crate::selection;
 
 /// In between it is looked whether one is due whose time has come because the clock was set.
@@ -86,7 +87,8 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
                     });
                     break;
                 }
-                checkpoint(&gateway, &asker, request, &mut run).await;
+                let taken = checkpoint(&gateway, &asker, request, &mut run).await;
+                count(&gateway, name, |metrics| metrics.taken(name, taken));
                 note(&gateway, name, &run, false).await;
             }
         }
@@ -99,25 +101,34 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
         None => tracing::info!("{asker}: {} checkpoints taken", run.done),
     }
     note(&gateway, name, &run, good).await;
+    count(&gateway, name, |metrics| metrics.ran(name, good));
     if let Some(policy) = gateway.policies.get(name) {
         sweep(&gateway, &policy).await;
     }
 }
 
-/// Takes one checkpoint, and waits for it.
+/// Counts something of a policy, if there is one of that name still.
+fn count(gateway: &Gateway, name: &str, count: impl FnOnce(&PolicyMetrics)) {
+    if gateway.policies.get(name).is_some() {
+        count(&gateway.metrics.policies);
+    }
+}
+
+/// Takes one checkpoint, and waits for it: when it was there, or the code of what went wrong.
 async fn checkpoint(
     gateway: &Gateway,
     asker: &Asker,
     request: CheckpointRequest,
     run: &mut PolicyRun,
-) {
+) -> Result<u64, Code> {
     let begun = checkpoints::begin(gateway, asker, &Asked::default(), &request, true).await;
     let id = match begun {
         Ok((_, _, _, job)) => job.0.id,
         Err(problem) => {
             run.failed += 1;
+            let code = problem.detail.code;
             run.problem = Some(problem.detail);
-            return;
+            return Err(code);
         }
     };
     if run.jobs.len() < TOLD {
@@ -125,14 +136,20 @@ async fn checkpoint(
     }
     let job = gateway.jobs.wait(&id, asker, PATIENCE).await.ok().flatten();
     match job {
-        Some(job) if job.state == JobState::Done => run.done += 1,
+        Some(job) if job.state == JobState::Done => {
+            run.done += 1;
+            Ok(job.finished_ms.unwrap_or_else(now_ms))
+        }
         job => {
             run.failed += 1;
             let error = job.and_then(|job| job.error);
-            run.problem = Some(error.unwrap_or_else(|| ErrorDetail {
+            let error = error.unwrap_or_else(|| ErrorDetail {
                 message: format!("job {id} is at work still"),
                 ..ErrorDetail::default()
-            }));
+            });
+            let code = error.code;
+            run.problem = Some(error);
+            Err(code)
         }
     }
 }

@@ -119,7 +119,7 @@ fn every_metric_is_shown_or_alerted_and_no_other() {
 #[test]
 fn dashboards_are_of_the_machines_that_are_chosen() {
     let all = dashboards();
-    assert!(all.len() >= 4);
+    assert!(all.len() >= 5);
     let mut ids = BTreeSet::new();
     for (name, dashboard) in &all {
         assert!(ids.insert(dashboard["uid"].as_str().unwrap()), "{name}");

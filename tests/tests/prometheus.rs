@@ -165,12 +165,19 @@ const LABEL: &str = "web \"1\" \\ é";
 fn at_work(services: &Services, web: &WebServer) {
     let pid = web.program.pid();
     let labels = json!({"app": LABEL});
+    let policy = json!({"select": {"pid": pid}, "every": "1d"}).to_string();
+    assert_eq!(services.call("PUT", "/v1/policies/web", Some(&policy)).status, 201);
+    assert_eq!(services.call("POST", "/v1/policies/web/run", None).status, 202);
+    let run = || services.call("GET", "/v1/policies/web", None).body["last"].clone();
+    assert!(wait_until(Duration::from_secs(60), || run()["finished_ms"].is_u64()), "{}", run());
     for (directory, stays) in [("on", true), ("end", false)] {
         let body =
             json!({"pid": pid, "directory": directory, "leave_running": stays, "labels": labels});
         services.job("/v1/checkpoints", &body).expect("checkpoint");
     }
     nix::sys::wait::waitpid(Pid::from_raw(pid), None).expect("reap");
+    let of_policy = services.call("GET", "/v1/policies/web", None).body;
+    assert!(of_policy["good_ms"].is_u64(), "{of_policy}");
     services.restore("end").expect("restore");
     services.job("/v1/verifications", &json!({"directory": "on"})).expect("verify");
     assert_eq!(services.call("GET", "/v1/processes", None).status, 200);

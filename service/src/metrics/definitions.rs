@@ -2,7 +2,7 @@
 //! dashboards and in the alerts.
 //!
 //! Names are as Prometheus has them (<https://prometheus.io/docs/practices/naming/>): base units, `_total` for what only grows.
-//! Values of labels are few and ours: nobody makes a time series by what he sends.
+//! Values of labels are few and ours, or the operator's: nobody else makes a time series by what he sends.
 
 /// What kind of metric it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,6 +107,12 @@ table! {
         "Jobs that were at work when the gateway was ended, and found by the next one.";
     EVENTS_LOST: Counter, "stasis_events_lost_total", [],
         "Changes of jobs that a listener was not told, being too slow.";
+    POLICY_RUNS: Counter, "stasis_policy_runs_total", ["policy", "outcome"],
+        "Runs of policies, by whether they have taken checkpoints of all.";
+    POLICY_CHECKPOINTS: Counter, "stasis_policy_checkpoints_total", ["policy", "outcome"],
+        "Checkpoints of policies: done, failed, or over the budget of time.";
+    POLICY_NEWEST: Gauge, "stasis_policy_newest_checkpoint_timestamp_seconds", ["policy"],
+        "When a policy has taken a checkpoint last; absent while it has taken none.";
 
     // Of the dumper.
     DUMPS: Counter, "stasis_dumps_total", ["target", "outcome"],
