@@ -6,6 +6,7 @@ mod assets;
 mod contents;
 mod log_in;
 mod policies;
+mod trees;
 mod units;
 mod views;
 
@@ -43,6 +44,8 @@ pub(crate) fn router() -> Router<Gateway> {
         .route("/checkpoints/{*directory}", get(checkpoint))
         .route("/contents/{*directory}", get(contents::contents))
         .route("/comparisons", get(contents::comparison))
+        .route("/restores", get(trees::restored))
+        .route("/tracks", get(trees::tracked))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/policies", get(policies::list))
@@ -53,6 +56,8 @@ pub(crate) fn router() -> Router<Gateway> {
         .route("/do/verify", post(actions::verify))
         .route("/do/cancel", post(actions::cancel))
         .route("/do/remove", post(actions::remove))
+        .route("/do/track", post(trees::begin))
+        .route("/do/track/end", post(trees::stop))
         .route("/do/policy/set", post(policies::set))
         .route("/do/policy/run", post(policies::run))
         .route("/do/policy/pause", post(policies::pause))
@@ -115,14 +120,16 @@ async fn processes(
     let frozen =
         job_routes::list(&gateway, &asker, JobQuery { limit: Some(60), ..JobQuery::default() })
             .await?;
-    Ok(views::processes(&list, &said, &frozen.jobs))
+    // Without a collector there are none.
+    let tracks = crate::tracks::list(&gateway, &asker).await.unwrap_or_default();
+    Ok(views::processes(&asker, &list, &said, (&frozen.jobs, &tracks)))
 }
 
 async fn containers(State(gateway): State<Gateway>, asker: Asker) -> Result<Markup, Failed> {
     let services = gateway.services.on_behalf_of(asker.user);
     let list: ContainerList =
         services.containers().await.map_err(|error| problem(error, &asker))?;
-    Ok(views::containers(&list))
+    Ok(views::containers(&asker, &list))
 }
 
 async fn checkpoints(
@@ -131,7 +138,7 @@ async fn checkpoints(
     RawQuery(query): RawQuery,
 ) -> Result<Markup, Failed> {
     let list: CheckpointList = crate::checkpoints::list(&gateway, &asker, query.clone()).await?;
-    Ok(views::checkpoints(&list, query.as_deref().unwrap_or_default()))
+    Ok(views::checkpoints(&asker, &list, query.as_deref().unwrap_or_default()))
 }
 
 async fn checkpoint(
@@ -143,7 +150,7 @@ async fn checkpoint(
     let query = JobQuery { directory: Some(found.directory.clone()), ..JobQuery::default() };
     let jobs = job_routes::list(&gateway, &asker, query).await?;
     let others = contents::others(&gateway, &asker, &found).await?;
-    Ok(views::checkpoint(&found, &jobs.jobs, &contents::part(&found, &others)))
+    Ok(views::checkpoint(&asker, &found, &jobs.jobs, &contents::part(&found, &others)))
 }
 
 async fn jobs(
@@ -153,7 +160,7 @@ async fn jobs(
     query: Result<Query<JobQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Markup, Failed> {
     let list: JobList = job_routes::list(&gateway, &asker, job_routes::asked(query)?).await?;
-    Ok(views::jobs(&list, said.as_deref().unwrap_or_default()))
+    Ok(views::jobs(&asker, &list, said.as_deref().unwrap_or_default()))
 }
 
 async fn job(
@@ -162,7 +169,7 @@ async fn job(
     Path(id): Path<String>,
 ) -> Result<Markup, Failed> {
     let job: Job = job_routes::find(&gateway, &asker, &id).await?;
-    Ok(views::job(&job))
+    Ok(views::job(&asker, &job))
 }
 
 /// Of what a checkpoint is to be made.
@@ -172,6 +179,6 @@ struct New {
     container: Option<String>,
 }
 
-async fn new(_: Asker, Query(of): Query<New>) -> Markup {
-    views::new(of.pid, of.container.as_deref())
+async fn new(asker: Asker, Query(of): Query<New>) -> Markup {
+    views::new(&asker, of.pid, of.container.as_deref())
 }

@@ -44,16 +44,37 @@ async fn the_page_is_shown_to_who_has_logged_in_and_does_what_he_means() {
     let cookie = cookie.split(';').next().unwrap().to_owned();
 
     let page = |path: &str| html(browser.get(url(path)).header("cookie", &cookie));
-    for path in ["/", "/containers", "/checkpoints", "/checkpoints/there", "/jobs", "/new?pid=7"] {
+    for path in [
+        "/",
+        "/containers",
+        "/checkpoints",
+        "/checkpoints/there",
+        "/restores",
+        "/tracks",
+        "/jobs",
+        "/policies",
+        "/new?pid=7",
+    ] {
         let answer = page(path).await.unwrap();
         let (status, policy) =
             (answer.status(), answer.headers().contains_key("content-security-policy"));
         let text = answer.text().await.unwrap();
         assert!(policy && text.contains("<h1>"), "{path}: {text}");
-        assert!(status == 200 || path == "/containers", "{path}: {text}");
+        assert!(status == 200 || ["/containers", "/tracks"].contains(&path), "{path}: {text}");
+        // That of a problem says nothing of who asks.
+        assert_eq!(text.contains("href=\"/policies\""), status == 200, "{path}: {text}");
     }
     let text = page("/").await.unwrap().text().await.unwrap();
     assert!(text.contains("&lt;script&gt;") && !text.contains("<script>"), "{text}");
+
+    let view = r#"{"name": "view", "roles": ["view"], "labels": {"team": "web"}}"#;
+    let (_, viewer) = rest.post("/v1/tokens", view).await;
+    let inside = log_in(viewer["token"].as_str().unwrap().to_owned()).await.unwrap();
+    let viewer = inside.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let viewer = viewer.split(';').next().unwrap();
+    let text = html(browser.get(url("/jobs")).header("cookie", viewer)).await.unwrap();
+    let text = text.text().await.unwrap();
+    assert!(text.contains("href=\"/restores\"") && !text.contains("/policies"), "{text}");
 
     // What another site's page sends has no origin of ours, though the browser adds the cookie.
     let pid = std::process::id().to_string();

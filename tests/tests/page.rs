@@ -153,6 +153,13 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         browser.find("input[name=pid]").await.send_keys(&pid.to_string()).await.expect("type");
         browser.click("form.search button").await;
         browser.look("processes").await;
+        browser.click("#processes form[action='/do/track'] button").await;
+        browser.find("#tracks form[action='/do/track/end']").await;
+        browser.look("tracks").await;
+        client.goto(&format!("{address}/?pid={pid}")).await.expect("go");
+        browser.click("#processes form[action='/do/track/end'] button").await;
+        browser.find("#tracks p.dim").await;
+        client.goto(&format!("{address}/?pid={pid}")).await.expect("go");
         browser.click("#processes button.first").await;
         browser.job_says("good", "done").await;
         browser.look("job").await;
@@ -187,6 +194,9 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         browser.click("form[action='/do/restore'] button").await;
         browser.job_says("good", "done").await;
         assert!(counts(&web), "it is back");
+        browser.click("nav a[href='/restores']").await;
+        browser.find("#restores span.good").await;
+        browser.look("restores").await;
         client.goto(&format!("{address}/checkpoints/by/hand")).await.expect("go");
         browser.click("form[action='/do/restore'] button").await;
         browser.says("bad", "runs: it was restored as").await;
@@ -198,7 +208,7 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         assert!(!services.checkpoints().join("by/hand").exists());
 
         client.set_window_size(380, 800).await.expect("a narrow screen");
-        for place in ["", "containers", "checkpoints", "jobs"] {
+        for place in ["", "containers", "checkpoints", "restores", "tracks", "jobs", "policies"] {
             client.goto(&format!("{address}/{place}")).await.expect("go");
             browser
                 .look(&format!("narrow-{}", if place.is_empty() { "processes" } else { place }))

@@ -36,7 +36,7 @@ pub(super) async fn contents(
     Path(name): Path<String>,
 ) -> Result<Markup, Failed> {
     let found = inside(&gateway, &asker, &name).await?;
-    Ok(page("/checkpoints", &format!("In {}", found.directory), &whole(&found)))
+    Ok(page(Some(&asker), "/checkpoints", &format!("In {}", found.directory), &whole(&found)))
 }
 
 pub(super) async fn comparison(
@@ -46,6 +46,7 @@ pub(super) async fn comparison(
 ) -> Result<Markup, Failed> {
     let found = compare(&gateway, &asker, &asked).await?;
     Ok(page(
+        Some(&asker),
         "/checkpoints",
         &format!("From {} to {}", asked.before, asked.after),
         &compared(&found),

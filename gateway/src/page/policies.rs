@@ -72,7 +72,7 @@ fn button(path: &str, name: &str, word: &str) -> Markup {
     }
 }
 
-pub(super) async fn list(State(gateway): State<Gateway>, _: Owner) -> Markup {
+pub(super) async fn list(State(gateway): State<Gateway>, Owner(asker): Owner) -> Markup {
     let policies = gateway.policies.list();
     let rows = html! {
         table {
@@ -94,7 +94,7 @@ pub(super) async fn list(State(gateway): State<Gateway>, _: Owner) -> Markup {
         @if policies.is_empty() { p.dim { "None." } }
     };
     let content = html! { (views::live("policies", "/policies", "5s", &rows)) (form()) };
-    views::page("/policies", "Policies", &content)
+    views::page(Some(&asker), "/policies", "Policies", &content)
 }
 
 /// What a new policy is made with; what else one may say is for the API.
@@ -178,7 +178,7 @@ pub(super) async fn one(
         }
     };
     let live = views::live("policy", &format!("/policies/{name}"), "5s", &told);
-    Ok(views::page("/policies", &format!("Policy {name}"), &live))
+    Ok(views::page(Some(&asker), "/policies", &format!("Policy {name}"), &live))
 }
 
 #[derive(Debug, Deserialize)]

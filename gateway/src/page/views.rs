@@ -2,22 +2,28 @@
 
 use api::{
     CheckpointList, CheckpointSummary, ContainerList, ErrorDetail, Job, JobKind, JobList, JobState,
-    ProcessList, Unsupported,
+    ProcessList, Track, TrackList, TrackTarget, Unsupported,
 };
 use maud::{DOCTYPE, Markup, html};
 
 use super::units::{ago, bytes, micros};
+use crate::callers::Asker;
 
 /// What the script library is told: nothing is run that is text of a page.
 const SETTINGS: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"historyCacheSize":0}"#;
 
-const PLACES: [(&str, &str); 5] = [
+const PLACES: [(&str, &str); 7] = [
     ("/", "Processes"),
     ("/containers", "Containers"),
     ("/checkpoints", "Checkpoints"),
+    ("/restores", "Restored"),
+    ("/tracks", "Tracks"),
     ("/jobs", "Jobs"),
-    ("/policies", "Policies"),
+    (POLICIES, "Policies"),
 ];
+
+/// The place of those whom nothing binds.
+const POLICIES: &str = "/policies";
 
 /// What all pages begin with.
 fn head(title: &str, scripts: &Markup) -> Markup {
@@ -33,7 +39,10 @@ fn head(title: &str, scripts: &Markup) -> Markup {
     }
 }
 
-pub(super) fn page(place: &str, title: &str, content: &Markup) -> Markup {
+/// A page for who asks, who is shown the places that he may see.
+pub(super) fn page(asker: Option<&Asker>, place: &str, title: &str, content: &Markup) -> Markup {
+    let owner = asker.is_some_and(Asker::is_unbound_admin);
+    let places = PLACES.iter().filter(|(path, _)| owner || *path != POLICIES);
     let scripts = html! {
         meta name="htmx-config" content=(SETTINGS);
         script src="/assets/htmx.js" defer {}
@@ -47,8 +56,8 @@ pub(super) fn page(place: &str, title: &str, content: &Markup) -> Markup {
                 header {
                     strong { "stasis" }
                     nav aria-label="Places" {
-                        @for (path, name) in PLACES {
-                            a href=(path) aria-current=[(path == place).then_some("page")] { (name) }
+                        @for (path, name) in places {
+                            a href=(path) aria-current=[(*path == place).then_some("page")] { (name) }
                         }
                     }
                     form.inline method="post" action="/logout" { button { "Log out" } }
@@ -107,6 +116,7 @@ fn refusals(found: &[Unsupported]) -> Markup {
 
 pub(super) fn failed(detail: &ErrorDetail) -> Markup {
     page(
+        None,
         "",
         "That did not work",
         &html! { (problem(detail)) p { a href="/" { "To the processes" } } },
@@ -154,7 +164,12 @@ fn frozen_times(jobs: &[Job]) -> Markup {
     }
 }
 
-pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup {
+pub(super) fn processes(
+    asker: &Asker,
+    list: &ProcessList,
+    query: &str,
+    (jobs, tracks): (&[Job], &TrackList),
+) -> Markup {
     let value = |name: &str| {
         let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         found.unwrap_or_default()
@@ -182,10 +197,11 @@ pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup
                                     input type="hidden" name="after" value="on";
                                     button.first title="It runs on" { "Checkpoint" }
                                 }
-                                " " a.button href={ "/new?pid=" (it.pid) } { "…" }
+                                " " a.button href={ "/new?pid=" (it.pid) } { "…" } " "
                             } @else {
                                 details { summary.dim { "no" } (refusals(&it.refusals)) }
                             }
+                            (track_button(it.pid, tracks))
                         }
                     }
                 }
@@ -197,6 +213,7 @@ pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup
         }
     };
     page(
+        Some(asker),
         "/",
         "Processes",
         &html! {
@@ -213,12 +230,35 @@ pub(super) fn processes(list: &ProcessList, query: &str, jobs: &[Job]) -> Markup
     )
 }
 
+/// What begins a track of a tree, or ends the one that there is.
+pub(super) fn track_button(pid: i32, known: &TrackList) -> Markup {
+    let of_it = |track: &&Track| matches!(track.target, TrackTarget::Tree(root) if root == pid);
+    match known.tracks.iter().find(of_it) {
+        Some(track) => end_of_track(track.id),
+        None => html! {
+            form.inline method="post" action="/do/track" {
+                input type="hidden" name="pid" value=(pid);
+                button title="The kernel counts what it changes" { "Track" }
+            }
+        },
+    }
+}
+
+pub(super) fn end_of_track(id: u64) -> Markup {
+    html! {
+        form.inline method="post" action="/do/track/end" {
+            input type="hidden" name="id" value=(id);
+            button { "End track" }
+        }
+    }
+}
+
 fn with_cursor(query: &str, next: &str) -> String {
     let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
     kept.chain([format!("cursor={next}").as_str()]).collect::<Vec<_>>().join("&")
 }
 
-pub(super) fn containers(list: &ContainerList) -> Markup {
+pub(super) fn containers(asker: &Asker, list: &ContainerList) -> Markup {
     let rows = html! {
         table {
             thead { tr { th { "Engine" } th { "Name" } th { "State" } th.number { "Pid" } th { "Checkpoint" } } }
@@ -246,7 +286,7 @@ pub(super) fn containers(list: &ContainerList) -> Markup {
         @if list.containers.is_empty() { p.dim { "None." } }
         @for silent in &list.silent { p.busy { (silent) } }
     };
-    page("/containers", "Containers", &live("containers", "/containers", "5s", &rows))
+    page(Some(asker), "/containers", "Containers", &live("containers", "/containers", "5s", &rows))
 }
 
 /// A place with what was asked of it.
@@ -254,7 +294,7 @@ fn asked(place: &str, query: &str) -> String {
     if query.is_empty() { place.to_owned() } else { format!("{place}?{query}") }
 }
 
-pub(super) fn checkpoints(list: &CheckpointList, query: &str) -> Markup {
+pub(super) fn checkpoints(asker: &Asker, list: &CheckpointList, query: &str) -> Markup {
     let rows = html! {
         table {
             thead { tr {
@@ -286,6 +326,7 @@ pub(super) fn checkpoints(list: &CheckpointList, query: &str) -> Markup {
         @if let Some(next) = &list.next { p { a.button href=(asked("/checkpoints", &with_cursor(query, next))) { "More" } } }
     };
     page(
+        Some(asker),
         "/checkpoints",
         "Checkpoints",
         &live("checkpoints", &asked("/checkpoints", query), "", &rows),
@@ -297,8 +338,14 @@ fn labels(of: &CheckpointSummary) -> Markup {
 }
 
 /// `inside` is what is told of its contents.
-pub(super) fn checkpoint(it: &CheckpointSummary, jobs: &[Job], inside: &Markup) -> Markup {
+pub(super) fn checkpoint(
+    asker: &Asker,
+    it: &CheckpointSummary,
+    jobs: &[Job],
+    inside: &Markup,
+) -> Markup {
     page(
+        Some(asker),
         "/checkpoints",
         it.directory.as_str(),
         &html! {
@@ -404,15 +451,15 @@ fn job_rows(jobs: &[Job]) -> Markup {
     }
 }
 
-pub(super) fn jobs(list: &JobList, query: &str) -> Markup {
+pub(super) fn jobs(asker: &Asker, list: &JobList, query: &str) -> Markup {
     let rows = html! {
         (job_rows(&list.jobs))
         @if let Some(next) = &list.next { p { a.button href=(asked("/jobs", &with_cursor(query, next))) { "More" } } }
     };
-    page("/jobs", "Jobs", &live("jobs", &asked("/jobs", query), "", &rows))
+    page(Some(asker), "/jobs", "Jobs", &live("jobs", &asked("/jobs", query), "", &rows))
 }
 
-pub(super) fn job(job: &Job) -> Markup {
+pub(super) fn job(asker: &Asker, job: &Job) -> Markup {
     let told = html! {
         div.card {
             dl {
@@ -460,16 +507,17 @@ pub(super) fn job(job: &Job) -> Markup {
         }
         @if let Some(error) = &job.error { (problem(error)) }
     };
-    page("/jobs", &what(job), &live("job", &format!("/jobs/{}", job.id), "", &told))
+    page(Some(asker), "/jobs", &what(job), &live("job", &format!("/jobs/{}", job.id), "", &told))
 }
 
-pub(super) fn new(pid: Option<i32>, container: Option<&str>) -> Markup {
+pub(super) fn new(asker: &Asker, pid: Option<i32>, container: Option<&str>) -> Markup {
     let of = match (pid, container) {
         (_, Some(name)) => format!("Checkpoint of container {name}"),
         (Some(pid), None) => format!("Checkpoint of {pid}"),
         (None, None) => "Checkpoint".to_owned(),
     };
     page(
+        Some(asker),
         "/",
         &of,
         &html! {
