@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use ids::HostPid;
-use images::Images;
 use images::messages::CpuinfoEntry;
+use images::{Images, Signer};
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 use support::tree::Surroundings;
@@ -112,6 +113,8 @@ pub struct DumpOptions {
     pub lock_namespace: bool,
     /// Directory in which it is written down what would outlive a dump that is killed.
     pub undo: PathBuf,
+    /// Who signs the checkpoint when it is safe; nobody, if that is not asked for.
+    pub signer: Option<Arc<Signer>>,
     /// How long to go on trying to stop every task, between tries of which all run on.
     pub stop_within: Duration,
     /// How long the tree may stand still, from the first task that is stopped until it is let go
@@ -210,6 +213,7 @@ impl DumpOptions {
             stopped_is_away: false,
             lock_namespace: false,
             undo: UNDO_DIR.into(),
+            signer: None,
             stop_within: Duration::from_secs(5),
             max_freeze: None,
             timeout: None,

@@ -97,6 +97,10 @@ impl<'d> Written<'d> {
         let waits = tree.is_some() && dump.options.after == AfterDump::Resume;
         let safe = if waits { Safe::Later } else { Safe::AtOnce };
         let committed = writer.commit_as(safe)?;
+        // Before the tree has ended: without a signature it might be that nobody restores it.
+        if let (Safe::AtOnce, Some(signer)) = (safe, &dump.options.signer) {
+            images::make_safe(dump.destination, Some(signer))?;
+        }
         let report = DumpReport {
             frozen,
             processes: state.inventory.processes.len(),
@@ -169,7 +173,7 @@ impl<'d> Written<'d> {
         }
         account.release += account.rest_of(report.frozen);
         if safe == Safe::Later {
-            images::make_safe(dump.destination)?;
+            images::make_safe(dump.destination, dump.options.signer.as_deref())?;
         }
         if report.source == Some(collector::Source::Proc) {
             let unseen = unseen_without_bpf(inventory.processes.values());

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::keys::Distrust;
+
 /// Why images could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -175,6 +177,17 @@ pub enum Error {
         path: PathBuf,
         /// What else is there.
         other: PathBuf,
+    },
+    /// Nobody who is trusted vouches for the checkpoint.
+    #[error(
+        "{} is not trusted: {why}; restore one that a trusted key has signed, or have its holder sign it, who has looked at it (stasis sign)",
+        path.display()
+    )]
+    Untrusted {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Why.
+        why: Distrust,
     },
     /// Pages that a page server was sent are not with the images.
     #[error(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::error::Error;
+use crate::keys::{Distrust, KeyId, TrustedKeys};
 use crate::manifest::{self, Manifest};
 use crate::messages::{
     IMG_VERSION_1, IMG_VERSION_1_1, InventoryEntry, ManifestEntry, PagemapEntry, PagemapHead,
@@ -16,6 +17,7 @@ use crate::messages::{
 use crate::names::{self, Image};
 use crate::pagemap::{PageMap, PageRun, PageRuns};
 use crate::reader::ImageReader;
+use crate::signatures::{self, Vouched};
 use crate::store::{Content, Directory, Identity, ImageFile, ImageStore, Opened, PageSource};
 
 /// Reads an image of a checkpoint.
@@ -27,12 +29,23 @@ pub struct Images {
     store: Arc<dyn ImageStore>,
     inventory: Arc<InventoryEntry>,
     manifest: Arc<Manifest>,
+    /// Who vouches for it, if that was demanded.
+    vouched: Option<Arc<Vouched>>,
 }
 
 impl Images {
     /// Opens the checkpoint in the directory `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::of(Arc::new(Directory::open(path)?))
+    }
+
+    /// Opens the checkpoint in the directory `path`, if one of the keys has signed it; without keys as [`Images::open`]. Its parents must be
+    /// signed as well.
+    ///
+    /// # Errors
+    /// As [`Images::open`], and [`Error::Untrusted`].
+    pub fn open_trusted(path: &Path, keys: Option<&Arc<TrustedKeys>>) -> Result<Self, Error> {
+        Self::of_trusted(Arc::new(Directory::open(path)?), keys)
     }
 
     /// Takes a directory that is open already; `path` is what errors call it.
@@ -42,12 +55,30 @@ impl Images {
 
     /// The checkpoint in a store.
     pub fn of(store: Arc<dyn ImageStore>) -> Result<Self, Error> {
-        let mut images = Self { store, inventory: Arc::default(), manifest: Arc::default() };
-        if let Some(manifest) = images.reader(&names::manifest())? {
-            let entries = manifest.entries()?;
+        Self::of_trusted(store, None)
+    }
+
+    /// The checkpoint in a store, as [`Images::open_trusted`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn of_trusted(
+        store: Arc<dyn ImageStore>,
+        keys: Option<&Arc<TrustedKeys>>,
+    ) -> Result<Self, Error> {
+        let (inventory, manifest) = (Arc::default(), Arc::default());
+        let mut images = Self { store, inventory, manifest, vouched: None };
+        let mut digest = None;
+        if let Some((entries, of)) = manifest::read(&*images.store, names::manifest().name())? {
+            digest = Some(of);
             images.manifest = Arc::new(Manifest::of(entries.iter().cloned()));
             let served = images.served()?;
             images.manifest = Arc::new(Manifest::of(entries).with_served(served));
+        }
+        if let Some(keys) = keys {
+            let signatures = signatures::read(&*images.store)?;
+            let vouched = signatures::check(keys, &signatures, (&images.manifest, digest.as_ref()));
+            images.vouched = Some(Arc::new(vouched.map_err(|why| images.untrusted(why))?));
         }
         let inventory = images
             .read_one(&names::inventory())?
@@ -57,6 +88,24 @@ impl Images {
             IMG_VERSION_1 | IMG_VERSION_1_1 => Ok(images),
             version => Err(Error::Version { version }),
         }
+    }
+
+    fn untrusted(&self, why: Distrust) -> Error {
+        Error::Untrusted { path: self.path().into(), why }
+    }
+
+    /// The trusted key that has signed it, if that was demanded.
+    pub fn vouched_by(&self) -> Option<KeyId> {
+        self.vouched.as_ref().map(|vouched| vouched.key)
+    }
+
+    /// The keys by which it says to be signed, of which nothing has been checked.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn signers(&self) -> Result<Vec<KeyId>, Error> {
+        let signatures = signatures::read(&*self.store)?;
+        Ok(signatures.iter().filter_map(|it| KeyId::of_bytes(&it.key)).collect())
     }
 
     /// What errors call the checkpoint: of one in a directory, what that was opened as.
@@ -205,9 +254,16 @@ impl Images {
     /// The checkpoint that holds the pages marked as being in the parent; `None` if there is none.
     ///
     /// # Errors
-    /// If it is another one than pages were left to.
+    /// If it is another one than pages were left to, or is not signed where that is demanded.
     pub fn parent(&self) -> Result<Option<Self>, Error> {
-        let Some(parent) = self.store.parent()?.map(Self::of).transpose()? else { return Ok(None) };
+        let keys = self.vouched.as_ref().map(|vouched| &vouched.keys);
+        let parent =
+            self.store.parent()?.map(|parent| Self::of_trusted(parent, keys)).transpose()?;
+        if let Some(vouched) = &self.vouched {
+            let found = parent.as_ref().map(Self::as_parent).transpose()?;
+            vouched.check_parent(found).map_err(|why| self.untrusted(why))?;
+        }
+        let Some(parent) = parent else { return Ok(None) };
         self.manifest.check_parent(|| parent.as_parent())?;
         Ok(Some(parent))
     }
@@ -217,11 +273,10 @@ impl Images {
     pub fn as_parent(&self) -> Result<ManifestEntry, Error> {
         let inventory = names::inventory();
         let name = inventory.name();
-        let Some(Opened { content, size }) = self.opened(name)? else {
+        let Some(opened) = self.opened(name)? else {
             return Err(Error::Missing { name: name.to_owned() });
         };
-        let digest = manifest::digest(content, size).map_err(Error::io("read", name))?;
-        Ok(manifest::entry(names::PARENT_LINK, size, digest))
+        manifest::parent_entry(opened)
     }
 
     /// By what the dump is known, to which pages of its parents may be given: where it has no id, as an older CRIU's, by the digest of its

@@ -4,6 +4,7 @@
 //! - [`Images`] reads a checkpoint, [`ImageWriter`] writes one that is complete or absent.
 //! - [`store`]: where checkpoints are: in directories, in memory.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
+//! - [`Signer`] and [`TrustedKeys`]: who vouches for a checkpoint.
 //! - [`build_id`]: what tells a program or library from all others.
 //! - [`page_server`]: a dump's pages sent over a connection, and taken.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
@@ -21,6 +22,7 @@ pub mod file_systems;
 mod held;
 pub mod id_map;
 mod images;
+mod keys;
 mod lineage;
 pub mod magic;
 mod manifest;
@@ -34,6 +36,7 @@ mod pagemap;
 mod pieces;
 mod progress;
 mod reader;
+mod signatures;
 pub mod store;
 mod verify;
 mod writer;
@@ -42,6 +45,7 @@ pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use held::{Held, HeldRun};
 pub use images::{Images, StoredReader};
+pub use keys::{Distrust, KeyError, KeyId, Signer, TrustedKeys};
 pub use lineage::Lineage;
 pub use mapping_kind::MappingKind;
 pub use names::Image;
@@ -53,4 +57,4 @@ pub use store::{
     Unfinished, WriteOptions, clear, parents_of, remove, unfinished,
 };
 pub use verify::{Damage, Verified, verify};
-pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe};
+pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe, sign};

@@ -4,7 +4,9 @@
 //! most of what CRIU writes nobody could tell: no file there means that there is nothing to say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
@@ -28,8 +30,8 @@ struct Known {
 pub(crate) struct Manifest {
     /// By name; `None` where no manifest is: then nothing is compared.
     files: Option<BTreeMap<String, Known>>,
-    /// The pages files that have been compared.
-    compared: Mutex<BTreeSet<String>>,
+    /// The pages files that have been compared, as they were then.
+    compared: Mutex<BTreeMap<String, Option<Version>>>,
     /// To whom pages were given whose room is given back.
     given_to: BTreeSet<String>,
     /// Page maps that a page server was sent, by name, as they were.
@@ -106,6 +108,12 @@ impl Manifest {
         })
     }
 
+    /// A file that is read, and of which not all bytes are known by digests.
+    pub(crate) fn not_covered(&self) -> Option<String> {
+        let mut unknown = self.written().filter(|name| !self.knows_all_of(name));
+        unknown.next().or_else(|| self.all_served().next()).map(str::to_owned)
+    }
+
     /// Whether a file of this name was written.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.files.as_ref().is_some_and(|files| files.contains_key(name))
@@ -159,7 +167,9 @@ impl Manifest {
         }
         let known = known.ok_or_else(|| Error::Missing { name: name.to_owned() })?;
         let compared = || self.compared.lock().unwrap_or_else(PoisonError::into_inner);
-        if compared().contains(name) {
+        // By that name there may be another file by now.
+        let version = version(pages).map_err(Error::io("stat", name))?;
+        if compared().get(name) == Some(&version) {
             return Ok(());
         }
         known.compare_bytes(name, pages.bytes())?;
@@ -167,7 +177,7 @@ impl Manifest {
         if !known.digest.is_empty() {
             known.compare(name, || Ok(Pages { pages, at: 0 }))?;
         }
-        compared().insert(name.to_owned());
+        compared().insert(name.to_owned(), version);
         Ok(())
     }
 }
@@ -225,6 +235,17 @@ impl Known {
     }
 }
 
+/// What tells a file from all others, and from what it was before it was written to: device, inode, length and time of change.
+type Version = (u64, u64, u64, i64, i64);
+
+/// `None` of pages that are in no file.
+fn version(pages: &dyn PageSource) -> io::Result<Option<Version>> {
+    let of = |found: Metadata| {
+        (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec())
+    };
+    pages.file().map(|file| file.metadata().map(of)).transpose()
+}
+
 fn changed(name: &str, what: String) -> Error {
     Error::Changed { name: name.to_owned(), what }
 }
@@ -253,9 +274,41 @@ pub(crate) fn entries(
     store: &dyn ImageStore,
     path: &str,
 ) -> Result<Option<Vec<ManifestEntry>>, Error> {
+    Ok(read(store, path)?.map(|(entries, _)| entries))
+}
+
+/// The manifest of a folder of a checkpoint, and the digest of the very bytes that it was read from.
+pub(crate) fn read(
+    store: &dyn ImageStore,
+    path: &str,
+) -> Result<Option<(Vec<ManifestEntry>, blake3::Hash)>, Error> {
     let image = names::manifest();
     let Some(Opened { content, size }) = store.open(path)? else { return Ok(None) };
-    ImageReader::new(&image, BufReader::new(content), size, true)?.entries().map(Some)
+    let mut digesting = Digesting { from: content, hasher: blake3::Hasher::new() };
+    let reader = ImageReader::new(&image, BufReader::new(&mut digesting), size, true)?;
+    let entries = reader.entries()?;
+    Ok(Some((entries, digesting.hasher.finalize())))
+}
+
+/// Digests what is read.
+struct Digesting<R> {
+    from: R,
+    hasher: blake3::Hasher,
+}
+
+impl<R: Read> Read for Digesting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
+/// What the manifest of a checkpoint says of a parent whose inventory this is.
+pub(crate) fn parent_entry(inventory: Opened) -> Result<ManifestEntry, Error> {
+    let Opened { content, size } = inventory;
+    let digest = digest(content, size).map_err(Error::io("read", names::inventory().name()))?;
+    Ok(entry(names::PARENT_LINK, size, digest))
 }
 
 /// The digest of a file of `size` bytes.

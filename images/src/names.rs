@@ -11,8 +11,8 @@ use crate::messages::{
     FileLockEntry, FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry,
     IpcVarEntry, ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, MqueueEntry, NetDeviceEntry,
     NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry,
-    SeccompEntry, ServedEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry, TcpStreamEntry,
-    TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
+    SeccompEntry, ServedEntry, SignatureEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry,
+    TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
 
 /// What an image begins with.
@@ -360,6 +360,11 @@ pub fn older_tmpfs(mount: u32) -> String {
     format!("tmpfs-{mount}.tar.gz.img")
 }
 
+/// `stasis-signature`: who vouches for the manifest. Written when the checkpoint is safe, or later.
+pub fn signature() -> Image<SignatureEntry> {
+    Image::new("stasis-signature", magic::SIGNATURE).with_head(Head::Own)
+}
+
 /// `stasis-manifest`: what the checkpoint consists of. Written after all others, by whoever commits them.
 pub fn manifest() -> Image<ManifestEntry> {
     Image::new("stasis-manifest", magic::MANIFEST).with_head(Head::Own)
@@ -560,7 +565,7 @@ pub fn unread(name: &str) -> Option<&'static str> {
 
 /// Whether a file of this name is a service file, of no meaning to a restore.
 pub fn is_service(name: &str) -> bool {
-    matches!(name, "stats-dump" | "stats-restore" | "stasis-manifest")
+    matches!(name, "stats-dump" | "stats-restore" | "stasis-manifest" | "stasis-signature")
 }
 
 #[cfg(test)]

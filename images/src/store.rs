@@ -172,7 +172,7 @@ pub trait NewCheckpoint: Debug + Send + Sync {
 }
 
 /// Adds to a checkpoint what was left for later.
-pub type Complete = dyn Fn(&dyn ImageStore) -> Result<(), Error>;
+pub type Complete<'c> = dyn Fn(&dyn ImageStore) -> Result<(), Error> + 'c;
 
 /// A place in which a checkpoint may be begun, as often as it takes. Nothing is there before.
 pub trait Destination: Debug + Send + Sync {
@@ -184,7 +184,7 @@ pub trait Destination: Debug + Send + Sync {
 
     /// Makes a checkpoint there safe that has appeared before it was ([`Safe::Later`]), after `complete` has added to it what was left
     /// for later. One that cannot be is no checkpoint any more: its inventory goes.
-    fn make_safe(&self, complete: &Complete) -> Result<(), Error>;
+    fn make_safe(&self, complete: &Complete<'_>) -> Result<(), Error>;
 }
 
 /// An image that is being written, from its beginning to its end.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::images::Images;
+use crate::keys::KeyId;
 use crate::lineage::Lineage;
 use crate::names;
 
@@ -29,6 +30,8 @@ pub struct Verified {
     pub in_part: Vec<PathBuf>,
     /// The directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
     pub unknown: Vec<PathBuf>,
+    /// The trusted key that has signed it, if it was opened with such keys.
+    pub signed_by: Option<KeyId>,
     /// What is not as it was.
     pub damages: Vec<Damage>,
 }
@@ -39,7 +42,7 @@ pub struct Verified {
 /// # Errors
 /// If the files cannot be listed.
 pub fn verify(images: &Images) -> Result<Verified, Error> {
-    let mut found = Verified::default();
+    let mut found = Verified { signed_by: images.vouched_by(), ..Verified::default() };
     let mut lineage = Lineage::of(images)?;
     let mut at = 0;
     loop {

@@ -4,6 +4,7 @@
 //! is the store's to know ([`crate::store`]).
 
 mod folder;
+mod signing;
 mod sink;
 mod whole;
 
@@ -26,7 +27,7 @@ use crate::{manifest, pieces};
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
 pub(crate) use sink::{framed, head};
-pub use whole::make_safe;
+pub use whole::{make_safe, sign};
 
 /// A checkpoint being written. Several threads may write different images at once.
 #[derive(Debug)]

@@ -367,7 +367,7 @@ fn no_byte_of_a_long_file_changes_unseen() {
     write_long(&target, Safe::Later);
     assert_eq!(told(), [false, false]);
     let options = WriteOptions::default();
-    make_safe(&NewDirectory { path: target.clone(), options }).unwrap();
+    make_safe(&NewDirectory { path: target.clone(), options }, None).unwrap();
     assert_eq!(told(), [true, true]);
     assert_eq!(listing(&target.join(names::PRE_COPY)).len(), 4);
 }

@@ -140,7 +140,7 @@ impl<D: Destination> Destination for PagesElsewhere<D> {
         Ok(Box::new(Parted { local, client, links: Mutex::default() }))
     }
 
-    fn make_safe(&self, complete: &Complete) -> Result<(), Error> {
+    fn make_safe(&self, complete: &Complete<'_>) -> Result<(), Error> {
         self.local.make_safe(complete)
     }
 }

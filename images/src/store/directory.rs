@@ -109,7 +109,7 @@ impl Destination for NewDirectory {
         Ok(Box::new(Staging::create(&self.path, self.options)?))
     }
 
-    fn make_safe(&self, complete: &Complete) -> Result<(), Error> {
+    fn make_safe(&self, complete: &Complete<'_>) -> Result<(), Error> {
         let make = || {
             complete(&Directory::open(&self.path)?)?;
             if self.options.sync { staging::sync_whole(&self.path) } else { Ok(()) }

@@ -227,7 +227,7 @@ impl Destination for MemoryDestination {
     }
 
     /// Memory never is.
-    fn make_safe(&self, _complete: &Complete) -> Result<(), Error> {
+    fn make_safe(&self, _complete: &Complete<'_>) -> Result<(), Error> {
         Ok(())
     }
 }

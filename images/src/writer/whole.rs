@@ -1,20 +1,49 @@
 //! What is done to a checkpoint when nobody waits any more that is to run on.
 
+use std::cell::Cell;
 use std::io;
+use std::path::Path;
 
 use super::encode;
+use super::signing::sign_store;
 use crate::error::Error;
+use crate::keys::Signer;
 use crate::messages::DIGEST_WHOLE;
-use crate::store::{Destination, ImageStore};
+use crate::store::{Destination, Directory, ImageStore};
 use crate::{manifest, names, pieces};
 
-/// Makes a checkpoint safe that was committed as [`crate::Safe::Later`], and its manifest whole. One that cannot be is no checkpoint
-/// any more.
+/// Makes a checkpoint safe that was committed as [`crate::Safe::Later`], and its manifest whole, and has it signed. One that cannot be is
+/// no checkpoint any more.
 ///
 /// # Errors
 /// If it cannot be read, or not be written to the disk.
-pub fn make_safe(destination: &dyn Destination) -> Result<(), Error> {
-    destination.make_safe(&complete)
+pub fn make_safe(destination: &dyn Destination, signer: Option<&Signer>) -> Result<(), Error> {
+    let is_signed = Cell::new(false);
+    destination.make_safe(&|store| {
+        complete(store)?;
+        if let Some(signer) = signer {
+            sign_store(store, signer)?;
+            is_signed.set(true);
+        }
+        Ok(())
+    })?;
+    match signer.is_some() && !is_signed.get() {
+        false => Ok(()),
+        true => {
+            let name = destination.path().display().to_string();
+            Err(Error::Misuse { name, what: "a checkpoint in such a place cannot be signed" })
+        }
+    }
+}
+
+/// Signs a checkpoint that is there, in the place of all that had signed it. It is not read for that: [`crate::verify`] does.
+///
+/// # Errors
+/// If it has no manifest, or cannot be written.
+pub fn sign(path: &Path, signer: &Signer) -> Result<(), Error> {
+    let store = Directory::open(path)?;
+    complete(&store)?;
+    sign_store(&store, signer)
 }
 
 /// Reads all of the files of which the manifests of a checkpoint know samples alone, and adds what is in them. Who is

@@ -405,8 +405,10 @@ fn sync_files(files: &[(&str, &File)]) -> Result<(), Error> {
 
 /// Has a checkpoint that has appeared on the disk, with its name.
 pub(super) fn sync_whole(target: &Path) -> Result<(), Error> {
+    // A relative one may have nothing before its name.
+    let target = target.canonicalize().map_err(Error::path("find", target))?;
     let below = names::PRE_COPIES.iter().map(|name| target.join(name));
-    for directory in below.filter(|path| path.is_dir()).chain([target.to_owned()]) {
+    for directory in below.filter(|path| path.is_dir()).chain([target.clone()]) {
         let mut files = Vec::new();
         for entry in fs::read_dir(&directory).map_err(Error::path("list", &directory))? {
             let path = entry.map_err(Error::path("list", &directory))?.path();
@@ -485,7 +487,8 @@ fn remove_old_images(
             remove_tree(&path).map_err(Error::path("remove", path))?;
             continue;
         }
-        let replaced = new.contains(name);
+        // It vouches for what is replaced.
+        let replaced = new.contains(name) || name == names::signature().name();
         if replaced || (names::is_image(name) && !fresh.contains(name)) {
             remove_if_there(&entry.path())?;
         }
