@@ -137,6 +137,9 @@ pub struct CheckpointSummary {
     /// What it is called by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// The ids of the keys by which it says to be signed, of which nothing has been checked: SHA-256 of the public key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_by: Vec<String>,
     /// Why the images cannot be read; absent when they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -198,6 +201,9 @@ pub struct Verification {
     pub files: u64,
     /// How long they are together.
     pub bytes: u64,
+    /// The id of the trusted key that has signed it; absent where no keys are trusted: nothing was checked then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
     /// Files of which only the length, or samples, could be compared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_part: Vec<String>,

@@ -38,6 +38,8 @@ pub enum Code {
     OverBudget,
     /// The images of a checkpoint are not as they were written.
     Damaged,
+    /// Nobody who is trusted has signed the checkpoint, or signatures are demanded and nobody is trusted.
+    Untrusted,
     /// Too much at once.
     TooMany,
     /// Something failed that should not.
@@ -78,7 +80,7 @@ impl Fault {
 
 impl Code {
     /// All there are.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -94,6 +96,7 @@ impl Code {
         Self::OverBudget,
         Self::Cancelled,
         Self::Damaged,
+        Self::Untrusted,
         Self::TooMany,
         Self::Failed,
         Self::Unsupported,
@@ -122,6 +125,7 @@ impl Code {
             | Self::Refused
             | Self::OverBudget
             | Self::Cancelled
+            | Self::Untrusted
             | Self::TooMany => Fault::User,
         }
     }
@@ -169,6 +173,7 @@ impl Code {
             Self::Cancelled => "cancelled",
             Self::OverBudget => "over_budget",
             Self::Damaged => "damaged",
+            Self::Untrusted => "untrusted",
             Self::TooMany => "too_many",
             Self::Failed => "failed",
             Self::Unsupported => "unsupported",

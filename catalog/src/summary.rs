@@ -24,6 +24,7 @@ pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary>
         frozen_us: None,
         parent: None,
         labels: labels::read(path),
+        signed_by: Vec::new(),
         damage: None,
     };
     if let Err(error) = Images::open(path).and_then(|images| fill(&mut summary, &images)) {
@@ -33,6 +34,7 @@ pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary>
 }
 
 fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::Error> {
+    summary.signed_by = images.signers()?.iter().map(ToString::to_string).collect();
     summary.image_bytes = images.files()?.iter().map(|file| file.size).sum();
     let tree = images.read_all(&names::pstree())?;
     summary.processes = tree.len() as u64;

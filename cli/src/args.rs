@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use collector::Home;
 use criu::{External, ExternalMounts};
 use ids::HostPid;
-use service::EngineSettings;
+use service::{EngineSettings, SigningSettings, TrustSettings};
 
 use crate::gateway_options::GatewayOptions;
 use crate::voice::Voice;
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     /// Read all of a checkpoint, and of those that it is an increment of, and compare it with what was written; the exit code is 0 when
     /// nothing has changed
     Verify(VerifyOptions),
+    /// Sign a checkpoint, when all of it has been read and is as it was written, in the place of who had signed it
+    Sign(SignOptions),
     /// Remove checkpoints; each is there whole until it is gone
     Rm(RemoveOptions),
     /// Write a checkpoint of a gateway's to standard output, as an archive of tar(1)
@@ -158,6 +160,8 @@ pub(crate) struct DumpOptions {
     /// What the checkpoint is to be called by, for `stasis list --labels` and the services
     #[arg(long, value_name = "KEY=VALUE,…")]
     pub(crate) labels: Option<api::Labels>,
+    #[command(flatten)]
+    pub(crate) signing: SigningSettings,
     /// Directory of what is known at run time
     #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
     pub(crate) run_dir: PathBuf,
@@ -369,6 +373,8 @@ pub(crate) struct RestoreOptions {
     /// times of change and checksums, or only their sizes
     #[arg(long, value_name = "METHOD", default_value = "buildid")]
     pub(crate) file_validation: FileValidation,
+    #[command(flatten)]
+    pub(crate) trust: TrustSettings,
     /// Have TCP connections come back closed
     #[arg(long)]
     pub(crate) tcp_close: bool,
@@ -464,6 +470,18 @@ pub(crate) struct VerifyOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) trust: TrustSettings,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SignOptions {
+    /// Directory that holds the checkpoint
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Private key of ed25519 (PKCS#8, PEM); its owner alone may be able to read it
+    #[arg(long, value_name = "FILE", env = "STASIS_SIGNING_KEY")]
+    pub(crate) signing_key: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use api::{ContainerList, ContainerSummary};
 use containers::{Asked, Error, Places};
 use criu::{Failure, Host};
+use images::Signer;
 use service::EngineSettings;
 
 use crate::args::{DumpOptions, ProgramPlaces, PsOptions};
 use crate::ps::{plain, reasons};
+use crate::show::explain;
 use crate::summaries;
 use crate::voice::Voice;
 
@@ -30,9 +32,17 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
         ext_unix_sk: options.ext_unix_sk,
         shell_job: options.shell_job,
     };
+    let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     let listing = containers::list(&places);
     let container = listing.find(name, options.engine).map_err(failure)?;
     let done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
+    if let Some(signer) = &signer {
+        let signed = directory.as_deref().map(|it| images::sign(it, signer));
+        match signed {
+            Some(signed) => signed.map_err(explain)?,
+            None => voice.note("the engine keeps the images itself: they are not signed"),
+        }
+    }
     let unlabelled =
         directory.and_then(|it| catalog::labels::unlabelled(&it, options.labels.as_ref()));
     if let Some(warning) = unlabelled {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use api::DumpSummary;
 use dumper::{AfterDump, Connections, DumpOptions, ExternalUnix};
-use images::{Images, NewDirectory, WriteOptions};
+use images::{Images, NewDirectory, Signer, WriteOptions};
 
 use crate::args;
 use crate::summaries::{self, Dumped};
@@ -25,6 +25,7 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
     };
     let parent = options.parent.as_deref().map(Images::open).transpose();
     let parent = parent.map_err(dumper::Error::Parent)?;
+    let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     let asked = DumpOptions {
         after,
         shell_job: options.shell_job,
@@ -46,6 +47,7 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         skip_in_flight: options.skip_in_flight,
         network_lock: options.network_lock.map(args::NetworkLock::asked),
         undo: options.run_dir.join(freezer::UNDO),
+        signer,
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,

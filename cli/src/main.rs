@@ -135,6 +135,7 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
         Command::List(options) => list::run(&options, voice),
         Command::Diff(options) => diff::run(&options, voice),
         Command::Verify(options) => verify::run(&options, voice),
+        Command::Sign(options) => verify::sign(&options, voice),
         Command::Rm(options) => verify::remove(&options, voice),
         Command::Jobs(_) => Err(Failure::with_remedy(
             "jobs: a gateway has them, and none is named",

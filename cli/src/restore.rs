@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ids::HostPid;
-use images::Images;
+use images::{Images, TrustedKeys};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -30,7 +30,9 @@ struct WaitError {
 }
 
 pub(crate) fn run(options: &args::RestoreOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let images = Images::open(&options.directory).map_err(restorer::Error::from)?;
+    let keys = TrustedKeys::demanded(options.trust.trusted_keys.as_deref())?;
+    let images = Images::open_trusted(&options.directory, keys.as_ref());
+    let images = images.map_err(restorer::Error::from)?;
     restorer::layout::take(&images)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
     let report = restore(options, &images, &mut voice.bar())?;

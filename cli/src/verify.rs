@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use api::{DamagedFile, Verification};
-use images::Images;
+use images::{Images, Signer, TrustedKeys};
 use serde_json::json;
 
-use crate::args::{RemoveOptions, VerifyOptions};
+use crate::args::{RemoveOptions, SignOptions, VerifyOptions};
 use crate::progress::bytes;
 use crate::ps::plain;
 use crate::show::explain;
@@ -16,8 +16,9 @@ use criu::Failure;
 
 /// `stasis verify`.
 pub(crate) fn run(options: &VerifyOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let found = Images::open(&options.directory).and_then(|images| images::verify(&images));
-    let found = found.map_err(explain)?;
+    let keys = TrustedKeys::demanded(options.trust.trusted_keys.as_deref())?;
+    let images = Images::open_trusted(&options.directory, keys.as_ref());
+    let found = images.and_then(|images| images::verify(&images)).map_err(explain)?;
     let found = catalog::verification(&found, |path| path.display().to_string());
     tell(&found, voice)
 }
@@ -50,7 +51,33 @@ fn text(found: &Verification, quiet: bool) -> String {
         0 => format!("{files} files, {size}: {}\n", in_style(GOOD, "as they were written")),
         damages => format!("{files} files, {size}, are as they were written; {damages} not\n"),
     };
+    if let Some(key) = &found.signed_by {
+        text += &format!("signed by key {key}\n");
+    }
     text
+}
+
+/// `stasis sign`.
+pub(crate) fn sign(options: &SignOptions, voice: Voice) -> Result<ExitCode, Failure> {
+    let signer = Signer::read(&options.signing_key)?;
+    let directory = &options.directory;
+    let found = Images::open(directory).and_then(|images| images::verify(&images));
+    let found = found.map_err(explain)?;
+    if !found.damages.is_empty() || !found.unknown.is_empty() {
+        let found = catalog::verification(&found, |path| path.display().to_string());
+        tell(&found, voice)?;
+        let error =
+            format!("sign {}: it is not known to be as it was written", directory.display());
+        return Err(Failure::with_remedy(
+            error,
+            "sign one that `stasis verify` finds as it was written",
+        ));
+    }
+    images::sign(directory, &signer).map_err(explain)?;
+    let (place, key) = (directory.display().to_string(), signer.id().to_string());
+    let told = json!({"signed": {"directory": place, "key": key}});
+    voice.sum_up(&told, || format!("signed {place} by key {key}\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `stasis rm`.

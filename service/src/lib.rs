@@ -45,7 +45,9 @@ pub use peers::{Allowed, Connection, Peer};
 pub use privileges::Privileges;
 pub use problem::{Body, Problem};
 pub use run::{Doors, Prepared, Service, dress, exit};
-pub use settings::{EngineSettings, LogFormat, LogSettings, Settings};
+pub use settings::{
+    EngineSettings, LogFormat, LogSettings, Settings, SigningSettings, TrustSettings,
+};
 pub use socket::{BoundSocket, Socket};
 pub use streams::{Pieces, PiecesReader, PiecesSender};
 pub use telemetry::Traces;

@@ -20,6 +20,23 @@ pub struct LogSettings {
     pub log_format: LogFormat,
 }
 
+/// Whose signatures are demanded.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TrustSettings {
+    /// Public keys of ed25519 (PEM): a file, or a directory of files that end in .pem. A checkpoint, and those that it has left pages
+    /// to, must be signed by one of them; without this no signature is looked at
+    #[arg(long, value_name = "PATH", env = "STASIS_TRUSTED_KEYS")]
+    pub trusted_keys: Option<PathBuf>,
+}
+
+/// Who signs checkpoints.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct SigningSettings {
+    /// Private key of ed25519 (PKCS#8, PEM) that signs each checkpoint when it is safe; its owner alone may be able to read it
+    #[arg(long, value_name = "FILE", env = "STASIS_SIGNING_KEY")]
+    pub signing_key: Option<PathBuf>,
+}
+
 /// Where engines of containers keep their state.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EngineSettings {

@@ -19,13 +19,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use collector::Home;
 use configuration::Program;
+use images::{Signer, TrustedKeys};
 use index::Index;
 use metrics::DumpMetrics;
 use parents::Parents;
 use room::{Room, RoomSettings};
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
-    Service, Settings,
+    Service, Settings, SigningSettings, TrustSettings,
 };
 use store::Store;
 
@@ -48,6 +49,10 @@ struct Args {
     room: RoomSettings,
     #[command(flatten)]
     engines: EngineSettings,
+    #[command(flatten)]
+    signing: SigningSettings,
+    #[command(flatten)]
+    trust: TrustSettings,
     /// Label by whose values the metrics tell of checkpoints; may be given several times
     #[arg(
         long,
@@ -111,6 +116,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     let undo = super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
+        if let Some(signer) = Signer::asked(args.signing.signing_key.as_deref())? {
+            tracing::info!("checkpoints are signed by key {}", signer.id());
+        }
+        TrustedKeys::demanded(args.trust.trusted_keys.as_deref())?;
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
         let index = Index::of(root.clone());
@@ -121,7 +130,7 @@ fn run(args: &Args) -> Result<(), Error> {
         let places = containers::places(&args.engines, &args.settings.run_dir);
         let operations = Operations::default();
         let of_containers = containers::router(
-            root.clone(),
+            (root.clone(), args.signing.clone()),
             (places, room.clone()),
             operations.clone(),
             of_dumps.clone(),
@@ -132,11 +141,12 @@ fn run(args: &Args) -> Result<(), Error> {
         let parents = Parents::default();
         let dirty_logs = args.settings.run_dir.join(DIRTY_LOGS);
         let of_logs = dirty_logs::router(programs.clone(), dirty_logs.clone());
-        let there = (root.clone(), index, parents.clone());
-        let there = checkpoints::router(there, operations.clone(), of_dumps.clone());
+        let of_those = (root.clone(), args.trust.clone(), parents.clone());
+        let there = checkpoints::router(of_those, index, operations.clone(), of_dumps.clone());
         let of_contents = looks::router(root.clone()).merge(archives::router(root.clone()));
-        let settings = (programs, undo, room, (dirty_logs, parents));
-        let own = routes::router(root, settings, operations, of_dumps, traces);
+        let settings = (programs, undo, room, args.signing.clone());
+        let increments = (dirty_logs, parents);
+        let own = routes::router(root, settings, increments, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());
         Ok(own
             .merge(there)

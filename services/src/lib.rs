@@ -7,6 +7,7 @@ pub mod collector;
 pub mod dumper;
 pub mod freezer;
 pub mod restorer;
+mod trust;
 
 use std::error::Error;
 use std::io;

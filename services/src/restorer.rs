@@ -7,7 +7,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use configuration::Program;
-use service::{CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings};
+use images::TrustedKeys;
+use service::{
+    CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings, TrustSettings,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use reaper::Reaper;
@@ -20,6 +23,8 @@ struct Args {
     settings: Settings,
     #[command(flatten)]
     checkpoints: CheckpointSettings,
+    #[command(flatten)]
+    trust: TrustSettings,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -62,6 +67,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let metrics = prepared.metrics().clone();
     super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
+        if let Some(keys) = TrustedKeys::demanded(args.trust.trusted_keys.as_deref())? {
+            let ids: Vec<_> = keys.ids().map(ToString::to_string).collect();
+            tracing::info!("checkpoints must be signed by one of the keys {}", ids.join(", "));
+        }
         let root = CheckpointRoot::open(&args.checkpoints)?;
         let reaper = Reaper::start(&metrics)?;
         let mut children = signal(SignalKind::child())?;
@@ -71,6 +80,7 @@ fn run(args: &Args) -> Result<(), Error> {
                 reaping.reap();
             }
         });
-        routes::router(root, reaper, args.settings.run_dir.join("restores"), &metrics)
+        let records = args.settings.run_dir.join("restores");
+        routes::router((root, args.trust.clone()), reaper, records, &metrics)
     })
 }

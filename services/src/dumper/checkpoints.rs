@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path as FilePath, PathBuf};
 
 use api::{
-    CheckpointList, CheckpointQuery, CheckpointSummary, DamagedFile, Directory, Labels,
+    CheckpointList, CheckpointQuery, CheckpointSummary, Code, DamagedFile, Directory, Labels,
     Verification, VerifyRequest,
 };
 use axum::extract::rejection::QueryRejection;
@@ -12,18 +12,21 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use images::Images;
+use images::{Images, TrustedKeys};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, blocking, chain,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, TrustSettings,
+    blocking, chain,
 };
 
 use super::index::Index;
 use super::metrics::DumpMetrics;
 use super::parents::Parents;
+use crate::trust::no_key;
 
 #[derive(Clone, Debug)]
 struct Checkpoints {
     root: CheckpointRoot,
+    trust: TrustSettings,
     index: Index,
     parents: Parents,
     operations: Operations,
@@ -32,7 +35,8 @@ struct Checkpoints {
 
 /// The router of these paths.
 pub(super) fn router(
-    (root, index, parents): (CheckpointRoot, Index, Parents),
+    (root, trust, parents): (CheckpointRoot, TrustSettings, Parents),
+    index: Index,
     operations: Operations,
     metrics: DumpMetrics,
 ) -> Router {
@@ -41,7 +45,7 @@ pub(super) fn router(
         .route("/v1/checkpoints/{*directory}", get(one).delete(remove))
         .route("/v1/labels/{*directory}", put(label))
         .route("/v1/verifications", post(verify))
-        .with_state(Checkpoints { root, index, parents, operations, metrics })
+        .with_state(Checkpoints { root, trust, index, parents, operations, metrics })
 }
 
 fn failed(error: &io::Error) -> Problem {
@@ -215,7 +219,7 @@ async fn verify(
     let (_, path) = place(&state.root, asker, &directory)?;
     let operation = state.operations.begin(operation, asker.0)?;
     blocking(move || {
-        let found = verified(&state.root, &path, &directory);
+        let found = verified(&state, &path, &directory);
         if let Ok(found) = &found {
             state.metrics.verified(found);
         }
@@ -227,15 +231,22 @@ async fn verify(
 }
 
 fn verified(
-    root: &CheckpointRoot,
+    Checkpoints { root, trust, .. }: &Checkpoints,
     path: &FilePath,
     directory: &Directory,
 ) -> Result<Verification, Problem> {
-    let found = Images::open(path).and_then(|images| images::verify(&images));
+    let keys =
+        TrustedKeys::demanded(trust.trusted_keys.as_deref()).map_err(|error| no_key(&error))?;
+    let found = Images::open_trusted(path, keys.as_ref());
+    let found = found.and_then(|images| images::verify(&images));
     let found = match found {
         Ok(found) => found,
         Err(images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. }) => {
             return Err(none(directory).of("directory"));
+        }
+        Err(error @ images::Error::Untrusted { .. }) => {
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(&error));
+            return Err(problem.coded(Code::Untrusted).of("directory"));
         }
         // What cannot be opened as a checkpoint has changed, too.
         Err(error) => {

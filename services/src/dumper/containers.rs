@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::metrics::DumpMetrics;
 use super::room::{Reserved, Room};
 use crate::has_no_room;
+use crate::trust::no_key;
 use api::{Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,9 +14,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use containers::{Asked, Error, Places};
 use ids::HostPid;
+use images::Signer;
 use service::{
-    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, blocking,
-    chain, holds_checkpoint,
+    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem,
+    SigningSettings, blocking, chain, holds_checkpoint,
 };
 
 /// Where engines keep their state, and stasis its own.
@@ -32,6 +34,7 @@ pub(super) fn places(engines: &EngineSettings, run_dir: &Path) -> Places {
 #[derive(Clone, Debug)]
 struct Containers {
     root: CheckpointRoot,
+    signing: SigningSettings,
     places: Places,
     room: Room,
     operations: Operations,
@@ -40,7 +43,7 @@ struct Containers {
 
 /// The router of these paths.
 pub(super) fn router(
-    root: CheckpointRoot,
+    (root, signing): (CheckpointRoot, SigningSettings),
     (places, room): (Places, Room),
     operations: Operations,
     metrics: DumpMetrics,
@@ -48,7 +51,7 @@ pub(super) fn router(
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
-        .with_state(Containers { root, places, room, operations, metrics })
+        .with_state(Containers { root, signing, places, room, operations, metrics })
 }
 
 fn not_for(user: Option<User>) -> Result<(), Problem> {
@@ -165,11 +168,19 @@ fn checkpoint(
         let message = "the engine keeps the images itself, and no labels with them";
         return Err(Problem::field("labels", message).remedy("leave them out"));
     }
+    let signer =
+        Signer::asked(state.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
     let done = containers::checkpoint(container, &asked, &state.places);
     if done.is_err() {
         state.root.forget(&request.directory);
     }
     let done = done.map_err(|error| problem(&error))?;
+    // The engine has ended it by now: an unsigned checkpoint is better than none.
+    if let Some((signer, directory)) = signer.as_deref().zip(asked.directory.as_deref())
+        && let Err(error) = images::sign(directory, signer)
+    {
+        tracing::warn!("checkpoint of {:?} is not signed: {}", request.container, chain(&error));
+    }
     if let Some(directory) = &asked.directory
         && let Some(warning) = catalog::labels::unlabelled(directory, Some(&request.labels))
     {

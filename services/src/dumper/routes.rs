@@ -10,17 +10,18 @@ use axum::routing::post;
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{Images, NewDirectory, WriteOptions};
+use images::{Images, NewDirectory, Signer, WriteOptions};
 use kernel::rights;
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, chain,
-    holds_checkpoint,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, SigningSettings, Traces,
+    chain, holds_checkpoint,
 };
 
 use super::checkpoints::{none, place};
 use super::metrics::DumpMetrics;
 use super::parents::{Parent, Parents};
 use super::room::Room;
+use crate::trust::no_key;
 use crate::{Told, has_no_room, no_room};
 use dumper::{AfterDump, Connections, DumpOptions, Error, FreezeError, dump};
 
@@ -35,6 +36,7 @@ struct Dumper {
     /// [`DumpOptions::dirty_logs`].
     dirty_logs: PathBuf,
     parents: Parents,
+    signing: SigningSettings,
     metrics: DumpMetrics,
     traces: Traces,
     operations: Operations,
@@ -43,13 +45,24 @@ struct Dumper {
 /// The router of the dumper's own paths. `programs` is [`DumpOptions::programs`].
 pub(super) fn router(
     root: CheckpointRoot,
-    (programs, undo, room, (dirty_logs, parents)): (Home, PathBuf, Room, (PathBuf, Parents)),
+    (programs, undo, room, signing): (Home, PathBuf, Room, SigningSettings),
+    (dirty_logs, parents): (PathBuf, Parents),
     operations: Operations,
     metrics: DumpMetrics,
     traces: Traces,
 ) -> Router {
-    let dumper =
-        Dumper { root, programs, undo, room, dirty_logs, parents, metrics, traces, operations };
+    let dumper = Dumper {
+        root,
+        programs,
+        undo,
+        room,
+        dirty_logs,
+        parents,
+        signing,
+        metrics,
+        traces,
+        operations,
+    };
     Router::new().route("/v1/dumps", post(make)).with_state(dumper)
 }
 
@@ -174,6 +187,8 @@ fn options(
             .of("directory")
             .remedy("name another directory"));
     }
+    let signer =
+        Signer::asked(dumper.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
     let destination = NewDirectory { path: images_dir, options: WriteOptions::default() };
     let options = DumpOptions {
         after: match request.after {
@@ -190,6 +205,7 @@ fn options(
         skip_in_flight: request.skip_in_flight,
         link_remap: request.link_remap,
         undo: dumper.undo.clone(),
+        signer,
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),

@@ -14,18 +14,19 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use ids::HostPid;
-use images::{Images, Quiet};
+use images::{Images, Quiet, TrustedKeys};
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus::{Histogram, IntCounterVec, IntGauge};
 use serde::{Deserialize, Serialize};
 use service::metrics::{Failures, Metrics, definitions as are};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Worker, WorkerError,
-    chain, holds_checkpoint, worker_answer,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, TrustSettings, Worker,
+    WorkerError, chain, holds_checkpoint, worker_answer,
 };
 
 use super::reaper::Reaper;
 use crate::has_no_room;
+use crate::trust::REMEDY;
 use restorer::{
     AfterRestore, Connections, Error, Parent, Record, RestoreOptions, Trust, Validation, layout,
     restore,
@@ -42,6 +43,7 @@ struct Work {
     cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
     records: PathBuf,
+    trust: Option<PathBuf>,
     /// The process number of the service.
     service: u32,
 }
@@ -50,6 +52,7 @@ struct Work {
 struct Restorer {
     records: PathBuf,
     root: CheckpointRoot,
+    trust: TrustSettings,
     reaper: Reaper,
     worker: Worker,
     metrics: RestoreMetrics,
@@ -108,7 +111,7 @@ fn bytes(pages: u64) -> f64 {
 /// # Errors
 /// If the metrics are registered already, or our own binary cannot be found for workers.
 pub(super) fn router(
-    root: CheckpointRoot,
+    (root, trust): (CheckpointRoot, TrustSettings),
     reaper: Reaper,
     records: PathBuf,
     metrics: &Metrics,
@@ -123,7 +126,7 @@ pub(super) fn router(
     }
     let operations = Operations::default();
     let asked = operations.router();
-    let restorer = Restorer { records, root, reaper, worker, metrics, operations };
+    let restorer = Restorer { records, root, trust, reaper, worker, metrics, operations };
     let own = Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer);
     Ok(own.merge(asked))
 }
@@ -182,6 +185,7 @@ fn work_for(
         cgroups: request.cgroups,
         on_behalf_of: user,
         records: restorer.records.clone(),
+        trust: restorer.trust.trusted_keys.clone(),
         service: std::process::id(),
     };
     Ok((work, whole))
@@ -354,7 +358,13 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             joined: Default::default(),
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
-        let images = Images::open(&work.images_dir).map_err(Error::from);
+        let keys = TrustedKeys::demanded(work.trust.as_deref());
+        let keys = keys.map_err(|error| ErrorDetail {
+            message: chain(&error),
+            remedy: Some(REMEDY.to_owned()),
+            ..ErrorDetail::default()
+        })?;
+        let images = Images::open_trusted(&work.images_dir, keys.as_ref()).map_err(Error::from);
         let report = images
             .and_then(|images| restore(&options, &images, &mut hooks::Nobody, &mut Quiet))
             .map_err(|error| detail(&error))?;
@@ -373,6 +383,9 @@ fn detail(error: &Error) -> ErrorDetail {
             | images::Error::Truncated { .. }
             | images::Error::Magic { .. },
         ) => ErrorDetail { code: Code::Damaged, ..detail },
+        Error::Images(images::Error::Untrusted { .. }) => {
+            ErrorDetail { code: Code::Untrusted, ..detail }
+        }
         error if has_no_room(error) => ErrorDetail { code: Code::NoRoom, ..detail },
         _ => detail,
     }
