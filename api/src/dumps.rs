@@ -137,6 +137,9 @@ pub struct CheckpointSummary {
     /// What it is called by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// Whether it came as an archive: whoever is no admin restores it only if a trusted key has signed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uploaded: bool,
     /// The ids of the keys by which it says to be signed, of which nothing has been checked: SHA-256 of the public key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signed_by: Vec<String>,

@@ -34,6 +34,9 @@ pub struct RestoreRequest {
     /// What becomes of its control groups.
     #[serde(default)]
     pub cgroups: CgroupsMode,
+    /// Only if a trusted key has signed it.
+    #[serde(default)]
+    pub vouched: bool,
 }
 
 /// What a restore says of itself.

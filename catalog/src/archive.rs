@@ -131,7 +131,9 @@ pub fn packed(path: &Path) -> Result<Packed, ArchiveError> {
                 return Err(ArchiveError::Foreign { name, what: "it is no part of a checkpoint" });
             }
             check_file(&name)?;
-            parts.push((name, Part::File));
+            if !is_mark(&name) {
+                parts.push((name, Part::File));
+            }
         }
     }
     parts.sort_by(|a, b| a.0.cmp(&b.0));
@@ -211,6 +213,11 @@ fn split(name: &str) -> Option<(&str, &str)> {
     (folder.is_empty() || names::PRE_COPIES.contains(&folder)).then_some((folder, own))
 }
 
+/// Whether it says that a checkpoint came as an archive, which it says of this machine alone.
+fn is_mark(name: &str) -> bool {
+    split(name).is_some_and(|(_, own)| own == names::UPLOADED)
+}
+
 fn check_file(name: &str) -> Result<(), ArchiveError> {
     let is_part = |own: &str| {
         own.bytes().all(|byte| byte.is_ascii_graphic())
@@ -265,7 +272,7 @@ pub fn unpack(from: impl Read, path: &Path) -> Result<(), ArchiveError> {
     let beside = path.parent().unwrap_or(path);
     let disk = statvfs(beside).map_err(|errno| failed("look at", "the disk")(errno.into()))?;
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    let names = take(from, &*new, free)?;
+    let mut names = take(from, &*new, free)?;
     for name in [names::inventory().name(), names::manifest().name()] {
         if !names.contains(name) {
             return Err(ArchiveError::Foreign {
@@ -275,6 +282,10 @@ pub fn unpack(from: impl Read, path: &Path) -> Result<(), ArchiveError> {
         }
     }
     check_whole(&*new)?;
+    let mut mark = new.create(names::UPLOADED)?;
+    mark.flush().map_err(failed("write", names::UPLOADED))?;
+    drop(mark);
+    names.insert(names::UPLOADED.to_owned());
     new.commit(&names, Safe::AtOnce)?;
     Ok(())
 }
@@ -311,6 +322,9 @@ fn take(
                 check_link(&name, Path::new(&*String::from_utf8_lossy(&to)))?;
             }
             _ => return foreign("only files and directories are taken out of an archive"),
+        }
+        if is_mark(&name) {
+            continue;
         }
         if names.len() == MOST_FILES {
             return foreign("there are more files before it than a checkpoint has");

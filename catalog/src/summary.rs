@@ -24,6 +24,7 @@ pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary>
         frozen_us: None,
         parent: None,
         labels: labels::read(path),
+        uploaded: path.join(names::UPLOADED).symlink_metadata().is_ok(),
         signed_by: Vec::new(),
         damage: None,
     };

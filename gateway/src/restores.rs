@@ -61,6 +61,8 @@ async fn begin(
         shell_job: request.shell_job,
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
+        // Whoever sent it had processes in mind that others are not to make for him.
+        vouched: found.uploaded && !asker.is_unbound_admin(),
     };
     let (work, labels, priority) = (Work::Restore(restore), found.labels, request.priority);
     start(gateway, asker, asked, Begin { work, labels, priority }).await

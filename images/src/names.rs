@@ -398,9 +398,12 @@ pub const PARENT_LINK: &str = "parent";
 /// Name of the file of a checkpoint's labels, which is no image.
 pub const LABELS: &str = "stasis-labels.json";
 
+/// Name of the file beside the images that says that they came as an archive, and so from anybody. No archive brings it or takes it along.
+pub const UPLOADED: &str = "stasis-uploaded";
+
 /// Whether a file is one that is put beside the images: labels, logs, and what container engines note for themselves.
 pub fn is_beside(name: &str) -> bool {
-    matches!(name, LABELS | "config.json" | "descriptors.json") || name.ends_with(".log")
+    matches!(name, LABELS | UPLOADED | "config.json" | "descriptors.json") || name.ends_with(".log")
 }
 
 /// Name of the directory inside a checkpoint for pages that were copied while the processes still ran: a parent

@@ -73,6 +73,21 @@ fn one_goes_to_another_machine_and_is_restored_there() {
     let again = shell(&there, &upload, Some(&archive), &told);
     assert!(!again.success && again.stderr.contains("is there already"), "{again:?}");
     assert_eq!(there.call("GET", "/v1/checkpoints/of/other", None).body["pid"], pid);
+    // Nobody but an admin makes processes that a stranger had in mind.
+    assert_eq!(taken["uploaded"], true, "{taken}");
+    let request = r#"{"name": "keeper", "roles": ["restore"]}"#;
+    let keeper = there.call("POST", "/v1/tokens", Some(request)).body["token"].clone();
+    let keeper = keeper.as_str().expect("a token");
+    let client = reqwest::blocking::Client::new();
+    let restore = client.post(there.address() + "/v1/restores?wait=30s").bearer_auth(keeper);
+    let body = r#"{"directory": "of/other"}"#;
+    let restore = restore.header("content-type", "application/json").body(body);
+    let job: Value = restore.send().expect("an answer").json().expect("JSON");
+    assert_eq!(
+        (&job["state"], &job["error"]["code"]),
+        (&"failed".into(), &"untrusted".into()),
+        "{job}"
+    );
     there.restore("of/other").expect("restore");
     workload.check().expect("it is as it was");
     drop(there);

@@ -166,6 +166,15 @@ fn work_for(
             .of("cgroups")
             .remedy("use soft, none or strict, or have root send the request (or send it with the gateway's token)"));
     }
+    if request.vouched && restorer.trust.trusted_keys.is_none() {
+        let message = format!(
+            "{directory} came as an archive, and no keys are trusted here by which it could be signed"
+        );
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .coded(Code::Untrusted)
+            .of("directory")
+            .remedy("have an admin restore it who is bound to nothing, or have the restorer trust keys (--trusted-keys)"));
+    }
     let wrong =
         |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
     let whole =
