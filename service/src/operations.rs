@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::{ErrorDetail, Operation, OperationState, Progress, User};
+use api::{Operation, OperationState, Progress, User};
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -37,6 +37,8 @@ struct Entry {
     operation: Operation,
     progress: OperationProgress,
     cancel: Canceller,
+    /// It was asked for before it had come, and is not to be begun: whoever asks again hears the same.
+    never: bool,
 }
 
 /// What cancels an operation; `None`: it cannot be.
@@ -78,7 +80,14 @@ impl Entry {
             operation,
             progress: OperationProgress::default(),
             cancel: Canceller::default(),
+            never: false,
         }
+    }
+
+    /// One that is not to be begun.
+    fn never() -> Self {
+        let operation = Operation { state: OperationState::Failed, ..Operation::default() };
+        Self { never: true, ..Self::new(None, operation) }
     }
 
     /// As it is told.
@@ -90,6 +99,12 @@ impl Entry {
 }
 
 impl Kept {
+    /// One that was begun, if who asks may know of it.
+    fn known(&self, name: &str, user: Option<User>) -> Option<&Entry> {
+        let may = |it: &&Entry| !it.never && (user.is_none() || it.user == user);
+        self.by_name.get(name).filter(may)
+    }
+
     /// Forgets the oldest that have ended.
     fn make_room(&mut self) {
         while self.order.len() >= KEPT {
@@ -229,17 +244,16 @@ impl Drop for Begun {
 
 impl Operations {
     /// Has an operation that is not known not begun any more: a request for it may still be on its way. Whether it is not known.
-    fn forbid(&self, name: &str, user: Option<User>) -> bool {
+    fn forbid(&self, name: &str) -> bool {
         let mut kept = self.lock();
-        if kept.by_name.contains_key(name) || name.len() > LONGEST {
-            return false;
+        if let Some(entry) = kept.by_name.get(name) {
+            return entry.never;
+        }
+        if name.len() > LONGEST {
+            return true;
         }
         kept.make_room();
-        let message = "it was given up before it was begun".to_owned();
-        let error = Some(ErrorDetail { message, ..ErrorDetail::default() });
-        let state = OperationState::Failed;
-        let never = Operation { state, status: Some(409), error, ..Operation::default() };
-        kept.by_name.insert(name.to_owned(), Entry::new(user, never));
+        kept.by_name.insert(name.to_owned(), Entry::never());
         kept.order.push_back(name.to_owned());
         true
     }
@@ -251,7 +265,7 @@ async fn forbid(
     OnBehalfOf(user): OnBehalfOf,
     Path(name): Path<String>,
 ) -> Result<Json<Operation>, Problem> {
-    if operations.forbid(&name, user) {
+    if operations.forbid(&name) {
         return Err(unknown(&name));
     }
     one(State(operations), OnBehalfOf(user), Path(name)).await
@@ -263,13 +277,12 @@ async fn cancel(
     OnBehalfOf(user): OnBehalfOf,
     Path(name): Path<String>,
 ) -> Result<Json<Operation>, Problem> {
-    if operations.forbid(&name, user) {
+    if operations.forbid(&name) {
         return Err(unknown(&name));
     }
     let found = {
         let kept = operations.lock();
-        let entry = kept.by_name.get(&name).filter(|it| user.is_none() || it.user == user);
-        entry.map(|it| (it.told(), it.cancel.clone()))
+        kept.known(&name, user).map(|it| (it.told(), it.cancel.clone()))
     };
     match found {
         None => Err(unknown(&name)),
@@ -297,8 +310,7 @@ async fn one(
     Path(name): Path<String>,
 ) -> Result<Json<Operation>, Problem> {
     let kept = operations.lock();
-    let found = kept.by_name.get(&name).filter(|it| user.is_none() || it.user == user);
-    found.map(|it| Json(it.told())).ok_or_else(|| unknown(&name))
+    kept.known(&name, user).map(|it| Json(it.told())).ok_or_else(|| unknown(&name))
 }
 
 #[cfg(test)]
@@ -363,7 +375,13 @@ mod tests {
         begun.end(Ok(&7));
         let told = ask("a").await.unwrap().0;
         assert_eq!((told.state, told.progress), (OperationState::Done, None));
-        assert_eq!(ask("b").await.unwrap_err().status, StatusCode::NOT_FOUND);
+        // Whoever asks twice, because the first answer was lost or did not help, hears nothing else.
+        for _ in 0..2 {
+            assert_eq!(ask("b").await.unwrap_err().status, StatusCode::NOT_FOUND);
+            let path = Path("b".to_owned());
+            let given_up = forbid(State(operations.clone()), OnBehalfOf(None), path).await;
+            assert_eq!(given_up.unwrap_err().status, StatusCode::NOT_FOUND);
+        }
         assert_eq!(operations.begin(name("b"), None).unwrap_err().status, StatusCode::CONFLICT);
         let user = User { uid: 7, gid: 7 };
         let other = cancel(State(operations.clone()), OnBehalfOf(Some(user)), Path("a".to_owned()));
