@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use api::{Directory, User};
 
+use crate::ways::{Way, Ways};
+
 /// Where the checkpoints of users lie below the root.
 const USERS: &str = "users";
 
@@ -33,7 +35,10 @@ pub struct CheckpointSettings {
 
 /// The checkpoint root, there and ours.
 #[derive(Clone, Debug)]
-pub struct CheckpointRoot(PathBuf);
+pub struct CheckpointRoot {
+    path: PathBuf,
+    ways: Ways,
+}
 
 impl CheckpointRoot {
     /// Makes the root when it is not there yet, for its owner alone.
@@ -43,20 +48,23 @@ impl CheckpointRoot {
     pub fn open(settings: &CheckpointSettings) -> io::Result<Self> {
         let path = &settings.checkpoints;
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        path.canonicalize().map(Self)
+        Ok(Self { path: path.canonicalize()?, ways: Ways::default() })
     }
 
     /// Where it is.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The part of it that is a user's; all of it for who may do everything.
     #[must_use]
     pub fn of(&self, user: Option<User>) -> Self {
         match user {
-            Some(user) => Self(self.0.join(USERS).join(user.uid.to_string())),
+            Some(user) => {
+                let path = self.path.join(USERS).join(user.uid.to_string());
+                Self { path, ways: self.ways.clone() }
+            }
             None => self.clone(),
         }
     }
@@ -94,7 +102,7 @@ impl CheckpointRoot {
     /// # Errors
     /// If something on the way is no directory.
     pub fn path(&self, directory: &Directory) -> io::Result<PathBuf> {
-        let mut path = self.0.clone();
+        let mut path = self.path.clone();
         for part in directory.as_str().split('/') {
             path.push(part);
             match fs::symlink_metadata(&path) {
@@ -110,31 +118,29 @@ impl CheckpointRoot {
     /// The name of the checkpoint at `path`, if it lies below the root.
     #[must_use]
     pub fn name(&self, path: &Path) -> Option<Directory> {
-        path.strip_prefix(&self.0).ok()?.to_str()?.parse().ok()
+        path.strip_prefix(&self.path).ok()?.to_str()?.parse().ok()
     }
 
-    /// As [`path`](Self::path), and makes the directories that it lies in.
+    /// Holds the directories that a checkpoint lies in.
+    ///
+    /// # Errors
+    /// If something on the way is no directory.
+    pub fn hold(&self, directory: &Directory) -> io::Result<Way> {
+        Ok(self.ways.hold(&self.path, &self.path(directory)?))
+    }
+
+    /// As [`path`](Self::path), and makes the directories that it lies in. They are to be held until something is there.
     ///
     /// # Errors
     /// If something on the way is no directory, or cannot be made.
-    pub fn prepare(&self, directory: &Directory) -> io::Result<PathBuf> {
+    pub fn prepare(&self, directory: &Directory) -> io::Result<(PathBuf, Way)> {
         let path = self.path(directory)?;
-        if let Some(parent) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        if self.path.symlink_metadata().is_err() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         }
-        Ok(path)
-    }
-
-    /// Removes the directories above one that was to hold a checkpoint, and does not: those that are empty.
-    pub fn forget(&self, directory: &Directory) {
-        let above = directory.under(&self.0);
-        let above = above.ancestors().skip(1).take_while(|path| *path != self.0);
-        // What is not empty is in use, and what is above it, too.
-        for path in above {
-            if fs::remove_dir(path).is_err() {
-                break;
-            }
-        }
+        let way = self.ways.hold(&self.path, &path);
+        way.make()?;
+        Ok((path, way))
     }
 }
 
@@ -158,7 +164,7 @@ mod tests {
         let root = root(directory.path());
         let user = Some(User { uid: 1000, gid: 50 });
         let name: Directory = "mine/one".parse().unwrap();
-        let path = root.of(user).prepare(&name).unwrap();
+        let (path, _way) = root.of(user).prepare(&name).unwrap();
         let whole = CheckpointRoot::whole_name(user, &name).unwrap();
         assert_eq!(root.name(&path), Some(whole.clone()));
         assert_eq!(root.of(Some(User { uid: 1001, gid: 50 })).name(&path), None);
@@ -172,10 +178,10 @@ mod tests {
     fn links_do_not_lead_out() {
         let directory = tempfile::tempdir().unwrap();
         let root = root(directory.path());
-        std::os::unix::fs::symlink("/etc", root.0.join("link")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.path.join("link")).unwrap();
         let error = root.path(&"link/x".parse().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
         assert!(root.prepare(&"link".parse().unwrap()).is_err());
-        assert_eq!(root.path(&"x/y".parse().unwrap()).unwrap(), root.0.join("x/y"));
+        assert_eq!(root.path(&"x/y".parse().unwrap()).unwrap(), root.path.join("x/y"));
     }
 }

@@ -28,6 +28,7 @@ mod socket;
 mod streams;
 mod telemetry;
 mod tls;
+mod ways;
 mod worker;
 
 pub use blocking::blocking;
@@ -52,4 +53,5 @@ pub use socket::{BoundSocket, Socket};
 pub use streams::{Pieces, PiecesReader, PiecesSender};
 pub use telemetry::Traces;
 pub use tls::{TcpPeer, Tls, TlsError, TlsSettings};
+pub use ways::{Way, remove_if_unused};
 pub use worker::{Worker, WorkerError, answer as worker_answer};

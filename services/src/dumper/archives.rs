@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use catalog::archive::{self, ArchiveError};
-use service::{CheckpointRoot, OnBehalfOf, Pieces, Problem, blocking, chain};
+use service::{CheckpointRoot, OnBehalfOf, Pieces, Problem, Way, blocking, chain};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::checkpoints::{named, none, place};
@@ -56,11 +56,8 @@ impl Archives {
         for_root_alone(asker)?;
         let directory = named(name)?;
         let _turn = self.place()?;
-        let path = target(&self.root, &directory)?;
-        archive::unpack(from, &path).map_err(|error| {
-            self.root.forget(&directory);
-            problem(&error, &directory)
-        })?;
+        let (path, _way) = target(&self.root, &directory)?;
+        archive::unpack(from, &path).map_err(|error| problem(&error, &directory))?;
         tracing::info!("{asker}: took checkpoint {directory}");
         catalog::summarize(&path, directory.clone()).ok_or_else(|| none(&directory))
     }
@@ -161,7 +158,7 @@ async fn upload(
 }
 
 /// Where a checkpoint is to come that is taken.
-fn target(root: &CheckpointRoot, directory: &Directory) -> Result<PathBuf, Problem> {
+fn target(root: &CheckpointRoot, directory: &Directory) -> Result<(PathBuf, Way), Problem> {
     if CheckpointRoot::is_of_users(directory) {
         let message = format!("directory {directory}: checkpoints of users lie there");
         return Err(Problem::field("directory", message).remedy("name another directory"));

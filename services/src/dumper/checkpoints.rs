@@ -175,6 +175,10 @@ async fn remove(
                 .of("directory")
                 .remedy(format!("remove {child} first")));
         }
+        // The directories above it go with the last that was in them.
+        let _way = state.root.of(asker.0).hold(&directory).map_err(|error| {
+            Problem::field("directory", format!("use directory {directory}: {error}"))
+        })?;
         state.parents.unless_used(&path, || {
             images::remove(&path).map_err(|error| match &error {
                 images::Error::Holds { .. } => {

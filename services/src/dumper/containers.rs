@@ -17,7 +17,7 @@ use ids::HostPid;
 use images::Signer;
 use service::{
     Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem,
-    SigningSettings, blocking, chain, holds_checkpoint,
+    SigningSettings, Way, blocking, chain, holds_checkpoint,
 };
 
 /// Where engines keep their state, and stasis its own.
@@ -149,14 +149,14 @@ fn checkpoint(
     let keeps = [ContainerEngine::Podman, ContainerEngine::Docker];
     let keeps = keeps.contains(&container.summary().engine) && !request.directory_wanted;
     // What an engine keeps itself takes nothing of the room under the root.
-    let (directory, _room) = match keeps {
-        true => (None, None),
+    let (directory, _held) = match keeps {
+        true => None,
         false => {
-            let directory = prepare(&state.root, request)?;
-            let room = room(state, container.summary().pid);
-            (Some(directory), Some(room.inspect_err(|_| state.root.forget(&request.directory))?))
+            let (directory, way) = prepare(&state.root, request)?;
+            Some((directory, (way, room(state, container.summary().pid)?)))
         }
-    };
+    }
+    .unzip();
     let asked = Asked {
         directory,
         leave_running: request.leave_running,
@@ -171,9 +171,6 @@ fn checkpoint(
     let signer =
         Signer::asked(state.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
     let done = containers::checkpoint(container, &asked, &state.places);
-    if done.is_err() {
-        state.root.forget(&request.directory);
-    }
     let done = done.map_err(|error| problem(&error))?;
     // The engine has ended it by now: an unsigned checkpoint is better than none.
     if let Some((signer, directory)) = signer.as_deref().zip(asked.directory.as_deref())
@@ -196,9 +193,12 @@ fn room(state: &Containers, first: Option<i32>) -> Result<Option<Reserved>, Prob
     first.map(|first| state.room.reserve(first, None)).transpose()
 }
 
-fn prepare(root: &CheckpointRoot, request: &ContainerDumpRequest) -> Result<PathBuf, Problem> {
+fn prepare(
+    root: &CheckpointRoot,
+    request: &ContainerDumpRequest,
+) -> Result<(PathBuf, Way), Problem> {
     let directory = &request.directory;
-    let path = root.prepare(directory).map_err(|error| {
+    let (path, way) = root.prepare(directory).map_err(|error| {
         let message = format!("use directory {directory}: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message).of("directory")
     })?;
@@ -208,5 +208,5 @@ fn prepare(root: &CheckpointRoot, request: &ContainerDumpRequest) -> Result<Path
             .of("directory")
             .remedy("name another directory"));
     }
-    Ok(path)
+    Ok((path, way))
 }

@@ -14,7 +14,7 @@ use images::{Images, NewDirectory, Signer, WriteOptions};
 use kernel::rights;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, SigningSettings, Traces,
-    chain, holds_checkpoint,
+    Way, chain, holds_checkpoint,
 };
 
 use super::checkpoints::{none, place};
@@ -139,7 +139,7 @@ fn options(
     dumper: &Dumper,
     request: &DumpRequest,
     user: Option<User>,
-) -> Result<(DumpOptions, NewDirectory, Option<Parent>), Problem> {
+) -> Result<(DumpOptions, NewDirectory, (Option<Parent>, Way)), Problem> {
     let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
         Problem::field("pid", format!("no process {}", request.pid))
@@ -176,7 +176,7 @@ fn options(
     let parent = request.parent.as_ref().map(|parent| open_parent(dumper, user, parent));
     let (parent, kept) =
         parent.transpose()?.map_or((None, None), |(images, kept)| (Some(images), Some(kept)));
-    let images_dir = dumper
+    let (images_dir, way) = dumper
         .root
         .of(user)
         .prepare(directory)
@@ -215,7 +215,7 @@ fn options(
         on_behalf_of: user.map(|User { uid, gid }| rights::User { uid, gid }),
         ..DumpOptions::new(pid)
     };
-    Ok((options, destination, kept))
+    Ok((options, destination, (kept, way)))
 }
 
 /// Opens the checkpoint that a dump is to leave pages to, which stays as long as the second of what is given back.
@@ -267,24 +267,24 @@ async fn make(
     let pid = request.pid;
     let directory = whole_name(asker.0, &request.directory)?;
     let asked = options(&dumper, &request, asker.0);
-    let (options, destination, parent) = asked.inspect_err(|problem| {
+    let (options, destination, held) = asked.inspect_err(|problem| {
         dumper.metrics.turned_away(problem);
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
     let cancel = options.cancel.clone();
     operation.cancelled_by(move || cancel.cancel());
-    let (root, wanted) = (dumper.root.of(asker.0), request.labels);
+    let wanted = request.labels;
     let (metrics, room) = (dumper.metrics.clone(), dumper.room.clone());
     metrics.begun();
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
-        let above = (root, request.directory);
+        // Of a dump that fails nothing is left.
+        let _held = held;
         let room = match room.reserve(options.pid, asker.0) {
             Ok(room) => room,
             Err(problem) => {
-                above.0.forget(&above.1);
                 metrics.finished(Err(&problem));
                 operation.end::<()>(Err(&problem));
                 return Err(problem);
@@ -292,13 +292,10 @@ async fn make(
         };
         let mut told = Told(operation.progress());
         let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut told);
-        drop((room, parent));
+        drop(room);
         if let Ok(report) = &mut result {
             let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
             report.warnings.extend(unlabelled);
-        }
-        if result.is_err() {
-            above.0.forget(&above.1);
         }
         let result = result.map_err(|error| problem(&error, options.pid));
         metrics.finished(result.as_ref());
@@ -332,17 +329,26 @@ async fn make(
     }
 }
 
-/// Removes what dumpers that were killed left under the root.
+/// Removes what dumpers that were killed left under the root: what they had written, and directories in which nothing came to be.
 ///
 /// # Errors
 /// If the root cannot be read.
 pub(super) fn clear_leftovers(root: &CheckpointRoot) -> std::io::Result<()> {
+    let mut directories = Vec::new();
     catalog::walk(root.as_path(), &mut |path, _| {
         for gone in images::clear(path).unwrap_or_default() {
             let (path, bytes) = (gone.path.display(), gone.bytes);
             tracing::info!("removed {path}, {bytes} bytes, which a dump that was killed had left");
         }
-    })
+        directories.push(path.to_owned());
+    })?;
+    // Those above others come before them, and the root first.
+    for unused in directories.iter().skip(1).rev() {
+        if let Err(error) = service::remove_if_unused(unused) {
+            tracing::warn!("{}, which nothing is in, stays: {error}", unused.display());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
