@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::engine::{Dump, Engine, Outcome};
 use crate::machine::{Machine, tree_of, wait_until};
@@ -48,7 +48,11 @@ pub struct Shape {
 
 impl Shape {
     /// Starts its program in a directory of this name.
-    pub(crate) fn start_as(&self, name: &str, scratch: &Scratch, full: bool) -> Workload {
+    ///
+    /// # Panics
+    /// When it does not stand.
+    #[must_use]
+    pub fn start_as(&self, name: &str, scratch: &Scratch, full: bool) -> Workload {
         let environment = if full { self.full } else { self.small };
         Workload::start_with(self.family, scratch.path(name), environment)
     }
@@ -133,10 +137,12 @@ impl Random {
 /// What must be the same before and after, of every process of a tree: mappings with their flags,
 /// descriptors, threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Trace(BTreeMap<i32, Vec<String>>);
+pub struct Trace(BTreeMap<i32, Vec<String>>);
 
 impl Trace {
-    fn of(root: i32) -> Self {
+    /// That of the tree of a process, as it is now.
+    #[must_use]
+    pub fn of(root: i32) -> Self {
         Self(tree_of(root).into_iter().map(|pid| (pid, Self::process(pid))).collect())
     }
 
@@ -160,7 +166,9 @@ impl Trace {
         lines
     }
 
-    fn differences(&self, now: &Self) -> Vec<String> {
+    /// What has come and gone since, one a line.
+    #[must_use]
+    pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut found = Vec::new();
         let none = Vec::new();
         let pids = self.0.keys().chain(now.0.keys()).collect::<std::collections::BTreeSet<_>>();
@@ -198,7 +206,8 @@ fn names(dir: &str) -> Vec<String> {
 }
 
 /// What holds a tree: a task that is traced or stopped, one a line.
-pub(crate) fn held(root: i32) -> Vec<String> {
+#[must_use]
+pub fn held(root: i32) -> Vec<String> {
     let mut found = Vec::new();
     for pid in tree_of(root) {
         for tid in names(&format!("/proc/{pid}/task")) {
@@ -359,7 +368,7 @@ impl<'a> Rig<'a> {
         let lease = json!({"pid": self.workload.pid(), "method": method, "ttl_ms": 60_000});
         let socket = self.services.socket("freezer");
         std::thread::scope(|scope| {
-            let asked = scope.spawn(move || ask(&socket, &lease.to_string()));
+            let asked = scope.spawn(move || ask_for_lease(&socket, &lease));
             let mut dumper = self.spawn();
             std::thread::sleep(at);
             self.services.kill("freezer");
@@ -406,23 +415,26 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Asks for a lease; the client holds the connection.
-fn ask(socket: &Path, body: &str) -> Option<reqwest::blocking::Client> {
+/// Asks the freezer for a lease, which lasts as long as the client; the status, if it answers.
+#[must_use]
+pub fn ask_for_lease(
+    socket: &Path,
+    lease: &Value,
+) -> Option<(reqwest::blocking::Client, Option<u16>)> {
     let client = reqwest::blocking::Client::builder().unix_socket(socket).build().ok()?;
-    let request =
-        client.post("http://freezer/v1/leases").header("Content-Type", "application/json");
     // The freezer may be gone already.
-    drop(request.body(body.to_owned()).send());
-    Some(client)
+    let answer = client.post("http://freezer/v1/leases").json(lease).send().ok();
+    Some((client, answer.map(|answer| answer.status().as_u16())))
 }
 
 /// A control group of the unified hierarchy, for one tree; gone at the end.
 #[derive(Debug)]
-struct Cgroup(PathBuf);
+pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// `None` where there is no such hierarchy.
-    fn with(root: i32) -> Option<Self> {
+    /// With the tree of a process in it; `None` where there is no such hierarchy.
+    #[must_use]
+    pub fn with(root: i32) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
         let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
         let name = format!("stasis-faults-{root}");
@@ -434,7 +446,9 @@ impl Cgroup {
         Some(group)
     }
 
-    fn is_frozen(&self) -> bool {
+    /// Whether the kernel says that it is frozen.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
         let events = fs::read_to_string(self.0.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "frozen 1")
     }

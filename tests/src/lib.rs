@@ -28,7 +28,7 @@ pub use postgres::Postgres;
 pub use program::{Program, Scratch, Workload};
 pub use real::{Redis, WebServer, free_port};
 pub use rig::Rig;
-pub use services::{Answer, Collector, Services};
+pub use services::{Answer, Asker, Collector, Services};
 pub use snapshot::Snapshot;
 
 /// Panics with the reason when the machine lacks what a test needs: a test that cannot run fails,

@@ -12,13 +12,16 @@ use crate::built::built_program;
 use crate::machine::wait_until;
 use crate::real::free_port;
 
+/// A connection to the gateway that nobody has used for so long is closed.
+const IDLE: Duration = Duration::from_secs(2);
+
 /// The services and their sockets; stopped when dropped.
 #[derive(Debug)]
 pub struct Services {
     children: Vec<(&'static str, Child)>,
     dir: PathBuf,
     port: u16,
-    client: reqwest::blocking::Client,
+    asker: Asker,
     /// What services that are started from now on find in their environment.
     settings: Vec<(&'static str, String)>,
 }
@@ -86,6 +89,53 @@ impl Drop for Collector {
     }
 }
 
+/// Who asks the gateway; for threads of its own, too. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    client: reqwest::blocking::Client,
+    address: String,
+    token_file: PathBuf,
+}
+
+impl Asker {
+    fn of(port: u16, token_file: PathBuf) -> Self {
+        let client = reqwest::blocking::Client::builder();
+        // Whoever looks what the gateway keeps open is to see nothing of ours.
+        let client = client.timeout(Duration::from_secs(90)).pool_idle_timeout(IDLE);
+        let client = client.build().expect("an HTTP client");
+        Self { client, address: format!("http://127.0.0.1:{port}"), token_file }
+    }
+
+    /// Asks once. A request with a name (`Idempotency-Key`) may be sent again.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        key: Option<&str>,
+    ) -> Result<Answer, String> {
+        let method = method.parse().map_err(|_| "no such method".to_owned())?;
+        let mut request = self.client.request(method, format!("{}{path}", self.address));
+        // There is none before the gateway has made it.
+        if let Ok(token) = std::fs::read_to_string(&self.token_file) {
+            request = request.bearer_auth(token.trim());
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(body) = body {
+            request = request.header("Content-Type", "application/json").body(body.to_owned());
+        }
+        let answer = request.send().map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let text = answer.text().map_err(|error| error.to_string())?;
+        Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or_default(), text })
+    }
+}
+
 /// An answer of the gateway.
 #[derive(Debug)]
 pub struct Answer {
@@ -116,11 +166,10 @@ impl Services {
     pub fn start_with(dir: &Path, settings: &[(&'static str, &str)]) -> Self {
         std::fs::create_dir_all(dir.join("checkpoints")).expect("make the services' directory");
         let port = free_port();
-        let client = reqwest::blocking::Client::builder();
-        let client = client.timeout(Duration::from_secs(90)).build().expect("an HTTP client");
+        let asker = Asker::of(port, token_file_in(dir));
         let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut services =
-            Self { children: Vec::new(), dir: dir.to_owned(), port, client, settings };
+            Self { children: Vec::new(), dir: dir.to_owned(), port, asker, settings };
         for name in ["collector", "freezer", "dumper", "restorer", "gateway"] {
             services.spawn(name);
         }
@@ -166,7 +215,7 @@ impl Services {
     /// The file of the gateway's token.
     #[must_use]
     pub fn token_file(&self) -> PathBuf {
-        self.dir.join("gateway.token")
+        token_file_in(&self.dir)
     }
 
     /// The file of the token for the metrics.
@@ -178,7 +227,7 @@ impl Services {
     /// The gateway's address.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.asker.address.clone()
     }
 
     /// What the services logged.
@@ -203,19 +252,13 @@ impl Services {
     }
 
     fn try_call(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, String> {
-        let method = method.parse().map_err(|_| "no such method".to_owned())?;
-        let mut request = self.client.request(method, self.address() + path);
-        // There is none before the gateway has made it.
-        if let Ok(token) = std::fs::read_to_string(self.token_file()) {
-            request = request.bearer_auth(token.trim());
-        }
-        if let Some(body) = body {
-            request = request.header("Content-Type", "application/json").body(body.to_owned());
-        }
-        let answer = request.send().map_err(|error| error.to_string())?;
-        let status = answer.status().as_u16();
-        let text = answer.text().map_err(|error| error.to_string())?;
-        Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or_default(), text })
+        self.asker.ask(method, path, body, None)
+    }
+
+    /// Who asks the gateway.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 
     /// Asks for a job; its id.
@@ -320,6 +363,10 @@ impl Drop for Services {
         // A collector that was killed left its programs, and the one after it used them.
         std::fs::remove_dir_all(self.programs()).ok();
     }
+}
+
+fn token_file_in(dir: &Path) -> PathBuf {
+    dir.join("gateway.token")
 }
 
 fn stop(child: &mut Child) {
