@@ -1,18 +1,21 @@
 //! `make demo`: the five services, a web server and Redis, checkpointed while they run on, then
-//! ended and brought back, all through the gateway's REST API.
+//! ended and brought back, all through the gateway's REST API; and one more by the page.
 #![allow(clippy::print_stdout, reason = "a demonstration is there to be read")]
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use stasis_tests::{Machine, Redis, Scratch, Services, WebServer, Workload, wait_until};
+use stasis_tests::{Machine, Redis, Scratch, Services, Visitor, WebServer, Workload, wait_until};
 
 const KEYS: usize = 2000;
 
 fn main() -> ExitCode {
-    let stay = std::env::args().any(|argument| argument == "--stay");
+    // Who sits before it may want to look at the page.
+    let seen = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let stay = seen || std::env::args().any(|argument| argument == "--stay");
     let machine = Machine::prepare();
     let scratch = Scratch::new();
     let shown = show(&scratch, stay);
@@ -40,6 +43,7 @@ fn show(scratch: &Scratch, stay: bool) -> Result<(), String> {
 
     running_on(&services, &web, &redis, scratch)?;
     ended_and_back(&services, &web, &redis)?;
+    by_the_page(&services, &web)?;
 
     step("What there is now");
     let listed = services.call("GET", "/v1/checkpoints", None).body;
@@ -52,9 +56,13 @@ fn show(scratch: &Scratch, stay: bool) -> Result<(), String> {
         ));
     }
     say(&format!("the gateway is at {}; docs/api.md says what it answers", services.address()));
+    say(&format!("the page is at {}/", services.address()));
+    say(&format!("  to log in, type what this prints: cat {}", services.token_file().display()));
     if stay {
         say("all stays up: press Enter to end it");
         std::io::stdin().read_line(&mut String::new()).map_err(|error| error.to_string())?;
+    } else {
+        say("it ends now: make demo DEMO_ARGS=--stay keeps it up");
     }
     Ok(())
 }
@@ -124,6 +132,35 @@ fn ended_and_back(services: &Services, web: &WebServer, redis: &Redis) -> Result
     say(&format!("it counts on: {}", web.count()));
     redis.verify(KEYS)?;
     say(&format!("Redis has its {KEYS} keys, each with its value"));
+    Ok(())
+}
+
+/// What a click on the page does: its form is looked for in the list of processes, and sent as a browser does.
+fn by_the_page(services: &Services, web: &WebServer) -> Result<(), String> {
+    step("A checkpoint by a click on the page");
+    let token =
+        std::fs::read_to_string(services.token_file()).map_err(|error| error.to_string())?;
+    let visitor = Visitor::log_in(&services.address(), token.trim())?;
+    say(&format!("logged in at {}/login with the gateway's token", services.address()));
+    let pid = web.program.pid().to_string();
+    let list = visitor.page(&format!("/?pid={pid}"))?;
+    let button = format!("name=\"pid\" value=\"{pid}\"");
+    if !list.contains("action=\"/do/checkpoint\"") || !list.contains(&button) {
+        return Err(format!("the page has no button for process {pid}: {list}"));
+    }
+    let before = web.count();
+    let job = visitor.press("/do/checkpoint", &[("pid", &pid), ("after", "on")])?;
+    let id = job.rsplit('/').next().unwrap_or_default();
+    let done = services.ended(id).map_err(|error| error.to_string())?;
+    told("web server", &done);
+    let shown = visitor.page(&job)?;
+    if !shown.contains("done") {
+        return Err(format!("the page does not say that it is done: {shown}"));
+    }
+    say(&format!("the page says so: {}{job}", services.address()));
+    if !wait_until(Duration::from_secs(5), || web.count() > before) {
+        return Err("the web server does not count on".to_owned());
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! engines that do it, and a clean machine around them.
 
 pub mod at_work;
+mod browser;
 mod built;
 pub mod clients;
 mod engine;
@@ -18,6 +19,7 @@ mod services;
 mod snapshot;
 pub mod state;
 
+pub use browser::Visitor;
 pub use built::{built_program, find_criu, stasis_program};
 pub use engine::{Dump, Engine, Outcome};
 pub use huge_pages::HugePages;

@@ -15,7 +15,11 @@ fn the_demo_ends_well() {
         "images",
         "it counts on",
         "Redis has its 2000 keys",
+        "logged in at http://127.0.0.1:",
+        "the page says so: http://127.0.0.1:",
         "the gateway is at",
+        "the page is at http://127.0.0.1:",
+        "to log in, type what this prints: cat /",
     ] {
         assert!(said.contains(promise), "{promise:?} is not in:\n{said}");
     }
