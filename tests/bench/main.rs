@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode, Stdio};
 use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services, find_criu};
 
-use measure::{Bench, Means};
+use measure::{Bench, Deeds, Means};
 use report::{Accounts, BARE, Contained, GATEWAY, Line, Report, Runs, START};
 use shapes::{ROWS, Row, Shape};
 
@@ -109,8 +109,9 @@ impl Session<'_> {
                     continue;
                 }
                 let restored = row.restored && !self.args.no_restore;
+                let deeds = Deeds { restored, tracked: false };
                 let means = Means::Engine(engine);
-                match self.bench.once(means, row.shape, row.size, restored) {
+                match self.bench.once(means, row.shape, row.size, deeds) {
                     Ok(times) => runs.add(engine, times),
                     Err(what) => report.failed(what),
                 }
@@ -124,7 +125,7 @@ impl Session<'_> {
         let mut accounts = Accounts::default();
         for _ in 0..self.args.runs() {
             let means = Means::Services(self.bench.services);
-            match self.bench.once(means, row.shape, row.size, false) {
+            match self.bench.once(means, row.shape, row.size, Deeds::default()) {
                 Ok(times) => accounts.add(&times),
                 Err(what) => report.failed(what),
             }
@@ -133,21 +134,28 @@ impl Session<'_> {
         report.accounts.push(accounts.json(row));
     }
 
-    /// The small process, by the command and by the gateway in turns.
+    /// The small process, by the command and by the gateway in turns; with and without a track.
     fn gateway(&self, report: &mut Report) {
-        println!("the small process through the gateway");
-        let (mut direct, mut served) = (Vec::new(), Vec::new());
-        for _ in 0..self.args.runs() {
-            for means in [Means::Engine(Engine::Stasis), Means::Services(self.bench.services)] {
-                match (self.bench.once(means, Shape::Small, 1, false), means) {
-                    (Ok(times), Means::Services(_)) => served.push(times.frozen),
-                    (Ok(times), Means::Engine(_)) => direct.push(times.frozen),
-                    (Ok(_), Means::Bare) => {}
-                    (Err(what), _) => report.failed(what),
+        for tracked in [false, true] {
+            println!(
+                "the small process through the gateway{}",
+                if tracked { ", tracked" } else { "" }
+            );
+            let (mut direct, mut served) = (Vec::new(), Vec::new());
+            let deeds = Deeds { restored: false, tracked };
+            for _ in 0..self.args.runs() {
+                for (means, times) in [
+                    (Means::Engine(Engine::Stasis), &mut direct),
+                    (Means::Services(self.bench.services), &mut served),
+                ] {
+                    match self.bench.once(means, Shape::Small, 1, deeds) {
+                        Ok(taken) => times.push(taken.frozen),
+                        Err(what) => report.failed(what),
+                    }
                 }
             }
+            report.lines.push(Line::gateway(tracked, &direct, &served));
         }
-        report.lines.push(Line::gateway(&direct, &served));
     }
 
     /// All but large memory, by the command where no service runs and by one beside the services, in
@@ -160,7 +168,7 @@ impl Session<'_> {
                 for (means, times) in
                     [(Means::Bare, &mut bare), (Means::Engine(Engine::Stasis), &mut served)]
                 {
-                    match self.bench.once(means, row.shape, row.size, false) {
+                    match self.bench.once(means, row.shape, row.size, Deeds::default()) {
                         Ok(taken) => times.push(taken.frozen),
                         Err(what) => report.failed(what),
                     }
@@ -225,7 +233,8 @@ impl Session<'_> {
                 for engine in self.engines() {
                     let mut frozen = Vec::new();
                     for _ in 0..self.args.plot_runs {
-                        match self.bench.once(Means::Engine(engine), shape, *size, false) {
+                        match self.bench.once(Means::Engine(engine), shape, *size, Deeds::default())
+                        {
                             Ok(times) => frozen.push(times.frozen),
                             Err(what) => report.failed(what),
                         }

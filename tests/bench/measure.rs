@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stasis_tests::{Engine, Machine, Outcome, Scratch, Services, Workload};
 
 use crate::shapes::Shape;
@@ -19,6 +19,15 @@ pub(crate) enum Means<'a> {
     Bare,
     /// The gateway, and behind it the services.
     Services(&'a Services),
+}
+
+/// What is done with a target.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deeds {
+    /// It is restored as well.
+    pub(crate) restored: bool,
+    /// It is tracked while it is dumped, its system calls too.
+    pub(crate) tracked: bool,
 }
 
 /// What a target went through, in milliseconds.
@@ -179,10 +188,10 @@ impl Bench<'_> {
         means: Means<'_>,
         shape: Shape,
         size: usize,
-        restored: bool,
+        deeds: Deeds,
     ) -> Result<Times, String> {
         let workload = self.start(shape, size);
-        let times = self.times(means, shape, &workload, restored);
+        let times = self.times(means, shape, &workload, deeds);
         self.clear(&workload);
         times.map_err(|what| format!("{means} on {shape:?} of {size}: {what}"))
     }
@@ -192,8 +201,16 @@ impl Bench<'_> {
         means: Means<'_>,
         shape: Shape,
         workload: &Workload,
-        restored: bool,
+        Deeds { restored, tracked }: Deeds,
     ) -> Result<Times, String> {
+        if tracked {
+            // It ends with the target.
+            let track = json!({"tree": workload.pid(), "files": true}).to_string();
+            let begun = self.services.call("POST", "/v1/tracks", Some(&track));
+            if begun.status != 201 {
+                return Err(format!("POST /v1/tracks: {}", begun.text));
+            }
+        }
         // What its start has left to be done is not to be done while it is measured.
         std::thread::sleep(Duration::from_millis(100));
         workload.gap()?;

@@ -12,9 +12,19 @@ use crate::shapes::{Row, Shape};
 
 /// The middle one of the runs.
 pub(crate) fn median(runs: &[f64]) -> Option<f64> {
+    ranked(runs, runs.len() / 2)
+}
+
+/// The one of a hundred that one takes longer than; of fewer runs the longest.
+fn ninety_ninth(runs: &[f64]) -> Option<f64> {
+    ranked(runs, (runs.len() * 99).div_ceil(100).saturating_sub(1))
+}
+
+/// The one that so many are no longer than.
+fn ranked(runs: &[f64], place: usize) -> Option<f64> {
     let mut runs = runs.to_vec();
     runs.sort_by(f64::total_cmp);
-    runs.get(runs.len() / 2).copied()
+    runs.get(place).copied()
 }
 
 /// The runs of one row.
@@ -120,10 +130,11 @@ impl Contained {
 impl Line {
     /// What a dump by the services adds to one by the command; in its table the latter stands where
     /// CRIU does elsewhere.
-    pub(crate) fn gateway(direct: &[f64], served: &[f64]) -> Self {
+    pub(crate) fn gateway(tracked: bool, direct: &[f64], served: &[f64]) -> Self {
+        let tracked = if tracked { ", tracked" } else { "" };
         Self {
             row: GATEWAY.to_owned(),
-            title: "small through the gateway, beside the command".to_owned(),
+            title: format!("small{tracked}: by the gateway, and by the command"),
             what: "frozen",
             goal: median(direct).map(|direct| direct + 0.5),
             ours: served.to_vec(),
@@ -340,13 +351,30 @@ impl Report {
             );
         }
         self.print_bare();
-        if let Some(line) = self.lines.iter().find(|line| line.row == GATEWAY)
-            && let (Some(served), Some(direct)) = (median(&line.ours), median(&line.theirs))
-        {
-            println!(
-                "\nThe small process, frozen through the gateway and the services for {served:.2} \
-                 ms, by the command for {direct:.2} ms."
-            );
+        self.print_gateway();
+    }
+
+    /// What the gateway adds, also where it adds most.
+    fn print_gateway(&self) {
+        if !self.lines.iter().any(|line| line.row == GATEWAY) {
+            return;
+        }
+        println!(
+            "\n| frozen | by the command | by the gateway | added | of 100 one longer: by the command | by the gateway |"
+        );
+        println!("|---|---|---|---|---|---|");
+        for line in self.lines.iter().filter(|line| line.row == GATEWAY) {
+            let [usual, longest] =
+                [median, ninety_ninth].map(|of| of(&line.theirs).zip(of(&line.ours)));
+            if let (Some((direct, served)), Some((direct_longest, served_longest))) =
+                (usual, longest)
+            {
+                println!(
+                    "| {} | {direct:.2} | {served:.2} | **{:.2}** | {direct_longest:.2} | {served_longest:.2} |",
+                    line.title,
+                    served - direct,
+                );
+            }
         }
     }
 
