@@ -134,12 +134,15 @@ fn directory_problem(directory: &Directory, error: &std::io::Error) -> Problem {
     Problem::new(status, format!("use directory {directory}: {error}")).of("directory")
 }
 
+/// What stays where it is while a dump is at work: the checkpoint that it leaves pages to, and the way to its own.
+type Held = (Option<Parent>, Way);
+
 /// What is dumped where, for whom; or why that cannot be.
 fn options(
     dumper: &Dumper,
     request: &DumpRequest,
     user: Option<User>,
-) -> Result<(DumpOptions, NewDirectory, (Option<Parent>, Way)), Problem> {
+) -> Result<(DumpOptions, NewDirectory, Held), Problem> {
     let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
         Problem::field("pid", format!("no process {}", request.pid))
