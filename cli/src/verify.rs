@@ -63,7 +63,7 @@ pub(crate) fn sign(options: &SignOptions, voice: Voice) -> Result<ExitCode, Fail
     let directory = &options.directory;
     let found = Images::open(directory).and_then(|images| images::verify(&images));
     let found = found.map_err(explain)?;
-    if !found.damages.is_empty() || !found.unknown.is_empty() {
+    if !found.damages.is_empty() || !found.unknown.is_empty() || !found.in_part.is_empty() {
         let found = catalog::verification(&found, |path| path.display().to_string());
         tell(&found, voice)?;
         let error =

@@ -223,7 +223,8 @@ fn read(
     found.extend(refused);
     let (semaphore_undo, refused) = semaphore_undo::look(collector, &inventory)?;
     found.extend(refused);
-    let (session_keys, refused) = keys::look(collector, &inventory)?;
+    let (session_keys, refused) =
+        keys::look(collector, &inventory, (options.on_behalf_of, aio::Tree::StandsStill))?;
     found.extend(refused);
     let (system_v, refused) = sysv::look(asked, &inventory)?;
     found.extend(refused);

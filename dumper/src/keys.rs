@@ -10,12 +10,14 @@ use collector::settings::holds_session_keys;
 use collector::{Collector, Inventory, Key, Process, SessionKeyring};
 use ids::HostPid;
 use images::messages::{KeyEntry, SessionKeyringEntry, TaskCoreEntry};
+use kernel::rights::User;
 use support::keys::{
     KEYRING_NAMED, KEYS_APART, KEYS_BEYOND, KEYS_ENDING, KEYS_IN_USERS, KEYS_OF_SOME_THREADS,
-    SESSION_KEYRING, key_of_type,
+    SESSION_KEYRING, key_of_type, keys_of_others,
 };
 use support::{Refusal, Unsupported};
 
+use crate::aio::Tree;
 use crate::error::Error;
 use crate::processes::is_zombie;
 
@@ -34,6 +36,7 @@ impl SessionKeys {
 pub(crate) fn look(
     collector: &mut Collector,
     inventory: &Inventory,
+    (user, tree): (Option<User>, Tree),
 ) -> Result<(SessionKeys, Vec<Unsupported>), Error> {
     let (mut found, mut refused) = (SessionKeys::default(), Vec::new());
     let living = || inventory.processes.values().filter(|process| !is_zombie(process));
@@ -59,7 +62,11 @@ pub(crate) fn look(
             refused.push(KEYS_IN_USERS.of(pid, SESSION_KEYRING));
             continue;
         }
-        match of_threads(process, &known).and_then(entry) {
+        if tree == Tree::Runs && is_changing(process, &known) {
+            continue;
+        }
+        let told = of_threads(process, &known).and_then(entry);
+        match told.and_then(|keyring| of_user(keyring, user)) {
             Ok(keyring) => drop(found.0.insert(pid, keyring)),
             Err(refusal) => refused.push(refusal.of(pid, SESSION_KEYRING)),
         }
@@ -72,6 +79,24 @@ pub(crate) fn look(
         refused.extend(apart.map(|process| KEYS_APART.of(process.pid, SESSION_KEYRING)));
     }
     Ok((found, refused))
+}
+
+/// A restore on behalf of a user makes no key of somebody else's.
+fn of_user(
+    keyring: SessionKeyringEntry,
+    user: Option<User>,
+) -> Result<SessionKeyringEntry, Refusal> {
+    let Some(User { uid, .. }) = user else { return Ok(keyring) };
+    let mut owners = std::iter::once(keyring.uid).chain(keyring.keys.iter().map(|key| key.uid));
+    match owners.find(|owner| *owner != uid) {
+        Some(owner) => Err(keys_of_others(uid, owner)),
+        None => Ok(keyring),
+    }
+}
+
+/// Whether threads of a process have come or gone between two looks at it.
+fn is_changing(process: &Process, known: &[SessionKeyring]) -> bool {
+    process.threads.values().any(|thread| !known.iter().any(|keyring| keyring.tid == thread.tid))
 }
 
 fn is_in_users(process: &Process) -> io::Result<bool> {
@@ -126,6 +151,10 @@ fn key(key: &Key) -> Result<(i32, KeyEntry), Refusal> {
     let (Some(description), Some(payload)) = (&key.description, &key.payload) else {
         return Err(KEYS_BEYOND);
     };
+    // There are none of these: it could not be read.
+    if description.is_empty() || payload.is_empty() {
+        return Err(KEYS_BEYOND);
+    }
     let entry = KeyEntry {
         kind: kind.to_owned(),
         description: description.clone(),
@@ -178,6 +207,7 @@ mod tests {
         };
         assert_eq!(one(|it| it.more = true), KEYS_BEYOND);
         assert_eq!(one(|it| it.keys[0].payload = None), KEYS_BEYOND);
+        assert_eq!(one(|it| it.keys[0].payload = Some(Vec::new())), KEYS_BEYOND);
         assert_eq!(one(|it| it.keys[0].description = None), KEYS_BEYOND);
         assert_eq!(one(|it| it.name = b"mine".to_vec()), KEYRING_NAMED);
         assert_eq!(one(|it| it.restricted = true), KEYRING_NAMED);

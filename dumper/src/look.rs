@@ -189,7 +189,9 @@ impl<'a> Looker<'a> {
         let (rings, refused) = rings::look(collector, &inventory, aio::Tree::Runs)?;
         found.extend(refused);
         found.extend(semaphore_undo::look(collector, &inventory)?.1);
-        found.extend(keys::look(collector, &inventory)?.1);
+        found.extend(
+            keys::look(collector, &inventory, (self.options.on_behalf_of, aio::Tree::Runs))?.1,
+        );
         let (userfaults, refused) = userfaults::look(collector, &inventory)?;
         found.extend(refused);
         found.extend(sysv::look(self.options.asks_for_segments(&self.around), &inventory)?.1);

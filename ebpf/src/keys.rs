@@ -31,9 +31,11 @@ extern "C" fn task_keys(context: *mut TaskContext) -> i32 {
     for place in 0..SLOTS {
         let key = slot(keyring, place);
         if key != 0 {
-            emit_key(seq, key);
+            // Once: who changes the key gives it another one, with a length of its own.
+            let payload = payload(key);
+            emit_key(seq, key, payload);
             emit_description(seq, field(key, o::KEY_DESCRIPTION));
-            emit_payload(seq, key);
+            emit_payload(seq, payload);
         }
     }
     0
@@ -49,7 +51,7 @@ fn emit_keyring(seq: *mut seq_file, task: u64, keyring: u64) {
         header: Header { kind: KIND_KEYRING, bytes },
         tid: numbers::of(field(task, o::TASK_THREAD_PID)),
         keys: field::<u64>(keyring, o::KEY_LEAVES) as u32,
-        itself: head(keyring),
+        itself: head(keyring, 0),
         restriction: field(keyring, o::KEY_RESTRICTION),
         name: at(name),
     };
@@ -57,9 +59,9 @@ fn emit_keyring(seq: *mut seq_file, task: u64, keyring: u64) {
 }
 
 #[inline(never)]
-fn emit_key(seq: *mut seq_file, key: u64) {
+fn emit_key(seq: *mut seq_file, key: u64, payload: u64) {
     emit(seq, &Header { kind: KIND_KEY, bytes: size_of::<KeyRecord>() as u32 });
-    emit(seq, &head(key));
+    emit(seq, &head(key, payload));
 }
 
 #[inline(never)]
@@ -81,8 +83,7 @@ fn emit_description(seq: *mut seq_file, from: u64) {
 }
 
 #[inline(never)]
-fn emit_payload(seq: *mut seq_file, key: u64) {
-    let payload = payload(key);
+fn emit_payload(seq: *mut seq_file, payload: u64) {
     let bytes = u32::from(field::<u16>(payload, o::USER_KEY_BYTES));
     let data = payload + u64::from(offset(o::USER_KEY_DATA));
     for word in 0..KEY_PAYLOAD_BYTES as u32 / 8 {
@@ -94,7 +95,7 @@ fn emit_payload(seq: *mut seq_file, key: u64) {
 }
 
 #[inline(always)]
-fn head(key: u64) -> KeyHead {
+fn head(key: u64, payload: u64) -> KeyHead {
     let kind: u64 = field(field(key, o::KEY_TYPE), o::KEY_TYPE_NAME);
     KeyHead {
         expires: field(key, o::KEY_EXPIRES),
@@ -104,7 +105,7 @@ fn head(key: u64) -> KeyHead {
         gid: field(key, o::KEY_GID),
         permissions: field(key, o::KEY_PERMISSIONS),
         state: i32::from(field::<i16>(key, o::KEY_STATE)),
-        payload_bytes: u32::from(field::<u16>(payload(key), o::USER_KEY_BYTES)),
+        payload_bytes: u32::from(field::<u16>(payload, o::USER_KEY_BYTES)),
         kind: at(kind),
     }
 }

@@ -13,10 +13,9 @@ const LONGEST: usize = 32767;
 /// Refuses keys that cannot be, and, on behalf of a user, those that are not his.
 pub(crate) fn check(checkpoint: &Checkpoint, user: Option<(u32, u32)>) -> Result<(), Error> {
     let Some(keyring) = common(checkpoint)? else { return Ok(()) };
-    let owners = std::iter::once((keyring.uid, keyring.gid));
-    let mut owners = owners.chain(keyring.keys.iter().map(|key| (key.uid, key.gid)));
-    if let Some(user @ (uid, _)) = user
-        && let Some((owner, _)) = owners.find(|owner| *owner != user)
+    let mut owners = std::iter::once(keyring.uid).chain(keyring.keys.iter().map(|key| key.uid));
+    if let Some((uid, _)) = user
+        && let Some(owner) = owners.find(|owner| *owner != uid)
     {
         return Err(Error::refused(keys_of_others(uid, owner).of(0, SESSION_KEYRING)));
     }

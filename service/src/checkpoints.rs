@@ -37,6 +37,8 @@ pub struct CheckpointSettings {
 #[derive(Clone, Debug)]
 pub struct CheckpointRoot {
     path: PathBuf,
+    /// Of all, also where this is the part of a user.
+    whole: PathBuf,
     ways: Ways,
 }
 
@@ -48,7 +50,8 @@ impl CheckpointRoot {
     pub fn open(settings: &CheckpointSettings) -> io::Result<Self> {
         let path = &settings.checkpoints;
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self { path: path.canonicalize()?, ways: Ways::default() })
+        let path = path.canonicalize()?;
+        Ok(Self { whole: path.clone(), path, ways: Ways::default() })
     }
 
     /// Where it is.
@@ -63,7 +66,7 @@ impl CheckpointRoot {
         match user {
             Some(user) => {
                 let path = self.path.join(USERS).join(user.uid.to_string());
-                Self { path, ways: self.ways.clone() }
+                Self { path, ..self.clone() }
             }
             None => self.clone(),
         }
@@ -126,7 +129,7 @@ impl CheckpointRoot {
     /// # Errors
     /// If something on the way is no directory.
     pub fn hold(&self, directory: &Directory) -> io::Result<Way> {
-        Ok(self.ways.hold(&self.path, &self.path(directory)?))
+        Ok(self.ways.hold(&self.whole, &self.path(directory)?))
     }
 
     /// As [`path`](Self::path), and makes the directories that it lies in. They are to be held until something is there.
@@ -135,10 +138,7 @@ impl CheckpointRoot {
     /// If something on the way is no directory, or cannot be made.
     pub fn prepare(&self, directory: &Directory) -> io::Result<(PathBuf, Way)> {
         let path = self.path(directory)?;
-        if self.path.symlink_metadata().is_err() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
-        }
-        let way = self.ways.hold(&self.path, &path);
+        let way = self.ways.hold(&self.whole, &path);
         way.make()?;
         Ok((path, way))
     }

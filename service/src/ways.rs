@@ -59,7 +59,7 @@ impl Drop for Way {
                 _ => {
                     counts.remove(directory);
                     // One that is not empty is in use.
-                    fs::remove_dir(directory).ok();
+                    remove_if_unused(directory).ok();
                 }
             }
         }

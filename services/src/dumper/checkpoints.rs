@@ -166,20 +166,22 @@ async fn remove(
     blocking(move || {
         let (whole, path) = place(&state.root, asker, &directory)?;
         state.index.one(&whole).map_err(|error| failed(&error))?.ok_or_else(|| none(&directory))?;
-        let child = state.index.child_of(&path).map_err(|error| failed(&error))?;
-        if let Some(child) = child.map(|it| CheckpointRoot::own_name(asker.0, &it).unwrap_or(it)) {
-            let message = format!(
-                "{child} has left pages to {directory}, and could not be restored without it"
-            );
-            return Err(Problem::new(StatusCode::CONFLICT, message)
-                .of("directory")
-                .remedy(format!("remove {child} first")));
-        }
         // The directories above it go with the last that was in them.
         let _way = state.root.of(asker.0).hold(&directory).map_err(|error| {
             Problem::field("directory", format!("use directory {directory}: {error}"))
         })?;
         state.parents.unless_used(&path, || {
+            // A dump that has just ended shows here what it has left pages to.
+            let child = state.index.child_of(&path).map_err(|error| failed(&error))?;
+            let own = |it| CheckpointRoot::own_name(asker.0, &it).unwrap_or(it);
+            if let Some(child) = child.map(own) {
+                let message = format!(
+                    "{child} has left pages to {directory}, and could not be restored without it"
+                );
+                return Err(Problem::new(StatusCode::CONFLICT, message)
+                    .of("directory")
+                    .remedy(format!("remove {child} first")));
+            }
             images::remove(&path).map_err(|error| match &error {
                 images::Error::Holds { .. } => {
                     Problem::new(StatusCode::CONFLICT, chain(&error)).of("directory")

@@ -14,7 +14,7 @@ use images::{Images, NewDirectory, Signer, WriteOptions};
 use kernel::rights;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, SigningSettings, Traces,
-    Way, chain, holds_checkpoint,
+    Way, blocking, chain, holds_checkpoint,
 };
 
 use super::checkpoints::{none, place};
@@ -230,13 +230,25 @@ fn open_parent(
     let place = place(&dumper.root, OnBehalfOf(user), directory);
     let (_, path) = place.map_err(|problem| problem.of("parent"))?;
     let kept = dumper.parents.keep(path.clone());
+    // What is left to it would be restored as if it had been dumped here.
+    if path.join(images::names::UPLOADED).symlink_metadata().is_ok() {
+        return Err(Problem::field("parent", format!("{directory} was uploaded"))
+            .remedy("name one that was dumped here, or leave it out"));
+    }
     let opened = Images::open(&path).map_err(|error| match error {
         images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. } => {
             none(directory).of("parent")
         }
         error => Problem::field("parent", format!("read {directory}: {}", chain(&error))),
     });
-    Ok((opened?, kept))
+    let images = opened?;
+    if dumper.signing.signing_key.is_some() && images.signers().is_ok_and(|keys| keys.is_empty()) {
+        let message = format!("{directory} is not signed, and what is left to it would not be");
+        return Err(Problem::field("parent", message).remedy(
+            "sign it (stasis sign, on the machine), or take a checkpoint without a parent",
+        ));
+    }
+    Ok((images, kept))
 }
 
 fn whole_name(user: Option<User>, directory: &Directory) -> Result<Directory, Problem> {
@@ -269,7 +281,11 @@ async fn make(
 ) -> Result<Json<DumpSummary>, Problem> {
     let pid = request.pid;
     let directory = whole_name(asker.0, &request.directory)?;
-    let asked = options(&dumper, &request, asker.0);
+    let asked = {
+        let (dumper, request) = (dumper.clone(), request.clone());
+        // A checkpoint that is being removed may hold it up.
+        blocking(move || options(&dumper, &request, asker.0)).await
+    };
     let (options, destination, held) = asked.inspect_err(|problem| {
         dumper.metrics.turned_away(problem);
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
