@@ -34,9 +34,9 @@ pub struct RestoreRequest {
     /// What becomes of its control groups.
     #[serde(default)]
     pub cgroups: CgroupsMode,
-    /// Only if a trusted key has signed it.
+    /// Also if it came as an archive and no trusted key has signed it: who asks may do everything.
     #[serde(default)]
-    pub vouched: bool,
+    pub any_origin: bool,
 }
 
 /// What a restore says of itself.

@@ -62,7 +62,7 @@ async fn begin(
         tcp_close: request.tcp_close,
         cgroups: request.cgroups,
         // Whoever sent it had processes in mind that others are not to make for him.
-        vouched: found.uploaded && !asker.is_unbound_admin(),
+        any_origin: asker.is_unbound_admin(),
     };
     let (work, labels, priority) = (Work::Restore(restore), found.labels, request.priority);
     start(gateway, asker, asked, Begin { work, labels, priority }).await

@@ -166,15 +166,6 @@ fn work_for(
             .of("cgroups")
             .remedy("use soft, none or strict, or have root send the request (or send it with the gateway's token)"));
     }
-    if request.vouched && restorer.trust.trusted_keys.is_none() {
-        let message = format!(
-            "{directory} came as an archive, and no keys are trusted here by which it could be signed"
-        );
-        return Err(Problem::new(StatusCode::FORBIDDEN, message)
-            .coded(Code::Untrusted)
-            .of("directory")
-            .remedy("have an admin restore it who is bound to nothing, or have the restorer trust keys (--trusted-keys)"));
-    }
     let wrong =
         |error: String| Problem::field("directory", format!("use directory {directory}: {error}"));
     let whole =
@@ -185,6 +176,16 @@ fn work_for(
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("no checkpoint {directory}"))
             .of("directory")
             .remedy("the dumper's GET /v1/checkpoints lists those there are"));
+    }
+    let was_uploaded = || images_dir.join(images::names::UPLOADED).symlink_metadata().is_ok();
+    if !request.any_origin && restorer.trust.trusted_keys.is_none() && was_uploaded() {
+        let message = format!(
+            "{directory} came as an archive, and no keys are trusted here by which it could be signed"
+        );
+        return Err(Problem::new(StatusCode::FORBIDDEN, message)
+            .coded(Code::Untrusted)
+            .of("directory")
+            .remedy("have an admin restore it who is bound to nothing, or have the restorer trust keys (--trusted-keys)"));
     }
     let work = Work {
         images_dir,
