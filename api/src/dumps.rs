@@ -30,6 +30,10 @@ pub struct DumpRequest {
     pub directory: Directory,
     /// What becomes of the tree afterwards.
     pub after: After,
+    /// All but the images: the tree stands still for as long as one that runs on afterwards, and does so, whatever `after` says. Nothing is
+    /// written, and `directory`, `labels` and the signature play no part.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,

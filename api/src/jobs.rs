@@ -32,6 +32,11 @@ pub struct CheckpointRequest {
     /// by the gateway when absent: no default ends anybody's program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave_running: Option<bool>,
+    /// Find out what would be refused, for how long the tree would stand still, and how large the images would be: all is done as for a tree
+    /// that runs on, which it does, and nothing is written. So it does stand still for a moment: `max_freeze_ms` says for how long at most.
+    /// `leave_running` may be absent then. Not of a container, and neither with `parent` nor `track`.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The root may belong to a session (and a terminal) outside the tree.
     #[serde(default)]
     pub shell_job: bool,
@@ -96,6 +101,8 @@ pub struct RestoreJobRequest {
 pub enum JobKind {
     /// Takes a checkpoint.
     Checkpoint,
+    /// Finds out what one would cost, and what would be refused.
+    DryRun,
     /// Restores one.
     Restore,
     /// Reads all of one, and compares it with what was written.
@@ -104,13 +111,14 @@ pub enum JobKind {
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Checkpoint, Self::Restore, Self::Verify];
+    pub const ALL: [Self; 4] = [Self::Checkpoint, Self::DryRun, Self::Restore, Self::Verify];
 
     /// What it is called.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Checkpoint => "checkpoint",
+            Self::DryRun => "dry_run",
             Self::Restore => "restore",
             Self::Verify => "verify",
         }
@@ -192,7 +200,7 @@ pub struct Job {
     /// The container, by the name that it was asked for by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Directory of the images under the checkpoint root.
+    /// Directory of the images under the checkpoint root; of a dry run, where they would be.
     pub directory: Directory,
     /// Of a checkpoint: whether the tree was to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]

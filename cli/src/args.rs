@@ -27,7 +27,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Checkpoint a process and all its descendants
-    Dump(DumpOptions),
+    Dump(Box<DumpOptions>),
     /// End the tracking of memory that `dump --track` or `criu pre-dump` let go on, or a track of
     /// `stasis track`
     Untrack(UntrackOptions),
@@ -103,8 +103,12 @@ pub(crate) struct DumpOptions {
     pub(crate) engine: Option<api::ContainerEngine>,
     /// Directory for the images; it is made, and must not hold a checkpoint yet. Podman keeps its own, Docker where
     /// none is named
-    #[arg(short = 'D', long, value_name = "DIR", required_unless_present = "container")]
+    #[arg(short = 'D', long, value_name = "DIR", required_unless_present_any = ["container", "dry_run"])]
     pub(crate) directory: Option<PathBuf>,
+    /// Find out what would be refused, for how long the tree would stand still, and how large the images would be: all is done as for a tree
+    /// that runs on, which it does, and nothing is written. So it does stand still for a moment: --max-freeze says for how long at most
+    #[arg(long, conflicts_with_all = ["leave_stopped", "track", "parent"])]
+    pub(crate) dry_run: bool,
     /// Let the tree run on; without this and --leave-stopped it is ended once its images are safe
     #[arg(long)]
     pub(crate) leave_running: bool,
@@ -183,8 +187,9 @@ pub(crate) struct DumpOptions {
 }
 
 /// What the command of no engine has, or would be another process than the container's.
-const NOT_OF_ENGINES: [&str; 14] = [
+const NOT_OF_ENGINES: [&str; 15] = [
     "pid",
+    "dry_run",
     "leave_stopped",
     "external",
     "ghost_limit",

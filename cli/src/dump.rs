@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use api::DumpSummary;
 use dumper::{AfterDump, Connections, DumpOptions, ExternalUnix};
-use images::{Images, NewDirectory, Signer, WriteOptions};
+use images::{Destination, Images, NewDirectory, Nowhere, Signer, WriteOptions};
 
 use crate::args;
-use crate::summaries::{self, Dumped};
+use crate::summaries::{self, Dumped, Tried};
 use crate::voice::Voice;
 use criu::Failure;
 use ids::HostPid;
@@ -20,14 +20,15 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         (_, true) => AfterDump::Stop,
         _ => AfterDump::Kill,
     };
-    let (Some(pid), Some(directory)) = (options.pid, options.directory) else {
-        return Err("dump: no process or no directory is named".into());
-    };
+    let Some(pid) = options.pid else { return Err("dump: no process is named".into()) };
+    let directory =
+        options.directory.map(|path| NewDirectory { path, options: WriteOptions::default() });
     let parent = options.parent.as_deref().map(Images::open).transpose();
     let parent = parent.map_err(dumper::Error::Parent)?;
     let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     let asked = DumpOptions {
         after,
+        dry_run: options.dry_run,
         shell_job: options.shell_job,
         external_unix: ExternalUnix {
             datagrams: options.ext_unix_sk,
@@ -47,7 +48,7 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         skip_in_flight: options.skip_in_flight,
         network_lock: options.network_lock.map(args::NetworkLock::asked),
         undo: options.run_dir.join(freezer::UNDO),
-        signer,
+        signer: signer.filter(|_| !options.dry_run),
         max_freeze: options.max_freeze.map(Into::into),
         timeout: options.timeout.map(Into::into),
         cross_check: options.cross_check,
@@ -65,7 +66,10 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         let error = format!("dump process {pid}: no such process");
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
-    let destination = NewDirectory { path: directory, options: WriteOptions::default() };
+    if options.dry_run {
+        return dry_run(&asked, directory.as_ref(), voice);
+    }
+    let Some(destination) = directory else { return Err("dump: no directory is named".into()) };
     let mut report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut voice.bar())?;
     let labels = options.labels.as_ref();
     report.warnings.extend(catalog::labels::unlabelled(&destination.path, labels));
@@ -80,15 +84,44 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         summary: Some(summary),
         warnings: report.warnings,
     };
-    voice.sum_up(&dumped, || {
-        let mut text = summaries::of_dump(&summary);
-        if report.source == Some(collector::Source::Proc) {
-            text += "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and \
-                     the tree stands still for a shorter time (`stasis check` says what is missing)\n";
-        }
-        text
+    voice.sum_up(&dumped, || summaries::of_dump(&summary) + said_of_source(report.source))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Finds out what a dump would be.
+fn dry_run(
+    asked: &DumpOptions,
+    directory: Option<&NewDirectory>,
+    voice: Voice,
+) -> Result<ExitCode, Failure> {
+    // One that cannot be made, or holds a checkpoint, is refused as it would be; nothing is left of it.
+    drop(directory.map(Destination::begin).transpose().map_err(dumper::Error::Images)?);
+    let nowhere = Nowhere { path: "a dry run".into() };
+    let report = dumper::dump(asked, &nowhere, &mut hooks::Nobody, &mut voice.bar())?;
+    for warning in &report.warnings {
+        voice.note(warning);
+    }
+    let tried = Tried {
+        root: Some(asked.pid.get()),
+        job: None,
+        summary: DumpSummary::from(&report),
+        warnings: report.warnings,
+    };
+    voice.conclude(&tried, || {
+        summaries::of_dry_run(&tried.summary) + said_of_source(report.source)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is said where an inventory takes longer than it could.
+fn said_of_source(source: Option<collector::Source>) -> &'static str {
+    match source {
+        Some(collector::Source::Proc) => {
+            "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and the tree stands still for a shorter \
+             time (`stasis check` says what is missing)\n"
+        }
+        _ => "",
+    }
 }
 
 /// `stasis untrack PID`.

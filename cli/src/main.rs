@@ -95,7 +95,7 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
             require("dump")?;
             match options.container.clone() {
                 Some(name) => containers::dump(&name, &options, voice),
-                None => dump::run(options, voice),
+                None => dump::run(*options, voice),
             }
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {

@@ -291,6 +291,7 @@ fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
         engine: options.engine,
         directory: options.directory.as_deref().map(named).transpose()?,
         leave_running: Some(options.leave_running),
+        dry_run: options.dry_run,
         shell_job: options.shell_job,
         tcp_established: options.tcp_established,
         tcp_close: options.tcp_close,

@@ -26,6 +26,22 @@ pub(crate) struct Dumped {
     pub(crate) warnings: Vec<String>,
 }
 
+/// What `stasis dump --dry-run --json` prints.
+#[derive(Debug, Serialize)]
+pub(crate) struct Tried {
+    /// Root of the tree.
+    #[serde(rename = "pid")]
+    pub(crate) root: Option<i32>,
+    /// The job of the gateway that it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) job: Option<String>,
+    /// What a dump would cost.
+    #[serde(flatten)]
+    pub(crate) summary: DumpSummary,
+    /// What would not be as it is asked for.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// What `stasis restore --json` prints.
 #[derive(Debug, Serialize)]
 pub(crate) struct Restored {
@@ -52,6 +68,11 @@ pub(crate) fn of_dump(dump: &DumpSummary) -> String {
         micros(dump.frozen_us),
         account(&dump.account),
     )
+}
+
+/// What a dump would cost, in a line.
+pub(crate) fn of_dry_run(dump: &DumpSummary) -> String {
+    format!("nothing speaks against it, and nothing was written: {}", of_dump(dump))
 }
 
 /// How a restore went, in a line.

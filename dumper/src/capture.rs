@@ -80,7 +80,7 @@ impl<'d> Captured<'d> {
     /// images are safe. So does one that somebody wants to find frozen then.
     pub(crate) fn release(mut self) -> Self {
         let dump = &mut self.planned.dump;
-        let resumes = dump.options.after == AfterDump::Resume;
+        let resumes = dump.options.afterwards() == AfterDump::Resume;
         let runs_on = resumes && !dump.hooks.keep_frozen();
         if let Some(tree) = self.tree.take_if(|_| runs_on) {
             // Who hangs on both hears of `post-dump` first.

@@ -162,7 +162,8 @@ fn attempt(
     network.tell_to_unlock(hooks, options.pid);
     // Only now, as this takes a while, and in the thread the target may still stand still.
     drop((dropped_later, links));
-    match options.keep_dirty_log && options.after != AfterDump::Kill && dumped.is_ok() {
+    let may_track = !options.dry_run && options.after != AfterDump::Kill;
+    match options.keep_dirty_log && may_track && dumped.is_ok() {
         true => pre_copy.keep(options),
         false => pre_copy.end(),
     }

@@ -47,6 +47,10 @@ pub struct DumpOptions {
     pub pid: HostPid,
     /// What becomes of the tree afterwards.
     pub after: AfterDump,
+    /// Find out what would be refused, for how long the tree would stand still, and how large the images would be: all is done as for a tree
+    /// that runs on, which it does, whatever `after` says; that only decides what is refused. It goes with [`images::Nowhere`], and with
+    /// neither a parent nor tracking nor a signer.
+    pub dry_run: bool,
     /// The root may belong to a session (and a terminal) outside the tree.
     pub shell_job: bool,
     /// Terminals may have their masters outside the tree: a restore makes them anew, and gives the masters away.
@@ -160,9 +164,14 @@ pub const DIRTY_LOGS: &str = "/run/stasis/tracks";
 pub const UNDO_DIR: &str = "/run/stasis/undo";
 
 impl DumpOptions {
+    /// What really becomes of the tree.
+    pub(crate) fn afterwards(&self) -> AfterDump {
+        if self.dry_run { AfterDump::Resume } else { self.after }
+    }
+
     /// Whether the tree, for its peers, is away when it has been dumped.
     pub(crate) fn is_away(&self) -> bool {
-        match self.after {
+        match self.afterwards() {
             AfterDump::Kill => true,
             AfterDump::Stop => self.stopped_is_away,
             AfterDump::Resume => false,
@@ -184,6 +193,7 @@ impl DumpOptions {
         Self {
             pid,
             after: AfterDump::Kill,
+            dry_run: false,
             shell_job: false,
             gives_masters: false,
             external_unix: ExternalUnix::default(),

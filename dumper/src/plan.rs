@@ -168,8 +168,8 @@ impl Plan {
                 Err(error) => return Err(error),
             }
         }
-        let runs_on = options.after == AfterDump::Resume;
         let tree = (&seen.inventory, &seen.numbers);
+        let runs_on = options.afterwards() == AfterDump::Resume;
         pre_copy.copy(options, tree, &mut finder, &gadgets, &writer, clock)?;
         // Copying takes a while, in which the target changes: what was learned before would have to
         // be learned again while it stands still.

@@ -94,8 +94,9 @@ impl<'d> Written<'d> {
         writer.write_one(&names::inventory(), &inventory)?;
         dump.clock.check("write the images")?;
         // Who hangs on `post-dump` finds them whole; a tree that is to run on after that does not wait for the disk.
-        let waits = tree.is_some() && dump.options.after == AfterDump::Resume;
-        let safe = if waits { Safe::Later } else { Safe::AtOnce };
+        let waits = tree.is_some() && dump.options.afterwards() == AfterDump::Resume;
+        // Of what is nowhere nothing has to be read.
+        let safe = if waits || dump.options.dry_run { Safe::Later } else { Safe::AtOnce };
         let committed = writer.commit_as(safe)?;
         // Before the tree has ended: without a signature it might be that nobody restores it.
         if let (Safe::AtOnce, Some(signer)) = (safe, &dump.options.signer) {
@@ -141,7 +142,7 @@ impl<'d> Written<'d> {
             if let Some(links) = &dump.links {
                 links.remove_others();
             }
-            match dump.options.after {
+            match dump.options.afterwards() {
                 AfterDump::Kill => {
                     *dump.ending = Ending::of(&inventory, firsts);
                     // The sockets are held here as well: they end with this process's hold, by when they are in
@@ -165,7 +166,9 @@ impl<'d> Written<'d> {
                 }
             }
             report.frozen = since.elapsed();
-            if let Some(links) = dump.links.filter(|_| dump.options.after != AfterDump::Resume) {
+            if let Some(links) =
+                dump.links.filter(|_| dump.options.afterwards() != AfterDump::Resume)
+            {
                 links.keep();
             }
         } else {

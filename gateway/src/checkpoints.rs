@@ -56,7 +56,8 @@ pub(crate) async fn checkpoint(
     manner: Manner,
     Body(request): Body<CheckpointRequest>,
 ) -> Result<Accepted, Problem> {
-    let asked = manner.of(JobKind::Checkpoint, &request)?;
+    let kind = if request.dry_run { JobKind::DryRun } else { JobKind::Checkpoint };
+    let asked = manner.of(kind, &request)?;
     once(&gateway, &asker, &asked, begin_meant(&gateway, &asker, &asked, request)).await
 }
 
@@ -67,7 +68,8 @@ async fn begin_meant(
     asked: &Asked,
     request: CheckpointRequest,
 ) -> Result<Accepted, Problem> {
-    let Some(stays) = request.leave_running else {
+    // A dry run does nothing to it.
+    let Some(stays) = request.leave_running.or(request.dry_run.then_some(true)) else {
         let message = "nothing says what becomes of the tree";
         return Err(Problem::field("leave_running", message).remedy(
             "send true, and it runs on, or false, and it is ended once its images are safe",
@@ -174,6 +176,11 @@ async fn checkpoint_of_process(
         return Err(Problem::field("engine", message).remedy("leave it out"));
     }
     check_pid(pid)?;
+    if request.dry_run && (request.parent.is_some() || request.track) {
+        let field = if request.track { "track" } else { "parent" };
+        let message = "a dry run tracks nothing, and what is tracked is for the checkpoint itself";
+        return Err(Problem::field(field, message).remedy("leave it out"));
+    }
     if let Some(parent) = &request.parent {
         seen(gateway, asker, parent).await.map_err(|problem| problem.of("parent"))?;
     }
@@ -183,6 +190,7 @@ async fn checkpoint_of_process(
         identity: service::process_identity(pid),
         directory,
         after: if stays { After::Resume } else { After::Kill },
+        dry_run: request.dry_run,
         shell_job: request.shell_job,
         tcp_established: request.tcp_established,
         tcp_close: request.tcp_close,
@@ -206,6 +214,7 @@ async fn checkpoint_of_container(
     let Wanted { asker, asked, request, stays, labels } = wanted;
     // What no engine's own command has.
     for (field, wanted) in [
+        ("dry_run", request.dry_run),
         ("tcp_close", request.tcp_close),
         ("skip_in_flight", request.skip_in_flight),
         ("link_remap", request.link_remap),

@@ -503,7 +503,7 @@ pub(crate) async fn cancel_job(
 ) -> Result<Accepted, Problem> {
     let job = find(&gateway, &asker, &id).await?;
     let takes = match job.kind {
-        JobKind::Checkpoint | JobKind::Verify => Role::Checkpoint,
+        JobKind::Checkpoint | JobKind::DryRun | JobKind::Verify => Role::Checkpoint,
         JobKind::Restore => Role::Restore,
     };
     if !asker.has(takes) {

@@ -173,6 +173,7 @@ async fn requests(
         engine: None,
         directory: None,
         leave_running: Some(true),
+        dry_run: false,
         shell_job: spec.shell_job,
         tcp_established: spec.tcp_established,
         tcp_close: spec.tcp_close,

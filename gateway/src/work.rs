@@ -38,6 +38,7 @@ pub(crate) enum Work {
 impl Work {
     pub(crate) const fn kind(&self) -> JobKind {
         match self {
+            Self::Dump(request) if request.dry_run => JobKind::DryRun,
             Self::Dump(_) | Self::Container(_) => JobKind::Checkpoint,
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
@@ -82,6 +83,10 @@ pub(crate) fn described(job: &Job) -> String {
             format!("checkpoint of process {pid} to {directory}")
         }
         (JobKind::Checkpoint, None, None) => format!("checkpoint to {directory}"),
+        (JobKind::DryRun, pid, _) => {
+            let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
+            format!("dry run of a checkpoint of process {pid}")
+        }
         (JobKind::Restore, ..) => format!("restore of {directory}"),
         (JobKind::Verify, ..) => format!("verification of {directory}"),
     }
@@ -118,7 +123,7 @@ pub(crate) async fn perform(
 /// The service that does a job.
 fn client<'a>(services: &'a Services, job: &Job) -> &'a Client {
     match job.kind {
-        JobKind::Checkpoint | JobKind::Verify => services.dumper(),
+        JobKind::Checkpoint | JobKind::DryRun | JobKind::Verify => services.dumper(),
         JobKind::Restore => services.restorer(),
     }
 }
@@ -174,7 +179,9 @@ async fn outcome(
         OperationState::Running => None,
         OperationState::Failed => Some(Outcome::Failed(operation.error.unwrap_or_default())),
         OperationState::Done => Some(match (job.kind, &job.container) {
-            (JobKind::Checkpoint, None) => answer(operation, Outcome::Dumped),
+            (JobKind::Checkpoint, None) | (JobKind::DryRun, _) => {
+                answer(operation, Outcome::Dumped)
+            }
             (JobKind::Checkpoint, Some(_)) => answer(operation, Outcome::Checkpointed),
             (JobKind::Restore, _) => answer(operation, Outcome::Restored),
             (JobKind::Verify, _) => answer(operation, Outcome::Verified),
@@ -289,7 +296,7 @@ async fn found(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
                 ),
             })
         }
-        JobKind::Verify => Ok(nothing(
+        JobKind::Verify | JobKind::DryRun => Ok(nothing(
             &format!("{}: nothing was found out", lost(job, "dumper")),
             "send the request again",
         )),

@@ -6,6 +6,7 @@
 
 mod directory;
 mod memory;
+mod nowhere;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -19,6 +20,7 @@ use crate::error::Error;
 pub(crate) use directory::{Arriving, Staging};
 pub use directory::{Directory, NewDirectory, Unfinished, clear, parents_of, remove, unfinished};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
+pub use nowhere::Nowhere;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

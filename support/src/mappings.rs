@@ -145,6 +145,12 @@ pub fn aio_in_flight(requests: u32) -> Refusal {
     )
 }
 
+/// A dry run of a tree whose changes are logged since a checkpoint: what tells of them would be used up, and the next increment be whole.
+pub const TRACKED_DRY_RUN: Refusal = Refusal::fixed(
+    "what it changes is tracked since a checkpoint, and a dry run would use that up",
+    "take the checkpoint (--parent), or end the tracking first: stasis untrack PID, DELETE /v1/dirty-logs/PID",
+);
+
 /// Memory that is write-protected by a userfaultfd of somebody else's: its pages could not be told from
 /// those that a dump protects.
 pub const WRITE_PROTECTED: Refusal = Refusal::fixed(

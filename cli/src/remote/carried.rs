@@ -32,6 +32,7 @@ const CARRIED: [(&str, &[&str], &str); 14] = [
             "directory",
             "labels",
             "leave_running",
+            "dry_run",
             "shell_job",
             "tcp_established",
             "tcp_close",

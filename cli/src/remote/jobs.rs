@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::client::{Client, failure};
 use crate::ps::plain;
-use crate::summaries::{self, Dumped, Restored};
+use crate::summaries::{self, Dumped, Restored, Tried};
 use crate::verify;
 use crate::voice::{BAD, GOOD, STRONG, Voice, in_style};
 
@@ -56,6 +56,15 @@ pub(super) fn tell_begun(job: &Job, voice: Voice) -> Result<ExitCode, Failure> {
         JobState::Failed | JobState::Cancelled => return Err(why(job)),
         JobState::Done => match job.kind {
             JobKind::Checkpoint => tell_checkpoint(job, voice)?,
+            JobKind::DryRun => {
+                let tried = Tried {
+                    root: job.pid,
+                    job: Some(job.id.clone()),
+                    summary: job.dump.unwrap_or_default(),
+                    warnings: Vec::new(),
+                };
+                voice.conclude(&tried, || summaries::of_dry_run(&tried.summary))?;
+            }
             JobKind::Restore => tell_restore(job, voice)?,
             JobKind::Verify => {
                 let found = job.verified.clone().unwrap_or_default();

@@ -13,7 +13,7 @@ use ids::HostPid;
 use images::messages::{InventoryEntry, ManifestEntry};
 use images::{Folder, ImageWriter, MappingKind, names};
 use kernel::pagemap::PageRun;
-use support::mappings::{WRITE_PROTECTED, object_of};
+use support::mappings::{TRACKED_DRY_RUN, WRITE_PROTECTED, object_of};
 
 use super::copy::processors;
 use super::dirty_log::{DirtyLog, Sorted, can_log};
@@ -253,6 +253,10 @@ impl PreCopy {
         writer: &ImageWriter,
         wanted: bool,
     ) -> Result<(), Error> {
+        if options.dry_run && uffd_holder::is_there(&options.dirty_logs, options.pid) {
+            let found = vec![TRACKED_DRY_RUN.of(options.pid, "the memory of the tree")];
+            return Err(Error::Refused { root: options.pid, found });
+        }
         let parent = options.parent.as_ref().map(|images| Parent::of(images, writer.target()));
         let parent = parent.transpose()?;
         let taken = uffd_holder::take(&options.dirty_logs, options.pid);

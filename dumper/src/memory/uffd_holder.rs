@@ -79,10 +79,22 @@ fn file_of(dirty_logs: &Path, root: HostPid) -> PathBuf {
     dirty_logs.join(format!("{}-{root}.json", namespace.unwrap_or_default()))
 }
 
+fn read(file: &Path) -> Option<Holding> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+/// Whether the tree below `root` has a holder that holds something.
+pub(super) fn is_there(dirty_logs: &Path, root: HostPid) -> bool {
+    read(&file_of(dirty_logs, root)).is_some_and(|holding| {
+        holding.uffd_holder.is_some_and(Process::is_there)
+            && holding.held.iter().any(|(process, _)| process.is_there())
+    })
+}
+
 /// Takes the logging of the tree below `root` over from its holder, if it has one.
 pub(super) fn take(dirty_logs: &Path, root: HostPid) -> Option<Taken> {
     let file = file_of(dirty_logs, root);
-    let holding: Holding = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+    let holding = read(&file)?;
     // A holder that is gone has left nothing; neither has one of another process of this number.
     let uffd_holder = holding
         .uffd_holder

@@ -26,7 +26,7 @@ pub(super) struct CheckpointForm {
     container: String,
     #[serde(default)]
     directory: String,
-    /// What becomes of the tree: `on` or `end`.
+    /// What becomes of the tree: `on` or `end`; `try`, if it is a dry run.
     #[serde(default)]
     after: String,
     #[serde(default)]
@@ -89,6 +89,7 @@ pub(super) async fn checkpoint(
         engine: None,
         directory: typed("directory", &form.directory)?,
         leave_running,
+        dry_run: form.after == "try",
         shell_job: form.shell_job.is_some(),
         tcp_established: form.tcp_established.is_some(),
         tcp_close: false,

@@ -407,6 +407,7 @@ fn what(job: &Job) -> String {
     };
     match job.kind {
         JobKind::Checkpoint => format!("Checkpoint{of}"),
+        JobKind::DryRun => format!("Dry run{of}"),
         JobKind::Restore => "Restore".to_owned(),
         JobKind::Verify => "Verification".to_owned(),
     }
@@ -464,10 +465,14 @@ pub(super) fn job(asker: &Asker, job: &Job) -> Markup {
         div.card {
             dl {
                 dt { "State" } dd { (state(job)) @if job.found_again { span.dim { ", found again by a gateway that was started since" } } }
-                dt { "Directory" } dd {
-                    @if job.kind != JobKind::Checkpoint || job.state == JobState::Done {
-                        a href={ "/checkpoints/" (job.directory) } { (job.directory) }
-                    } @else { (job.directory) }
+                @if job.kind == JobKind::DryRun {
+                    dt { "Dry run" } dd { "Nothing was written, and the tree runs on." }
+                } @else {
+                    dt { "Directory" } dd {
+                        @if job.kind != JobKind::Checkpoint || job.state == JobState::Done {
+                            a href={ "/checkpoints/" (job.directory) } { (job.directory) }
+                        } @else { (job.directory) }
+                    }
                 }
                 @if let Some(pid) = job.pid { dt { "Process" } dd { (pid) } }
                 @if let Some(progress) = &job.progress {
@@ -532,6 +537,10 @@ pub(super) fn new(asker: &Asker, pid: Option<i32>, container: Option<&str>) -> M
                         label { input type="radio" name="after" value="on" required; " runs on" }
                         " "
                         label { input type="radio" name="after" value="end"; " is ended, once its images are safe" }
+                        @if container.is_none() {
+                            " "
+                            label { input type="radio" name="after" value="try"; " runs on, and there is no checkpoint: a dry run, to see what it would cost" }
+                        }
                     }
                     label for="directory" { "Directory" }
                     input #directory type="text" name="directory" placeholder="made up, if it is empty";

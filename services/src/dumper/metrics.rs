@@ -8,9 +8,10 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec
 use service::Problem;
 use service::metrics::{Failures, Metrics, definitions as are};
 
-/// What is dumped: a process tree, by us, or a container, by its engine.
-const TARGETS: [&str; 2] = [PROCESS, CONTAINER];
+/// What is dumped: a process tree, by us, or to see what that would cost, or a container, by its engine.
+const TARGETS: [&str; 3] = [PROCESS, DRY_RUN, CONTAINER];
 const PROCESS: &str = "process";
+const DRY_RUN: &str = "dry_run";
 const CONTAINER: &str = "container";
 
 /// The metrics of dumps.
@@ -65,22 +66,26 @@ impl DumpMetrics {
     }
 
     /// A dump that was asked for, and was not begun.
-    pub(super) fn turned_away(&self, problem: &Problem) {
-        self.failed(PROCESS, problem.detail.code);
+    pub(super) fn turned_away(&self, dry_run: bool, problem: &Problem) {
+        self.failed(of_process(dry_run), problem.detail.code);
     }
 
-    pub(super) fn begun(&self) {
-        self.running.with_label_values(&[PROCESS]).inc();
+    pub(super) fn begun(&self, dry_run: bool) {
+        self.running.with_label_values(&[of_process(dry_run)]).inc();
     }
 
-    pub(super) fn finished(&self, result: Result<&DumpReport, &Problem>) {
-        self.running.with_label_values(&[PROCESS]).dec();
+    pub(super) fn finished(&self, dry_run: bool, result: Result<&DumpReport, &Problem>) {
+        let target = of_process(dry_run);
+        self.running.with_label_values(&[target]).dec();
         let report = match result {
             Ok(report) => report,
-            Err(problem) => return self.failed(PROCESS, problem.detail.code),
+            Err(problem) => return self.failed(target, problem.detail.code),
         };
-        self.done(PROCESS, report.total);
-        self.frozen.with_label_values(&[PROCESS]).observe(report.frozen.as_secs_f64());
+        self.done(target, report.total);
+        self.frozen.with_label_values(&[target]).observe(report.frozen.as_secs_f64());
+        if dry_run {
+            return;
+        }
         self.bytes.observe(as_float(report.image_bytes));
         self.pages.inc_by(report.pages_written);
         for (step, time) in report.account.steps().iter().filter(|(_, time)| !time.is_zero()) {
@@ -116,6 +121,10 @@ impl DumpMetrics {
         let outcome = if found.sound { "sound" } else { "damaged" };
         self.verifications.with_label_values(&[outcome]).inc();
     }
+}
+
+const fn of_process(dry_run: bool) -> &'static str {
+    if dry_run { DRY_RUN } else { PROCESS }
 }
 
 /// The names of the steps of a frozen moment.

@@ -10,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use collector::Home;
 use ids::HostPid;
-use images::{Images, NewDirectory, Signer, WriteOptions};
+use images::{Destination, Images, NewDirectory, Nowhere, Signer, WriteOptions};
 use kernel::rights;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, SigningSettings, Traces,
@@ -135,14 +135,14 @@ fn directory_problem(directory: &Directory, error: &std::io::Error) -> Problem {
 }
 
 /// What stays where it is while a dump is at work: the checkpoint that it leaves pages to, and the way to its own.
-type Held = (Option<Parent>, Way);
+type Held = (Option<Parent>, Option<Way>);
 
 /// What is dumped where, for whom; or why that cannot be.
 fn options(
     dumper: &Dumper,
     request: &DumpRequest,
     user: Option<User>,
-) -> Result<(DumpOptions, NewDirectory, Held), Problem> {
+) -> Result<(DumpOptions, Box<dyn Destination>, Held), Problem> {
     let exists = |pid: &HostPid| std::path::Path::new(&format!("/proc/{pid}")).exists();
     let pid = HostPid::new(request.pid).filter(exists).ok_or_else(|| {
         Problem::field("pid", format!("no process {}", request.pid))
@@ -170,6 +170,10 @@ fn options(
     if user.is_some() && request.link_remap {
         return Err(no_links());
     }
+    if request.dry_run && (request.track || request.parent.is_some()) {
+        let message = "a dry run neither tracks nor leaves anything to a parent";
+        return Err(Problem::field("dry_run", message).remedy("leave track and parent out"));
+    }
     if request.track && request.after == After::Kill {
         let message = "the tree ends with the dump, and nothing is left to track";
         return Err(
@@ -179,26 +183,22 @@ fn options(
     let parent = request.parent.as_ref().map(|parent| open_parent(dumper, user, parent));
     let (parent, kept) =
         parent.transpose()?.map_or((None, None), |(images, kept)| (Some(images), Some(kept)));
-    let (images_dir, way) = dumper
-        .root
-        .of(user)
-        .prepare(directory)
-        .map_err(|error| directory_problem(directory, &error))?;
-    if holds_checkpoint(&images_dir) {
-        let message = format!("directory {directory} holds a checkpoint already");
-        return Err(Problem::new(StatusCode::CONFLICT, message)
-            .of("directory")
-            .remedy("name another directory"));
-    }
+    let (destination, way) = match request.dry_run {
+        true => (Box::new(Nowhere { path: directory.as_str().into() }) as Box<_>, None),
+        false => {
+            let (destination, way) = destination(dumper, user, directory)?;
+            (Box::new(destination) as Box<dyn Destination>, Some(way))
+        }
+    };
     let signer =
         Signer::asked(dumper.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
-    let destination = NewDirectory { path: images_dir, options: WriteOptions::default() };
     let options = DumpOptions {
         after: match request.after {
             After::Resume => AfterDump::Resume,
             After::Stop => AfterDump::Stop,
             After::Kill => AfterDump::Kill,
         },
+        dry_run: request.dry_run,
         shell_job: request.shell_job,
         connections: match (request.tcp_established, request.tcp_close) {
             (_, true) => Connections::Closed,
@@ -208,7 +208,7 @@ fn options(
         skip_in_flight: request.skip_in_flight,
         link_remap: request.link_remap,
         undo: dumper.undo.clone(),
-        signer,
+        signer: signer.filter(|_| !request.dry_run),
         max_freeze: request.max_freeze_ms.map(Duration::from_millis),
         timeout: request.timeout_ms.map(Duration::from_millis),
         programs: dumper.programs.clone(),
@@ -219,6 +219,23 @@ fn options(
         ..DumpOptions::new(pid)
     };
     Ok((options, destination, (kept, way)))
+}
+
+/// The directory that images are to come to, and what keeps the way there.
+fn destination(
+    dumper: &Dumper,
+    user: Option<User>,
+    directory: &Directory,
+) -> Result<(NewDirectory, Way), Problem> {
+    let prepared = dumper.root.of(user).prepare(directory);
+    let (path, way) = prepared.map_err(|error| directory_problem(directory, &error))?;
+    if holds_checkpoint(&path) {
+        let message = format!("directory {directory} holds a checkpoint already");
+        return Err(Problem::new(StatusCode::CONFLICT, message)
+            .of("directory")
+            .remedy("name another directory"));
+    }
+    Ok((NewDirectory { path, options: WriteOptions::default() }, way))
 }
 
 /// Opens the checkpoint that a dump is to leave pages to, which stays as long as the second of what is given back.
@@ -279,7 +296,7 @@ async fn make(
     operation: OperationName,
     Body(request): Body<DumpRequest>,
 ) -> Result<Json<DumpSummary>, Problem> {
-    let pid = request.pid;
+    let (pid, dry_run) = (request.pid, request.dry_run);
     let directory = whole_name(asker.0, &request.directory)?;
     let asked = {
         let (dumper, request) = (dumper.clone(), request.clone());
@@ -287,7 +304,7 @@ async fn make(
         blocking(move || options(&dumper, &request, asker.0)).await
     };
     let (options, destination, held) = asked.inspect_err(|problem| {
-        dumper.metrics.turned_away(problem);
+        dumper.metrics.turned_away(dry_run, problem);
         tracing::warn!("{asker}: dump process {pid}: {}", problem.detail.message);
     })?;
     let operation = dumper.operations.begin(operation, asker.0)?;
@@ -295,7 +312,7 @@ async fn make(
     operation.cancelled_by(move || cancel.cancel());
     let wanted = request.labels;
     let (metrics, room) = (dumper.metrics.clone(), dumper.room.clone());
-    metrics.begun();
+    metrics.begun(dry_run);
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
@@ -304,20 +321,22 @@ async fn make(
         let room = match room.reserve(options.pid, asker.0) {
             Ok(room) => room,
             Err(problem) => {
-                metrics.finished(Err(&problem));
+                metrics.finished(dry_run, Err(&problem));
                 operation.end::<()>(Err(&problem));
                 return Err(problem);
             }
         };
         let mut told = Told(operation.progress());
-        let mut result = dump(&options, &destination, &mut hooks::Nobody, &mut told);
+        let mut result = dump(&options, &*destination, &mut hooks::Nobody, &mut told);
         drop(room);
-        if let Ok(report) = &mut result {
-            let unlabelled = catalog::labels::unlabelled(&destination.path, Some(&wanted));
+        if let Ok(report) = &mut result
+            && !dry_run
+        {
+            let unlabelled = catalog::labels::unlabelled(destination.path(), Some(&wanted));
             report.warnings.extend(unlabelled);
         }
         let result = result.map_err(|error| problem(&error, options.pid));
-        metrics.finished(result.as_ref());
+        metrics.finished(dry_run, result.as_ref());
         match &result {
             Ok(report) => operation.end(Ok(&DumpSummary::from(report))),
             Err(problem) => operation.end::<()>(Err(problem)),
@@ -326,8 +345,12 @@ async fn make(
     });
     match work.await {
         Ok(Ok(report)) => {
+            let what = match dry_run {
+                true => format!("tried a dump of process {pid}"),
+                false => format!("dumped process {pid} to {directory}"),
+            };
             tracing::info!(
-                "{asker}: dumped process {pid} to {directory} in {:?}, frozen for {:?}",
+                "{asker}: {what} in {:?}, frozen for {:?}",
                 start.elapsed(),
                 report.frozen
             );
