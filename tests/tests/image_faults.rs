@@ -3,6 +3,7 @@
 //! Each image of a checkpoint is taken away, cut, given another number to begin with and values that cannot be, and
 //! exchanged for that of another run of the same program.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,19 +69,30 @@ impl Pair {
         self.scratch.path("images")
     }
 
-    /// The files that both programs have made.
-    fn made(&self) -> Vec<PathBuf> {
+    /// The files that both programs have made, and how long they are.
+    fn made(&self) -> BTreeMap<PathBuf, u64> {
         let files = |stage| {
             let stage = self.scratch.path(stage);
             names(&stage).into_iter().map(move |name| stage.join(name))
         };
-        ["work", "other"].into_iter().flat_map(files).collect()
+        let long = |file: PathBuf| {
+            let bytes = fs::metadata(&file).expect("stat").len();
+            (file, bytes)
+        };
+        ["work", "other"].into_iter().flat_map(files).map(long).collect()
     }
 
-    /// Removes what another program than there was has made since: it would be taken for what this one does.
-    fn forget(&self, made: &[PathBuf]) {
-        for file in self.made().iter().filter(|file| !made.contains(file)) {
-            fs::remove_file(file).expect("remove");
+    /// Removes what another program than there was has made since, and cut off what it has said: it would be taken for what this one does.
+    fn forget(&self, made: &BTreeMap<PathBuf, u64>) {
+        for file in self.made().into_keys() {
+            match made.get(&file) {
+                None => fs::remove_file(&file).expect("remove"),
+                Some(bytes) if file.ends_with("log") => {
+                    let log = fs::File::options().write(true).open(&file).expect("open the log");
+                    log.set_len(*bytes).expect("cut it");
+                }
+                Some(_) => {}
+            }
         }
     }
 

@@ -15,18 +15,19 @@ pub(crate) struct Quiet {
 impl Quiet {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // Blocked, a signal that comes between two waits is not lost.
         let script = "import os, signal, socket, sys\n\
                       os.closerange(3, 1000)\n\
                       os.chdir(sys.argv[1])\n\
                       pipes = [os.pipe() for _ in range(20)]\n\
                       pairs = [socket.socketpair() for _ in range(20)]\n\
                       files = [open(f'file-{n}', 'w') for n in range(20)]\n\
-                      def do(*_):\n\
-                      \x20with open('what') as what: exec(what.read(), globals())\n\
-                      \x20os.rename('what', 'did')\n\
-                      signal.signal(signal.SIGUSR1, do)\n\
+                      signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
                       open('up', 'w').close()\n\
-                      while True: signal.pause()\n";
+                      while True:\n\
+                      \x20signal.sigwait([signal.SIGUSR1])\n\
+                      \x20with open('what') as what: exec(what.read(), globals())\n\
+                      \x20os.rename('what', 'did')\n";
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", script]).arg(dir.path());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
