@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{CgroupsMode, Directory};
+use crate::{CgroupsMode, Directory, Labels};
 
 /// What becomes of the tree once it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -59,6 +59,9 @@ pub struct RestoreSummary {
 pub struct RestoredTree {
     /// Directory it was restored from.
     pub directory: Directory,
+    /// What the checkpoint was called by then.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// Pid of its root.
     pub pid: i32,
     /// Whether the root runs.

@@ -70,6 +70,7 @@ fn restore(
         until_told: false,
         parent: if options.detach { Parent::WhoRemains } else { Parent::Caller },
         records: Some(options.run_dir.join("restores")),
+        labels: catalog::labels::read(&options.directory),
         undo: options.run_dir.join(freezer::UNDO),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_root.clone(),

@@ -73,6 +73,7 @@ fn restore(
             _ => Parent::Caller,
         },
         records: Some(host.run_dir.join("restores")),
+        labels: Default::default(),
         undo: host.run_dir.join(freezer::UNDO),
         cgroups: options.cgroups,
         cgroup_roots: options.cgroup_roots.clone(),

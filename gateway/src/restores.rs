@@ -1,7 +1,5 @@
 //! `/v1/restores`.
 
-use std::collections::BTreeMap;
-
 use api::{AfterRestore, Job, JobKind, RestoreJobRequest, RestoreRequest, RestoredList};
 use axum::Json;
 use axum::extract::State;
@@ -12,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::callers::{Asker, May, Restore};
-use crate::checkpoints::{found, looked_up};
+use crate::checkpoints::found;
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Asked, Begin, Manner, once, start};
 use crate::openapi::Problems;
@@ -77,20 +75,10 @@ async fn restores(
     list(&gateway, &asker).await.map(Json)
 }
 
-/// The restored trees that somebody may see: to who is bound to labels, those whose checkpoints have them.
+/// The restored trees that somebody may see: to who is bound to labels, those whose checkpoints had them when they were restored.
 pub(crate) async fn list(gateway: &Gateway, asker: &Asker) -> Result<RestoredList, Problem> {
     let services = gateway.services.on_behalf_of(asker.user);
     let mut list = services.restores().await.map_err(|error| problem(error, asker))?;
-    if asker.labels().is_empty() {
-        return Ok(list);
-    }
-    let mut seen = BTreeMap::new();
-    for tree in &list.restores {
-        if !seen.contains_key(&tree.directory) {
-            let found = looked_up(gateway, asker, &tree.directory).await?;
-            seen.insert(tree.directory.clone(), found.is_some());
-        }
-    }
-    list.restores.retain(|tree| seen.get(&tree.directory) == Some(&true));
+    list.restores.retain(|tree| tree.labels.have(asker.labels()));
     Ok(list)
 }

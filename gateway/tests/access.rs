@@ -152,9 +152,10 @@ async fn who_is_bound_to_labels_sees_and_does_nothing_else() {
 #[tokio::test]
 async fn who_is_bound_to_labels_sees_the_trees_and_tracks_that_are_of_them() {
     let rest = Rest::start().await;
-    let tree = |directory: &str, pid: u32, running: bool| json!({"directory": directory, "pid": pid, "running": running});
-    let trees =
-        [tree("web", 7, true), tree("db", 8, true), tree("gone", 9, true), tree("web", 10, false)];
+    let tree = |team: &str, pid: u32, running: bool| json!({"directory": team, "labels": {"team": team}, "pid": pid, "running": running});
+    let mut trees =
+        [tree("web", 7, true), tree("db", 8, true), tree("none", 9, true), tree("web", 10, false)];
+    trees[2].as_object_mut().unwrap().remove("labels");
     let trees = get(move || async move { Json(json!({"restores": trees})) });
     rest.fake("restorer", Router::new().route("/v1/restores", trees));
     let track = |id: u64, target: Value| json!({"id": id, "target": target, "files": false, "created_ms": 1, "stale": false, "lost": 0, "tree": 1, "processes": []});

@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
         until_told: false,
         parent: if has("--sibling") { Parent::CallersParent } else { Parent::Caller },
         records: None,
+        labels: Default::default(),
         undo: "/run/stasis/undo".into(),
         cgroups: Default::default(),
         cgroup_roots: Vec::new(),

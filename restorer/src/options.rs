@@ -51,6 +51,8 @@ pub struct RestoreOptions {
     /// Where it is noted down which trees were restored ([`crate::Record`]), for those who ask when
     /// the restorer is no longer there.
     pub records: Option<PathBuf>,
+    /// What the checkpoint is called by, which is noted with it.
+    pub labels: api::Labels,
     /// Directory in which it is written down what would outlive a restore that is killed.
     pub undo: PathBuf,
     /// What becomes of its control groups.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use api::RestoreSummary;
+use api::{Labels, RestoreSummary};
 use ids::HostPid;
 use kernel::procfs::{Dir, ProcFile, Stat};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::options::RestoreReport;
 
 /// Bytes that no note reaches.
-const LONGEST: u64 = 1 << 16;
+const LONGEST: u64 = 1 << 17;
 
 /// A tree that was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Record {
     pub started: u64,
     /// Where its images are.
     pub images: PathBuf,
+    /// What they were called by.
+    #[serde(default)]
+    pub labels: Labels,
     /// What the restore said of itself.
     pub summary: RestoreSummary,
 }
@@ -43,10 +46,11 @@ impl From<&RestoreReport> for RestoreSummary {
 }
 
 impl Record {
-    pub(crate) fn of(report: &RestoreReport, images: &Path) -> Self {
+    pub(crate) fn of(report: &RestoreReport, images: &Path, labels: &Labels) -> Self {
         Self {
             started: crate::holder::started(report.pid).unwrap_or(0),
             images: images.canonicalize().unwrap_or_else(|_| images.to_owned()),
+            labels: labels.clone(),
             summary: report.into(),
         }
     }
@@ -127,7 +131,7 @@ mod tests {
             pages_restored: 0,
             untold: None,
         };
-        let record = Record::of(&report, Path::new("/images"));
+        let record = Record::of(&report, Path::new("/images"), &"app=web".parse().unwrap());
         let notes = place.path().join("restores");
         record.keep(&notes);
         let mode =

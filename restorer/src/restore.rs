@@ -226,7 +226,7 @@ pub fn restore(
         own_network,
         groups,
         keepers: Some(keepers),
-        records: options.records.as_deref(),
+        records: options.records.as_deref().map(|place| (place, &options.labels)),
         limits,
         begun_at,
         born_at,

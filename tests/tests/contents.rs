@@ -163,4 +163,21 @@ fn who_is_bound_to_labels_sees_nothing_of_others() {
         let request = client.get(format!("{}/{path}", services.address())).bearer_auth(token);
         assert_eq!(request.send().expect("an answer").status().as_u16(), status, "{path}");
     }
+    // A tree is known by what its checkpoint was called when it was restored, whatever lies there now.
+    let ask = |path: &str| {
+        let request = client.get(format!("{}/{path}", services.address())).bearer_auth(token);
+        request.send().and_then(reqwest::blocking::Response::json::<Value>).expect("an answer")
+    };
+    services
+        .job("/v1/checkpoints", &json!({"pid": workload.pid(), "directory": "end", "leave_running": false, "labels": {"team": "db"}}))
+        .expect("checkpoint");
+    let pid = nix::unistd::Pid::from_raw(workload.pid());
+    nix::sys::wait::waitpid(pid, None).expect("reap");
+    services.restore("end").expect("restore");
+    let relabelled = services.call("PUT", "/v1/labels/end", Some(r#"{"team": "web"}"#));
+    assert_eq!(relabelled.status, 200, "{}", relabelled.text);
+    assert_eq!(ask("v1/restores"), json!({"restores": []}));
+    let all = services.call("GET", "/v1/restores", None).body;
+    assert_eq!(all["restores"][0]["labels"], json!({"team": "db"}), "{all}");
+    workload.check().expect("it is what it was");
 }

@@ -332,7 +332,8 @@ fn a_worker_without_its_service_restores_nothing() {
     let (_workload, images) = ended(&scratch);
     let work = serde_json::json!({
         "images_dir": images, "after": "resume", "shell_job": false, "cgroups": "soft",
-        "tcp_close": false, "on_behalf_of": null, "records": scratch.path("restores"), "service": 1,
+        "tcp_close": false, "on_behalf_of": null, "records": scratch.path("restores"),
+        "labels": {}, "trust": null, "service": 1,
     });
     let mut worker = Command::new(built_program("stasis-restorer"))
         .arg("worker")

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
+use api::Labels;
 use hooks::{Failed, Hooks, Moment, Point};
 use ids::HostPid;
 
@@ -34,7 +35,7 @@ pub(super) struct Words<'a> {
     /// Limits of user namespaces.
     pub(super) limits: Vec<LimitsOfMade>,
     /// Where it is noted that the tree lives.
-    pub(super) records: Option<&'a Path>,
+    pub(super) records: Option<(&'a Path, &'a Labels)>,
     pub(super) begun_at: Instant,
     pub(super) born_at: Instant,
 }
@@ -66,8 +67,8 @@ impl Words<'_> {
         self.groups.freeze();
         self.keepers = None;
         report.total = self.begun_at.elapsed();
-        if let Some(place) = self.records {
-            Record::of(report, self.images).keep(place);
+        if let Some((place, labels)) = self.records {
+            Record::of(report, self.images, labels).keep(place);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::io;
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
-use api::{Directory, RestoredTree};
+use api::{Directory, Labels, RestoredTree};
 use ids::HostPid;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -121,10 +121,11 @@ impl Reaper {
     }
 
     /// Notes a tree that stands.
-    pub(super) fn adopt(&self, directory: Directory, pid: HostPid) {
+    pub(super) fn adopt(&self, directory: Directory, labels: Labels, pid: HostPid) {
         let mut state = self.lock();
         let mut tree = RestoredTree {
             directory,
+            labels,
             pid: pid.get(),
             running: true,
             exit_code: None,
@@ -144,10 +145,16 @@ impl Reaper {
 
     /// Notes a tree that a restorer before this one restored. How it ends cannot be known.
     pub(super) fn inherit(&self, directory: Directory, record: Record) {
-        let pid = record.summary.pid;
+        let tree = RestoredTree {
+            directory,
+            labels: record.labels.clone(),
+            pid: record.summary.pid,
+            running: true,
+            exit_code: None,
+            signal: None,
+        };
         let mut state = self.lock();
         state.inherited.push(record);
-        let tree = RestoredTree { directory, pid, running: true, exit_code: None, signal: None };
         state.trees.push_back(tree);
         self.running.inc();
     }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{
-    CgroupsMode, Code, Directory, ErrorDetail, RestoreRequest, RestoreSummary, RestoredList, User,
+    CgroupsMode, Code, Directory, ErrorDetail, Labels, RestoreRequest, RestoreSummary,
+    RestoredList, User,
 };
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -43,6 +44,7 @@ struct Work {
     cgroups: CgroupsMode,
     on_behalf_of: Option<User>,
     records: PathBuf,
+    labels: Labels,
     trust: Option<PathBuf>,
     /// The process number of the service.
     service: u32,
@@ -187,6 +189,7 @@ fn work_for(
             .of("directory")
             .remedy("have an admin restore it who is bound to nothing, or have the restorer trust keys (--trusted-keys)"));
     }
+    let labels = catalog::labels::read(&images_dir);
     let work = Work {
         images_dir,
         after: request.after,
@@ -195,6 +198,7 @@ fn work_for(
         cgroups: request.cgroups,
         on_behalf_of: user,
         records: restorer.records.clone(),
+        labels,
         trust: restorer.trust.trusted_keys.clone(),
         service: std::process::id(),
     };
@@ -236,7 +240,7 @@ async fn make(
         if let Ok(summary) = &result
             && let Some(pid) = HostPid::new(summary.pid)
         {
-            restorer.reaper.adopt(name.clone(), pid);
+            restorer.reaper.adopt(name.clone(), work.labels.clone(), pid);
         }
         let result = result.map_err(|error| {
             tracing::warn!("{asker}: restore {name}: {}", chain(&error));
@@ -350,6 +354,7 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             parent: Parent::CallersParent,
             undo: work.records.with_file_name(freezer::UNDO),
             records: Some(work.records),
+            labels: work.labels,
             cgroups: work.cgroups,
             cgroup_roots: Vec::new(),
             cgroup_yard: None,
