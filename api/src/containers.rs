@@ -173,6 +173,9 @@ pub struct ContainerCheckpoint {
     /// The command by which it comes back, where its engine has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
+    /// What is not as it was asked for, though the checkpoint is whole.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub struct FrozenAccount {
 }
 
 /// What a dump says of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DumpSummary {
     /// From the first stopped task to the last resumed one.
     pub frozen_us: u64,
@@ -113,6 +113,9 @@ pub struct DumpSummary {
     pub pages_written: u64,
     /// Bytes of all images.
     pub image_bytes: u64,
+    /// What is not as it was asked for, though the checkpoint is whole.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One checkpoint under the checkpoint root.

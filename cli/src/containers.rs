@@ -35,19 +35,21 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
     let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     let listing = containers::list(&places);
     let container = listing.find(name, options.engine).map_err(failure)?;
-    let done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
+    let mut done = containers::checkpoint(container, &asked, &places).map_err(failure)?;
     if let Some(signer) = &signer {
         let signed = directory.as_deref().map(|it| images::sign(it, signer));
         match signed {
             Some(signed) => signed.map_err(explain)?,
-            None => voice.note("the engine keeps the images itself: they are not signed"),
+            None => {
+                done.warnings
+                    .push("it is not signed: the engine keeps the images itself".to_owned());
+            }
         }
     }
     let unlabelled =
         directory.and_then(|it| catalog::labels::unlabelled(&it, options.labels.as_ref()));
-    if let Some(warning) = unlabelled {
-        voice.note(&warning);
-    }
+    done.warnings.extend(unlabelled);
+    done.warnings.iter().for_each(|warning| voice.note(warning));
     voice.conclude(&done, || summaries::of_container(&done, stdout().is_terminal()))?;
     Ok(ExitCode::SUCCESS)
 }

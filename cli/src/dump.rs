@@ -81,8 +81,7 @@ pub(crate) fn run(options: args::DumpOptions, voice: Voice) -> Result<ExitCode, 
         root: Some(pid.get()),
         directory: destination.path.display().to_string(),
         job: None,
-        summary: Some(summary),
-        warnings: report.warnings,
+        summary: Some(summary.clone()),
     };
     voice.sum_up(&dumped, || summaries::of_dump(&summary) + said_of_source(report.source))?;
     Ok(ExitCode::SUCCESS)
@@ -101,12 +100,8 @@ fn dry_run(
     for warning in &report.warnings {
         voice.note(warning);
     }
-    let tried = Tried {
-        root: Some(asked.pid.get()),
-        job: None,
-        summary: DumpSummary::from(&report),
-        warnings: report.warnings,
-    };
+    let tried =
+        Tried { root: Some(asked.pid.get()), job: None, summary: DumpSummary::from(&report) };
     voice.conclude(&tried, || {
         summaries::of_dry_run(&tried.summary) + said_of_source(report.source)
     })?;

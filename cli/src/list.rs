@@ -89,6 +89,13 @@ fn line(found: &CheckpointSummary) -> String {
     if !labels.is_empty() {
         text += &format!(" [{}]", labels.join(", "));
     }
+    if found.uploaded {
+        text += ", uploaded";
+    }
+    // Whether it is true `stasis verify` says.
+    if !found.signed_by.is_empty() {
+        text += ", with a signature";
+    }
     text.push('\n');
     if let Some(damage) = &found.damage {
         text += &format!("{:>12}{}: {}\n", "", in_style(BAD, "damaged"), plain(damage));
@@ -104,7 +111,8 @@ mod tests {
     fn a_line_for_each_checkpoint() {
         let json = r#"{"checkpoints": [
             {"directory": "web/first", "created_ms": 1, "image_bytes": 9437184, "pid": 4711, "comm": "pyt\u001bhon3",
-             "processes": 1, "threads": 2, "frozen_us": 830, "labels": {"app": "web"}},
+             "processes": 1, "threads": 2, "frozen_us": 830, "labels": {"app": "web"}, "uploaded": true,
+             "signed_by": ["6f0c"]},
             {"directory": "web/second", "created_ms": 1, "image_bytes": 4096, "pid": 4711, "comm": "python3",
              "processes": 1, "threads": 2, "parent": "web/first", "damage": "no pstree.img"}],
             "unfinished": [{"path": "web/.x.stasis-tmp-1-0", "bytes": 4096, "being_written": true}]}"#;
@@ -117,7 +125,7 @@ mod tests {
         );
         assert_eq!(
             lines[1],
-            "   9.00 MiB         1     4711    0.8 ms  pyt hon3          web/first [app=web]"
+            "   9.00 MiB         1     4711    0.8 ms  pyt hon3          web/first [app=web], uploaded, with a signature"
         );
         assert!(lines[2].ends_with("python3           web/second (after web/first)"), "{shown}");
         assert_eq!(lines[3].trim(), "damaged: no pstree.img");

@@ -22,8 +22,6 @@ pub(crate) struct Dumped {
     /// What it cost; absent if a service ended before it could say it.
     #[serde(flatten)]
     pub(crate) summary: Option<DumpSummary>,
-    /// What is not as it was asked for, though the checkpoint is whole.
-    pub(crate) warnings: Vec<String>,
 }
 
 /// What `stasis dump --dry-run --json` prints.
@@ -38,8 +36,6 @@ pub(crate) struct Tried {
     /// What a dump would cost.
     #[serde(flatten)]
     pub(crate) summary: DumpSummary,
-    /// What would not be as it is asked for.
-    pub(crate) warnings: Vec<String>,
 }
 
 /// What `stasis restore --json` prints.
@@ -158,7 +154,6 @@ mod tests {
             directory: "web".to_owned(),
             job: None,
             summary: Some(DumpSummary::default()),
-            warnings: Vec::new(),
         };
         let json = serde_json::to_value(&dumped).unwrap();
         assert_eq!((&json["pid"], &json["frozen_us"]), (&7.into(), &0.into()));

@@ -89,6 +89,7 @@ pub fn checkpoint(
             api::ContainerEngine::Docker => line,
             _ => format!("PATH={}:$PATH {line}", word(&first.to_string_lossy())),
         }),
+        warnings: Vec::new(),
     })
 }
 

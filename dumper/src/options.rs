@@ -356,6 +356,7 @@ impl From<&DumpReport> for api::DumpSummary {
             pages_scanned: report.pages_scanned,
             pages_written: report.pages_written,
             image_bytes: report.image_bytes,
+            warnings: report.warnings.clone(),
         }
     }
 }

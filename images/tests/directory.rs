@@ -7,8 +7,8 @@ use std::path::Path;
 
 use stasis_images::messages::{FdinfoEntry, FileEntry, InventoryEntry, PagemapHead, PstreeEntry};
 use stasis_images::{
-    Error, ImageWriter, Images, NewDirectory, Safe, WriteOptions, encode, make_safe, names,
-    parents_of, remove, verify,
+    Destination, Error, ImageWriter, Images, NewDirectory, PAGE_SIZE, Safe, WriteOptions, encode,
+    make_safe, names, parents_of, remove, verify,
 };
 
 fn inventory() -> InventoryEntry {
@@ -445,4 +445,29 @@ fn whose_pages_are_where_is_known() {
     assert_eq!(parents_of(&child), [parent.canonicalize().unwrap()]);
     assert!(parents_of(&parent).is_empty());
     fs::remove_dir_all(place).unwrap();
+}
+
+/// Nothing of it takes room that nobody would look for.
+#[test]
+fn one_that_cannot_be_made_safe_is_gone() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (name, foreign) in [("alone", None), ("beside", Some("notes.txt"))] {
+        let destination =
+            NewDirectory { path: scratch.path().join(name), options: WriteOptions::default() };
+        let writer = ImageWriter::of(destination.begin().unwrap());
+        let early = writer.pre_copies(1).unwrap();
+        early[0].pages().unwrap().1.reserve(PAGE_SIZE).unwrap();
+        drop(early);
+        writer.write_one(&names::inventory(), &inventory()).unwrap();
+        writer.commit_as(Safe::Later).unwrap();
+        let foreign = foreign.map(|foreign| destination.path.join(foreign));
+        foreign.iter().for_each(|path| fs::write(path, "mine").unwrap());
+        let failed = || Error::Misuse { name: "x".into(), what: "a test" };
+        destination.make_safe(&|_| Err(failed())).unwrap_err();
+        assert_eq!(destination.path.exists(), foreign.is_some());
+        if let Some(foreign) = foreign {
+            assert_eq!(fs::read_dir(&destination.path).unwrap().count(), 1);
+            assert_eq!(fs::read_to_string(foreign).unwrap(), "mine");
+        }
+    }
 }

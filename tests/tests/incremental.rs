@@ -418,8 +418,9 @@ fn a_gateway_takes_increments() {
     assert!(!chain.is_tracked());
     assert_eq!(untrack().status, 404);
     // Nothing has logged what changed since: all of it is there, and the parent is not needed.
-    take("third", Some("second"), false);
+    let third = take("third", Some("second"), false);
     assert!(bytes("third") > bytes("first") / 2);
+    assert!(third["dump"]["warnings"].to_string().contains("not tracked"), "{third}");
 
     for (name, body, field) in [
         ("no parent", asked(&chain, "fourth", Some("none"), false), "parent"),

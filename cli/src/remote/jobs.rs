@@ -54,23 +54,37 @@ pub(super) fn tell_begun(job: &Job, voice: Voice) -> Result<ExitCode, Failure> {
     match job.state {
         JobState::Queued | JobState::Running => voice.print(job, || format!("{}\n", job.id))?,
         JobState::Failed | JobState::Cancelled => return Err(why(job)),
-        JobState::Done => match job.kind {
-            JobKind::Checkpoint => tell_checkpoint(job, voice)?,
-            JobKind::DryRun => {
-                let tried = Tried {
-                    root: job.pid,
-                    job: Some(job.id.clone()),
-                    summary: job.dump.unwrap_or_default(),
-                    warnings: Vec::new(),
-                };
-                voice.conclude(&tried, || summaries::of_dry_run(&tried.summary))?;
-            }
-            JobKind::Restore => tell_restore(job, voice)?,
-            JobKind::Verify => {
-                let found = job.verified.clone().unwrap_or_default();
-                return verify::tell(&found, voice);
-            }
-        },
+        JobState::Done => {
+            warnings(job).iter().for_each(|warning| voice.note(&plain(warning)));
+            return tell_done(job, voice);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is not as it was asked for.
+fn warnings(job: &Job) -> &[String] {
+    let of_dump = job.dump.as_ref().map(|dump| &dump.warnings);
+    let of_engine = job.checkpointed.as_ref().map(|done| &done.warnings);
+    of_dump.or(of_engine).map_or(&[], Vec::as_slice)
+}
+
+fn tell_done(job: &Job, voice: Voice) -> Result<ExitCode, Failure> {
+    match job.kind {
+        JobKind::Checkpoint => tell_checkpoint(job, voice)?,
+        JobKind::DryRun => {
+            let tried = Tried {
+                root: job.pid,
+                job: Some(job.id.clone()),
+                summary: job.dump.clone().unwrap_or_default(),
+            };
+            voice.conclude(&tried, || summaries::of_dry_run(&tried.summary))?;
+        }
+        JobKind::Restore => tell_restore(job, voice)?,
+        JobKind::Verify => {
+            let found = job.verified.clone().unwrap_or_default();
+            return verify::tell(&found, voice);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -91,8 +105,7 @@ fn tell_checkpoint(job: &Job, voice: Voice) -> Result<(), Failure> {
         root: job.pid,
         directory: job.directory.to_string(),
         job: Some(job.id.clone()),
-        summary: job.dump,
-        warnings: Vec::new(),
+        summary: job.dump.clone(),
     };
     voice.sum_up(&dumped, || match &job.dump {
         Some(dump) => summaries::of_dump(dump),

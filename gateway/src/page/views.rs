@@ -139,7 +139,7 @@ pub(super) fn live(id: &str, from: &str, every: &str, content: &Markup) -> Marku
 fn frozen_times(jobs: &[Job]) -> Markup {
     // Of a tree that was ended the writing of its images is no part of it.
     let frozen = |job: &Job| {
-        Some(job.dump?).map(|it| it.frozen_us - it.account.release_us.min(it.frozen_us))
+        job.dump.as_ref().map(|it| it.frozen_us - it.account.release_us.min(it.frozen_us))
     };
     let times: Vec<u64> = jobs.iter().rev().filter_map(frozen).collect();
     let Some(longest) = times.iter().max().copied() else { return html! {} };
@@ -359,6 +359,8 @@ pub(super) fn checkpoint(
                     dt { "Made" } dd { (ago(it.created_ms)) }
                     @if let Some(parent) = &it.parent { dt { "Increment of" } dd { a href={ "/checkpoints/" (parent) } { (parent) } } }
                     @if !it.labels.is_empty() { dt { "Labels" } dd { (labels(it)) } }
+                    @if it.uploaded { dt { "Came" } dd { "as an archive: an admin restores it, or it is signed by a trusted key" } }
+                    @for key in &it.signed_by { dt { "Signed by" } dd { code { (key) } span.dim { ", it says; verifying it finds out" } } }
                 }
             }
             div.card {
@@ -418,7 +420,7 @@ fn came_of(job: &Job) -> String {
     if let Some(error) = &job.error {
         return error.message.clone();
     }
-    if let Some(dump) = job.dump {
+    if let Some(dump) = &job.dump {
         return format!("frozen {}, {}", micros(dump.frozen_us), bytes(dump.image_bytes));
     }
     if let Some(frozen) = job.checkpointed.as_ref().and_then(|it| it.frozen_us) {
@@ -485,11 +487,13 @@ pub(super) fn job(asker: &Asker, job: &Job) -> Markup {
                     }
                 }
                 dt { "Begun" } dd { (ago(job.created_ms)) " by " (job.asked_by) }
-                @if let Some(dump) = job.dump {
+                @if let Some(dump) = &job.dump {
                     dt { "Frozen" } dd { (micros(dump.frozen_us)) " of " (micros(dump.total_us)) }
                     dt { "Processes" } dd { (dump.processes) ", " (dump.threads) " threads" }
                     dt { "Size" } dd { (bytes(dump.image_bytes)) }
+                    @for warning in &dump.warnings { dt { "Note" } dd { (warning) } }
                 }
+                @for warning in job.checkpointed.iter().flat_map(|it| &it.warnings) { dt { "Note" } dd { (warning) } }
                 @if let Some(restore) = job.restore {
                     dt { "Restored" } dd { "process " (restore.pid) " and all of its tree, " (restore.processes) " in all, in " (micros(restore.total_us)) }
                 }

@@ -114,7 +114,7 @@ impl Destination for NewDirectory {
             complete(&Directory::open(&self.path)?)?;
             if self.options.sync { staging::sync_whole(&self.path) } else { Ok(()) }
         };
-        make().inspect_err(|_| staging::make_absent(&self.path))
+        make().inspect_err(|_| removal::make_absent(&self.path))
     }
 }
 

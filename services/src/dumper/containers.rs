@@ -171,19 +171,25 @@ fn checkpoint(
     let signer =
         Signer::asked(state.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
     let done = containers::checkpoint(container, &asked, &state.places);
-    let done = done.map_err(|error| problem(&error))?;
+    let mut done = done.map_err(|error| problem(&error))?;
     // The engine has ended it by now: an unsigned checkpoint is better than none.
-    if let Some((signer, directory)) = signer.as_deref().zip(asked.directory.as_deref())
-        && let Err(error) = images::sign(directory, signer)
-    {
-        tracing::warn!("checkpoint of {:?} is not signed: {}", request.container, chain(&error));
-    }
-    if let Some(directory) = &asked.directory
-        && let Some(warning) = catalog::labels::unlabelled(directory, Some(&request.labels))
-    {
+    done.warnings.extend(unsigned(signer.as_deref(), asked.directory.as_deref()));
+    let unlabelled = |it: &PathBuf| catalog::labels::unlabelled(it, Some(&request.labels));
+    done.warnings.extend(asked.directory.as_ref().and_then(unlabelled));
+    for warning in &done.warnings {
         tracing::warn!("checkpoint of {:?}: {warning}", request.container);
     }
     Ok(done)
+}
+
+/// Signs a checkpoint, if that is asked for; why it is not signed.
+fn unsigned(signer: Option<&Signer>, directory: Option<&Path>) -> Option<String> {
+    let signer = signer?;
+    match directory.map(|directory| images::sign(directory, signer)) {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(format!("it is not signed: {}", chain(&error))),
+        None => Some("it is not signed: the engine keeps the images itself".to_owned()),
+    }
 }
 
 /// Refuses a container for whose images there is no room, before its engine hears of it. One without a process has nothing to

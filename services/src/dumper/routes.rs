@@ -316,8 +316,6 @@ async fn make(
     let start = Instant::now();
     // The dump is finished and counted even when who asked hangs up: it cannot be half made.
     let work = tokio::task::spawn_blocking(move || {
-        // Of a dump that fails nothing is left.
-        let _held = held;
         let room = match room.reserve(options.pid, asker.0) {
             Ok(room) => room,
             Err(problem) => {
@@ -335,6 +333,8 @@ async fn make(
             let unlabelled = catalog::labels::unlabelled(destination.path(), Some(&wanted));
             report.warnings.extend(unlabelled);
         }
+        // Of a dump that fails nothing is left; who hears that one is done finds nothing held.
+        drop(held);
         let result = result.map_err(|error| problem(&error, options.pid));
         metrics.finished(dry_run, result.as_ref());
         match &result {

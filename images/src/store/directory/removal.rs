@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::staging::Staging;
+use super::staging::{Staging, remove_if_there};
 use crate::error::Error;
 use crate::names;
 use crate::store::WriteOptions;
@@ -32,6 +32,38 @@ pub fn remove(directory: &Path) -> Result<(), Error> {
     fs::remove_dir_all(&away).map_err(Error::path("remove", &away))
 }
 
+/// Takes away what makes a checkpoint one, and then what it consisted of. What else is in its directory stays there.
+pub(super) fn make_absent(target: &Path) {
+    let gone = remove_if_there(&target.join(names::inventory().name()))
+        .and_then(|()| remove_parts(target).map_err(Error::path("clear", target)));
+    if let Err(error) = gone {
+        tracing::warn!(%error, "a checkpoint that is not whole on the disk stays, or some of it");
+    }
+}
+
+fn remove_parts(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let name = name.to_str().unwrap_or_default();
+        match kind.is_dir() && name == names::PRE_COPY {
+            true => remove_parts(&entry.path())?,
+            false if is_part(name, kind) => fs::remove_file(entry.path())?,
+            false => {}
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something in a checkpoint's directory is part of it, and no directory.
+fn is_part(name: &str, kind: fs::FileType) -> bool {
+    let file = names::is_image(name) || names::is_service(name) || names::is_beside(name);
+    (kind.is_file() && file) || (kind.is_symlink() && name == names::PARENT_LINK)
+}
+
 /// Something in a checkpoint's directory that is no part of it.
 fn foreign(path: &Path) -> Result<Option<PathBuf>, Error> {
     let listing = |source| Error::path("list", path)(source);
@@ -45,9 +77,7 @@ fn foreign(path: &Path) -> Result<Option<PathBuf>, Error> {
             }
             continue;
         }
-        let file = names::is_image(name) || names::is_service(name) || names::is_beside(name);
-        let part = (kind.is_file() && file) || (kind.is_symlink() && name == names::PARENT_LINK);
-        if !part {
+        if !is_part(name, kind) {
             return Ok(Some(entry.path()));
         }
     }

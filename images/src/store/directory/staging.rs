@@ -424,13 +424,6 @@ pub(super) fn sync_whole(target: &Path) -> Result<(), Error> {
     sync_directory(target.parent().unwrap_or(Path::new("/")))
 }
 
-/// Takes away what makes a checkpoint one.
-pub(super) fn make_absent(target: &Path) {
-    if let Err(error) = remove_if_there(&target.join(names::inventory().name())) {
-        tracing::warn!(%error, "a checkpoint that is not whole on the disk stays");
-    }
-}
-
 fn sync_directory(directory: &Path) -> Result<(), Error> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(Error::path("sync", directory))
 }
