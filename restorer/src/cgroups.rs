@@ -10,16 +10,17 @@ mod groups;
 mod namespaces;
 mod number;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use api::{CgroupRoot, CgroupsMode};
 use ids::{HostPid, ImagePid};
-use images::messages::{CgMemberEntry, CgroupEntry};
+use images::messages::{CgMemberEntry, CgroupEntry, FdinfoEntry};
 use kernel::cgroup::GroupDirectories;
 use kernel::descriptors::duplicate_from;
 use kernel::procfs::{Cgroup, Dir, ProcFile};
@@ -50,6 +51,10 @@ pub(crate) struct Plan {
     /// The files by which tasks go into groups, open: a task goes when its paths lead elsewhere, and with the rights
     /// of this process.
     doors: BTreeMap<PathBuf, File>,
+    /// The directories of version 2, by index of the process, of those that are elsewhere there than this process.
+    unified: HashMap<usize, PathBuf>,
+    /// They, open.
+    directories: HashMap<PathBuf, Arc<File>>,
     /// Groups that somebody had frozen, by the files that freeze them, with what is written to them last of all.
     freezes: Vec<(File, &'static str)>,
 }
@@ -109,6 +114,13 @@ impl Plan {
             if !self.doors.contains_key(&door) {
                 check_group(group)?;
                 self.doors.insert(door.clone(), opened(&door)?);
+            }
+        }
+        for group in self.unified.values() {
+            if !self.directories.contains_key(group) {
+                let directory = File::open(group)
+                    .map_err(Error::kernel(format!("open {}", group.display())))?;
+                self.directories.insert(group.clone(), Arc::new(directory));
             }
         }
         let own = HostPid::own();
@@ -197,6 +209,12 @@ impl Plan {
                 None => begins.clone(),
             };
             plan.note_births(process, &wanted, directories);
+            if let Some(group) =
+                wanted.get(UNIFIED).filter(|group| start.get(UNIFIED) != Some(*group))
+            {
+                let directory = directories.directory(UNIFIED, group);
+                plan.unified.extend(directory.map(|directory| (index, directory)));
+            }
             let moves = moves(begins, &wanted, directories, process.pid)?;
             if !moves.is_empty() {
                 plan.processes.insert(index, moves);
@@ -217,6 +235,26 @@ impl Plan {
             found.insert(process.pid, wanted);
         }
         Ok(plan)
+    }
+
+    /// By file, the groups of version 2 of who has it in one of the `tables` of descriptors, where they are others than this
+    /// process's. What several have is the first one's. They are given away.
+    pub(crate) fn of_files(
+        &mut self,
+        processes: &[Process],
+        tables: &BTreeMap<u32, Vec<FdinfoEntry>>,
+    ) -> HashMap<u32, Arc<File>> {
+        let opened = std::mem::take(&mut self.directories);
+        let mut of_files = HashMap::new();
+        let mut seen = HashSet::new();
+        for (index, process) in processes.iter().enumerate() {
+            let table = process.body.as_ref().and_then(|body| tables.get(&body.ids.files_id));
+            let group = self.unified.get(&index).and_then(|group| opened.get(group));
+            for file in table.into_iter().flatten().filter(|file| seen.insert(file.id)) {
+                of_files.extend(group.map(|group| (file.id, Arc::clone(group))));
+            }
+        }
+        of_files
     }
 
     /// Goes into the groups of process `index`, which calls this.
@@ -256,6 +294,9 @@ impl Plan {
         }
     }
 }
+
+/// What the hierarchy of version 2 is called.
+const UNIFIED: &str = "";
 
 /// The file by which processes go into a group.
 const PROCESSES: &str = "cgroup.procs";

@@ -32,6 +32,7 @@ mod keepers;
 mod leases;
 mod links;
 mod load;
+mod makers;
 mod memfd;
 mod mqueue;
 mod netlink_sockets;
@@ -95,6 +96,7 @@ use self::keep::Keep;
 pub(crate) use self::keepers::{Keepers, Late};
 pub(crate) use self::leases::Leases;
 pub(crate) use self::links::LeftLinks;
+pub use self::makers::Makers;
 pub use self::networks::Networks;
 use self::opener::Opener;
 pub(crate) use self::user::User;
@@ -133,6 +135,8 @@ pub struct OpenContext {
     pub(crate) levels: Arc<Levels>,
     /// Where sockets are made.
     pub networks: Networks,
+    /// Who makes them.
+    pub makers: Arc<Makers>,
     /// The IPC namespaces that have been made.
     pub ipc: IpcNamespaces,
     /// Free process numbers, for processes that keep files which one process cannot have.

@@ -20,7 +20,7 @@ use self::shared::OwnDescriptors;
 use self::words::Words;
 use crate::cgroups;
 use crate::error::Error;
-use crate::files::{OpenContext, OpenFiles};
+use crate::files::{Makers, OpenContext, OpenFiles};
 use crate::holder::{self, Side, started};
 use crate::keys;
 use crate::namespaces;
@@ -92,6 +92,8 @@ pub fn restore(
     let is_joined = options.networks.joined.is_some();
     let locks = network::locks(images, first.map(ImagePid::get), entries, (&networks, is_joined));
 
+    let makers = groups.of_files(&checkpoint.processes, &checkpoint.files.tables);
+    let makers = Arc::new(Makers::of(makers));
     let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
@@ -109,12 +111,14 @@ pub fn restore(
         connections,
         levels: Arc::clone(&checkpoint.levels),
         networks,
+        makers: Arc::clone(&makers),
         ipc,
         work: prepared::work(&checkpoint) + roots.descriptors(),
         roots: Arc::new(roots),
         numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
+    makers.end();
     namespaces.complete(&given)?;
     drop(given);
     progress.advance(bytes);

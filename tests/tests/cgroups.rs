@@ -3,9 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
-use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Services, Workload, groups_of};
+use stasis_tests::{
+    Collector, Dump, Engine, Machine, Program, Scratch, Services, Workload, groups_of, wait_until,
+};
 
 /// A group that is gone at the end of the test.
 struct Group(PathBuf);
@@ -35,9 +38,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // Its tasks have been ended, and may take a moment.
-        stasis_tests::wait_until(std::time::Duration::from_secs(10), || {
-            stasis_tests::remove_group(&self.0)
-        });
+        wait_until(Duration::from_secs(10), || stasis_tests::remove_group(&self.0));
     }
 }
 
@@ -264,7 +265,7 @@ fn described(by: Engine, to: Engine) {
             machine.end_all();
             for group in [&inner, &beside] {
                 let is_gone = || fs::remove_dir(&group.0).is_ok() || !group.0.exists();
-                assert!(stasis_tests::wait_until(std::time::Duration::from_secs(10), is_gone));
+                assert!(wait_until(Duration::from_secs(10), is_gone));
             }
         }
     }
@@ -489,4 +490,56 @@ fn threads(mount: &Path, file: &str, prepare: impl Fn(&Group)) {
     Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
     assert_eq!(before, tids.iter().map(|tid| of(*tid)).collect::<Vec<_>>());
     workload.check().expect("the program's own check");
+}
+
+/// Sockets that wait, are connected and are not, with what the kernel says of the groups that they were made in.
+const OF_SOCKETS: &str = "import socket, sys, time
+waiting = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(waiting.getsockname())
+server = waiting.accept()[0]
+datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+datagrams.bind(('::1', 0))
+with open(sys.argv[1], 'w') as ports:
+    ports.write(f'{waiting.getsockname()[1]} {client.getsockname()[1]} {datagrams.getsockname()[1]} .')
+while True:
+    client.sendall(b'x'); server.recv(1); time.sleep(0.01)
+";
+
+/// The firewall and the programs of control groups choose sockets by the group of who made them.
+#[test]
+fn sockets_are_of_the_group_that_made_them() {
+    let Some(mount) = mount_of("cgroup2", "") else {
+        panic!("no control groups of version 2 are mounted");
+    };
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let group = Group::new(&mount, "sockets");
+    let ports = scratch.path("ports");
+    let script = "echo 0 > \"$1/cgroup.procs\" && exec /usr/bin/python3 -c \"$2\" \"$3\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(&group.0).arg(OF_SOCKETS).arg(&ports);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    let told = || fs::read_to_string(&ports).unwrap_or_default();
+    assert!(wait_until(Duration::from_secs(10), || told().ends_with('.')), "it is not up");
+    let told = told();
+    let ports: Vec<&str> = told.split(' ').take(3).collect();
+    let groups = || -> Vec<String> {
+        let listed = std::process::Command::new("ss").args(["-Hantu", "--cgroup"]).output();
+        let listed = String::from_utf8(listed.expect("ss").stdout).expect("text");
+        let is_ours = |line: &&str| ports.iter().any(|port| line.contains(&format!(":{port} ")));
+        let group = |line: &str| {
+            let word = line.split_whitespace().find(|word| word.starts_with("cgroup:"));
+            word.unwrap_or("none").to_owned()
+        };
+        listed.lines().filter(is_ours).map(group).collect()
+    };
+    let before = groups();
+    assert_eq!(before.len(), 4, "{before:?}");
+    assert!(before.iter().all(|it| it.ends_with(&group.path())), "{before:?}");
+    let images = scratch.path("images");
+    Engine::Stasis.dump(program.pid(), &images, Dump::ENDING).must_succeed("dump");
+    machine.await_no_children();
+    Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+    assert_eq!(groups(), before);
+    machine.end_all();
 }

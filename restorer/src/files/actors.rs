@@ -164,6 +164,11 @@ fn become_actor(who: &PeerCredentials, maker: HostPid) -> io::Result<()> {
     // Files are looked up with our own rights: which they are has been judged.
     setfsuid(Uid::from_raw(0));
     // The kernel forgets this at a change of ids.
+    ends_with(maker)
+}
+
+/// Has this process end with its maker at the latest.
+pub(super) fn ends_with(maker: HostPid) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid().as_raw() != maker.get() {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));

@@ -18,6 +18,7 @@ use kernel::sockets::{self, Address};
 use kernel::tcp::{self, Failure, Stream, Window};
 
 use super::beside::{Beside, Part};
+use super::makers::Makers;
 use super::networks::Networks;
 use super::{Error, OpenFiles, inet_common, socket_options};
 
@@ -165,7 +166,7 @@ fn failed(what: &str) -> impl Fn(tcp::Error) -> Error + use<> {
 
 /// Opens connections, all of them. They stay in repair mode, but for those that are over.
 pub(super) fn open(
-    (mode, networks): (Connections, &Networks),
+    (mode, networks, makers): (Connections, &Networks, &Makers),
     beside: &mut Beside,
     entries: Vec<&InetSkEntry>,
 ) -> Result<Vec<(u32, OwnedFd)>, Error> {
@@ -184,7 +185,7 @@ pub(super) fn open(
             let what = format!("TCP connection {} ({local} to {peer})", entry.id);
             inet_common::check(entry, &what)?;
             if mode == Connections::Closed {
-                let socket = networks.within(entry.ns_id, || closed(entry, &what))?;
+                let socket = networks.within(entry.ns_id, || closed(makers, entry, &what))?;
                 done.push((entry.id, socket));
                 continue;
             }
@@ -199,7 +200,7 @@ pub(super) fn open(
             let state =
                 state.ok_or_else(|| Error::image(&what, "no connection is in its state"))?;
             let stream = Stream { state, failure: failure(entry, state, &what)?, ..stream };
-            let connect = || connect(entry, &stream, (local, peer), &what);
+            let connect = || connect(makers, entry, &stream, (local, peer), &what);
             let socket = networks.within(entry.ns_id, connect)?;
             opened.push(Opened { entry, stream, ends: (local, peer), what, socket });
         }
@@ -212,8 +213,8 @@ pub(super) fn open(
 }
 
 /// A socket whose connection is not restored.
-fn closed(entry: &InetSkEntry, what: &str) -> Result<OwnedFd, Error> {
-    let (socket, _) = inet_common::create(entry, what)?;
+fn closed(makers: &Makers, entry: &InetSkEntry, what: &str) -> Result<OwnedFd, Error> {
+    let (socket, _) = inet_common::create(makers, entry, what)?;
     match sockets::shutdown(&socket, libc::SHUT_RDWR) {
         Err(error) if error.raw_os_error() != Some(libc::ENOTCONN) => {
             return Err(Error::Kernel { operation: format!("shut down {what}"), source: error });
@@ -228,13 +229,14 @@ fn closed(entry: &InetSkEntry, what: &str) -> Result<OwnedFd, Error> {
 
 /// The socket of a connection, in repair mode, with all that it had sent and received.
 fn connect(
+    makers: &Makers,
     entry: &InetSkEntry,
     stream: &Stream,
     (local, peer): (SocketAddr, SocketAddr),
     what: &str,
 ) -> Result<OwnedFd, Error> {
     let bind = |here: SocketAddr| {
-        let (socket, scope) = inet_common::create(entry, what)?;
+        let (socket, scope) = inet_common::create(makers, entry, what)?;
         let name = |end| {
             inet_common::raw(end, scope)
                 .map_err(|source| Error::Kernel { operation: format!("name {what}"), source })

@@ -12,7 +12,7 @@ use libc::{
 };
 
 use super::Error;
-use super::ping;
+use super::makers::Makers;
 use super::socket_options;
 
 /// The address as the kernel takes it: `sockaddr_in` or `sockaddr_in6`.
@@ -86,14 +86,19 @@ pub(super) fn chosen_by_connect(entry: &InetSkEntry, here: SocketAddr) -> Option
 }
 
 /// A new socket of an entry, with what counts when it is bound; and the scope of its addresses.
-pub(super) fn create(entry: &InetSkEntry, what: &str) -> Result<(OwnedFd, u32), Error> {
+pub(super) fn create(
+    makers: &Makers,
+    entry: &InetSkEntry,
+    what: &str,
+) -> Result<(OwnedFd, u32), Error> {
     let scope = match &entry.ifname {
         Some(name) => nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|errno| Error::kernel(format!("find interface {name} of {what}"), errno))?,
         None => 0,
     };
     let family = entry.family.cast_signed();
-    let socket = ping::create(family, entry.r#type.cast_signed(), entry.proto.cast_signed())
+    let socket = makers
+        .create(entry)
         .map_err(|source| Error::Kernel { operation: format!("make {what}"), source })?;
     prepare(&socket, entry, family == AF_INET6, what)?;
     Ok((socket, scope))

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use images::Checkpoint;
 use images::messages::{FileEntry, InetSkEntry, SK_ESTABLISHED, SK_LISTEN, fd_type};
@@ -21,6 +22,7 @@ use super::connections::Connections;
 use super::datagrams;
 use super::file_kind::{FileKind, missing};
 use super::inet_common::{check, chosen_by_connect, create, finish, is_tcp, name, raw};
+use super::makers::Makers;
 use super::opening::Opening;
 use super::socket_options;
 use super::user::User;
@@ -68,12 +70,13 @@ impl FileKind for InetSocket {
         let shares =
             |entry: &InetSkEntry| shared.contains(&(entry.ns_id, entry.proto, entry.src_port));
         let networks = opening.opener.networks.clone();
+        let makers = Arc::clone(&opening.opener.makers);
         let opened = sockets.into_iter().map(|entry| {
-            let socket = networks.within(entry.ns_id, || open(entry, shares(entry)))?;
+            let socket = networks.within(entry.ns_id, || open(&makers, entry, shares(entry)))?;
             Ok((entry, socket))
         });
         let opened = opened.collect::<Result<Vec<_>, Error>>()?;
-        let how = (opening.connections, &networks);
+        let how = (opening.connections, &networks, &*makers);
         let connected = connections::open(how, &mut opening.beside, connected)?;
         for (id, socket) in connected {
             opening.add(id, socket)?;
@@ -96,7 +99,7 @@ fn shared_ports(entries: &[&InetSkEntry]) -> BTreeSet<(Option<u32>, u32, u32)> {
 }
 
 /// Makes the socket of an entry; `shares` says whether it shares its port with others.
-pub(super) fn open(entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> {
+pub(super) fn open(makers: &Makers, entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> {
     let kind = name(entry.r#type.cast_signed(), entry.proto.cast_signed()).unwrap_or("internet");
     let (Some(here), Some(there)) = (entry.local(), entry.peer()) else {
         return Err(Error::image(format!("socket {}", entry.id), "its address is none"));
@@ -112,11 +115,11 @@ pub(super) fn open(entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> 
             .is_ok_and(|here| sockets::local_address(socket).is_ok_and(|now| now == here))
     };
     let loosely = chosen_by_connect(entry, here)
-        .and_then(|any| bound(entry, (any, there), shares, &what).ok())
+        .and_then(|any| bound(makers, entry, (any, there), shares, &what).ok())
         .filter(|(socket, scope)| is_there(socket, *scope));
     let socket = match loosely {
         Some((socket, _)) => socket,
-        None => bound(entry, (here, there), shares, &what)?.0,
+        None => bound(makers, entry, (here, there), shares, &what)?.0,
     };
     set_status_flags(&socket, entry.flags & !libc::O_ASYNC.cast_unsigned())
         .map_err(failed("set flags of"))?;
@@ -135,6 +138,7 @@ pub(super) fn open(entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> 
 /// A socket of an entry, bound to an address, that listens or is connected; and the scope of its
 /// addresses.
 fn bound(
+    makers: &Makers,
     entry: &InetSkEntry,
     (here, there): (SocketAddr, SocketAddr),
     shares: bool,
@@ -144,7 +148,7 @@ fn bound(
         let operation = format!("{doing} {what}");
         move |source| Error::Kernel { operation, source }
     };
-    let (socket, scope) = create(entry, what)?;
+    let (socket, scope) = create(makers, entry, what)?;
     if shares {
         set_option(&socket, SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("prepare"))?;
     }
@@ -187,6 +191,10 @@ fn bound(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> {
+        super::open(&Makers::default(), entry, shares)
+    }
     use images::messages::{DatagramEntry, SK_CLOSE, SkOptsEntry};
     use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM};
     use std::net::{Ipv6Addr, TcpListener};

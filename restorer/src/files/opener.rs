@@ -17,6 +17,7 @@ use super::ghosts::{GhostImage, Made, Name};
 use super::images::Remap;
 use super::ipc::IpcNamespaces;
 use super::links::{self, LeftLinks};
+use super::makers::Makers;
 use super::networks::Networks;
 use super::reopen::{self, flags, shown};
 use super::{Error, OpenContext, Refused};
@@ -30,6 +31,7 @@ pub(super) struct Opener {
     any_permissions: bool,
     /// Where sockets are made.
     pub(super) networks: Networks,
+    pub(super) makers: Arc<Makers>,
     /// Where message queues are.
     pub(super) ipc: IpcNamespaces,
     /// What has been found of the contents of files, by id.
@@ -94,6 +96,7 @@ impl Opener {
             validation,
             any_permissions: context.any_permissions,
             networks,
+            makers: Arc::clone(&context.makers),
             ipc,
             checked,
             images,
