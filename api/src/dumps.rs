@@ -92,6 +92,9 @@ pub struct FrozenAccount {
     /// what its memory is tracked by; the longest of them.
     #[serde(default)]
     pub handover_us: u64,
+    /// Waiting for the other trees that were dumped together with it.
+    #[serde(default)]
+    pub others_us: u64,
 }
 
 /// What a dump says of itself.

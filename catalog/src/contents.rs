@@ -277,6 +277,7 @@ fn times(stats: DumpStatsEntry) -> ContentsTimes {
             cure_us: account.cure.into(),
             release_us: account.release.into(),
             handover_us: account.handover.unwrap_or(0).into(),
+            others_us: account.others.unwrap_or(0).into(),
         }),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use api::Labels;
+use api::{Labels, TogetherSummary};
 use images::names::LABELS;
 use nix::libc;
 
@@ -50,6 +50,23 @@ pub fn write(path: &Path, labels: &Labels) -> io::Result<()> {
         // What cannot be written is not to stay in part.
         drop(fs::remove_file(&new));
     })
+}
+
+/// A new name for checkpoints that are of one moment.
+#[must_use]
+pub fn new_moment() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..16].to_owned()
+}
+
+/// The labels of a checkpoint, with the one that says of which moment it is.
+///
+/// # Errors
+/// If another such label is wanted, or there are as many as may be.
+pub fn of_moment(id: &str, wanted: &Labels) -> Result<Labels, String> {
+    let label = TogetherSummary::LABEL;
+    let own = format!("{label}={id}").parse::<Labels>().map_err(|error| error.to_string())?;
+    let all = wanted.and(&own);
+    all.ok_or_else(|| format!("label {label} says which are of one moment, and the others leave no room for it, or say another"))
 }
 
 /// Writes the labels of a checkpoint that has just been made. It is there: that it has none is no reason to lose it, and is what this says.

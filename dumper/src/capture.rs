@@ -73,7 +73,10 @@ impl<'d> Captured<'d> {
         let state = read(plan, &mut tree, dump)?;
         let since = tree.since;
         let frozen = since.elapsed();
-        Ok(Self { tree: Some(tree), urgent, at, since, frozen, planned, state })
+        let mut captured = Self { tree: Some(tree), urgent, at, since, frozen, planned, state };
+        captured.planned.dump.meet_frozen()?;
+        captured.frozen = since.elapsed();
+        Ok(captured)
     }
 
     /// Lets go of a target that is to run on; one that is to end or to stay stopped waits, still alive, until its
@@ -94,6 +97,7 @@ impl<'d> Captured<'d> {
             dump.clock.released();
         }
         if runs_on {
+            dump.tell_let_go(self.since + self.frozen);
             dump.clock.account.release = dump.clock.account.rest_of(self.frozen);
         }
         self.urgent = None;
@@ -175,7 +179,8 @@ fn read(
     dump: &mut Dump<'_>,
 ) -> Result<TreeState, Error> {
     let Dump { options, pre_copy, clock, network, .. } = dump;
-    clock.account.stop = frozen.since.elapsed().saturating_sub(clock.account.hooks);
+    let others = clock.account.hooks + clock.account.others;
+    clock.account.stop = frozen.since.elapsed().saturating_sub(others);
     let mut laps = Laps(Instant::now());
     plan.collector.limit(clock.frozen_until());
     settle::settle(plan, frozen, clock)?;

@@ -1,10 +1,12 @@
 //! How long a dump and its frozen part may take.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::options::{DumpOptions, FrozenAccount};
+use crate::pulse::Pulse;
 
 /// The limits that hold, asked between the steps and within every step whose length depends on the
 /// target.
@@ -13,6 +15,8 @@ pub(crate) struct Clock {
     cancel: Cancel,
     whole: Option<Limit>,
     frozen: Option<Limit>,
+    /// Of the dumps that are of the same moment.
+    others: Option<Arc<Pulse>>,
     /// Where the frozen time has gone until now.
     pub(crate) account: FrozenAccount,
 }
@@ -34,7 +38,12 @@ impl Clock {
     pub(crate) fn start(options: &DumpOptions, since: Instant) -> Self {
         let whole = options.timeout.map(|limit| Limit { since, limit });
         let cancel = options.cancel.clone();
-        Self { cancel, whole, frozen: None, account: FrozenAccount::default() }
+        Self { cancel, whole, frozen: None, others: None, account: FrozenAccount::default() }
+    }
+
+    /// The same, of a dump that goes on only as long as others do.
+    pub(crate) fn with_others(self, others: Option<Arc<Pulse>>) -> Self {
+        Self { others, ..self }
     }
 
     /// The target has stood still since `since`, for at most `limit`.
@@ -55,10 +64,24 @@ impl Clock {
         self.frozen.and_then(|Limit { since, limit }| since.checked_add(limit))
     }
 
-    /// Fails when a limit is over, or the dump is cancelled. `step` is what is being done.
+    /// Fails when a limit is over, the dump is cancelled, or one of the same moment has failed. `step` is what is being done.
     pub(crate) fn check(&self, step: &'static str) -> Result<(), Error> {
+        let others = self.others.as_ref();
+        self.check_with(step, others.is_none_or(|others| others.step()))
+    }
+
+    /// The same, of who only waits: no step is made.
+    pub(crate) fn check_quietly(&self, step: &'static str) -> Result<(), Error> {
+        let others = self.others.as_ref();
+        self.check_with(step, others.is_none_or(|others| others.goes_on()))
+    }
+
+    fn check_with(&self, step: &'static str, goes_on: bool) -> Result<(), Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled { step });
+        }
+        if !goes_on {
+            return Err(Error::GivenUp { step });
         }
         if let Some(Limit { limit, .. }) = self.frozen.filter(Limit::is_over) {
             return Err(Error::FrozenTooLong { step, limit, account: Box::new(self.account) });
@@ -78,7 +101,8 @@ mod tests {
     fn limits_end_what_takes_longer() {
         let cancel = Cancel::default();
         let account = FrozenAccount::default();
-        let mut clock = Clock { cancel: cancel.clone(), whole: None, frozen: None, account };
+        let mut clock =
+            Clock { cancel: cancel.clone(), whole: None, frozen: None, others: None, account };
         assert!(clock.check("nothing").is_ok());
         clock.account.memory = Duration::from_millis(3);
         clock.freeze(Instant::now(), Some(Duration::ZERO));

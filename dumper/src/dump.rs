@@ -20,6 +20,7 @@ use crate::network::Network;
 use crate::options::{AfterDump, DumpOptions, DumpReport};
 use crate::plan::{Dump, Plan, Planned};
 use crate::processes::has_ended;
+use crate::rendezvous::{OnTheWay, Rendezvous};
 use crate::rights;
 use crate::threads::with_this_log;
 use crate::write::Written;
@@ -54,20 +55,42 @@ fn try_to_dump(
     rights::check_tree(options)?;
     let images = destination.path();
     hooks::call(hooks, Moment::of(Point::PreDump, Some(options.pid), images))?;
-    let started = Instant::now();
-    let mut tries = 1;
+    let mut tries = Tries::begin();
     loop {
-        let source = match attempt(options, destination, started, hooks, progress) {
+        let among = Among { started: tries.started, together: None };
+        match attempt(options, destination, among, hooks, progress) {
             Ok(report) => return Ok(report),
-            Err(Failed::Passing(error)) => error,
+            Err(failed) => tries.again(options, failed)?,
+        }
+    }
+}
+
+/// The tries of a dump.
+pub(crate) struct Tries {
+    pub(crate) started: Instant,
+    tries: u32,
+}
+
+impl Tries {
+    pub(crate) fn begin() -> Self {
+        Self { started: Instant::now(), tries: 1 }
+    }
+
+    /// Pauses before the next try of what has failed with one tree.
+    ///
+    /// # Errors
+    /// Why it is not tried again.
+    pub(crate) fn again(&mut self, options: &DumpOptions, failed: Failed) -> Result<(), Error> {
+        let source = match failed {
+            Failed::Passing(error) => error,
             // What went wrong may tell of a process that a user may not look at.
-            Err(Failed::Final(error)) => {
+            Failed::Final(error) => {
                 return Err(rights::check_tree(options).err().unwrap_or(error));
             }
         };
         // A program with other rights may have come, which is not tried again, nor told of.
         rights::check_tree(options)?;
-        let within = started.elapsed();
+        let (tries, within) = (self.tries, self.started.elapsed());
         if has_ended(options.pid) {
             let ended = || std::io::Error::from_raw_os_error(libc::ESRCH);
             let gone = || Error::Process { operation: "dump", pid: options.pid, source: ended() };
@@ -78,7 +101,8 @@ fn try_to_dump(
         }
         tracing::info!(tries, error = %source, "the dump is tried again");
         std::thread::sleep(PAUSE * tries * tries);
-        tries += 1;
+        self.tries += 1;
+        Ok(())
     }
 }
 
@@ -90,7 +114,7 @@ const TRYING: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Why one try failed.
-enum Failed {
+pub(crate) enum Failed {
     /// It would fail again.
     Final(Error),
     /// It may have been for the moment: a task ended, or something was in passing, when the tree was
@@ -117,10 +141,20 @@ impl Failed {
     }
 }
 
-fn attempt(
+/// Of what dumps a try is.
+#[derive(Clone, Copy)]
+pub(crate) struct Among<'g> {
+    /// When the first try began.
+    pub(crate) started: Instant,
+    /// Where the dumps of other trees are waited for that are of the same moment.
+    pub(crate) together: Option<&'g Rendezvous<'g>>,
+}
+
+/// Tries once.
+pub(crate) fn attempt(
     options: &DumpOptions,
     destination: &dyn Destination,
-    started: Instant,
+    Among { started, together }: Among<'_>,
     hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Failed> {
@@ -138,13 +172,14 @@ fn attempt(
         options,
         destination,
         started,
-        clock: Clock::start(options, started),
+        clock: Clock::start(options, started).with_others(together.map(Rendezvous::pulse)),
         hooks: &mut *hooks,
         progress,
         pre_copy: &mut pre_copy,
         ending: &mut ending,
         network: &mut network,
         links: links.clone(),
+        together,
     };
     let dumped = std::thread::scope(|scope| {
         std::thread::Builder::new()
@@ -175,9 +210,17 @@ fn attempt(
     })
 }
 
-/// The steps. Each is made of the one before, and lets go of the target when it fails.
+/// The steps. If one fails, or panics, those of other trees that are of the same moment fail as well, once this target is let go.
 fn run(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
-    let planned = Planned::make(dump, later)?.hold_network()?;
+    let on_the_way = OnTheWay::to(dump.together);
+    let report = steps(dump, later)?;
+    on_the_way.done();
+    Ok(report)
+}
+
+/// The steps. Each is made of the one before, and lets go of the target when it fails.
+fn steps(dump: Dump<'_>, later: Sender<Plan>) -> Result<DumpReport, Failed> {
+    let planned = Planned::make(dump, later)?.gather()?.hold_network()?;
     let frozen = Frozen::stop(planned)?.tell()?;
     let captured = Captured::read(frozen).map_err(Failed::when_frozen)?;
     let written = Written::write(captured.release())?.tell()?;

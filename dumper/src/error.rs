@@ -168,6 +168,43 @@ pub enum Error {
          nftables; or dump with --leave-running, --tcp-close or --network-lock skip)"
     )]
     Lock(#[source] io::Error),
+    /// Of several trees that are dumped together another one cannot be.
+    #[error("{step}: another tree of those that are dumped together cannot be")]
+    GivenUp {
+        /// What was being done, or had just been.
+        step: &'static str,
+    },
+    /// Of several trees that are dumped together one stood in the way of another, or takes too long.
+    #[error(
+        "wait for the other trees: for {} s no dump of them has gone on (it may wait for one that stands still, as for the server of a \
+         file system: dump them one by one); all run on",
+        within.as_secs()
+    )]
+    WaitedInVain {
+        /// How long it was waited.
+        within: std::time::Duration,
+    },
+    /// Of several trees that were to be dumped together one is a part of another.
+    #[error(
+        "dump processes {outer} and {inner} together: process {inner} is in the tree of process {outer}; name {outer} alone"
+    )]
+    Overlap {
+        /// The root of the whole tree.
+        outer: HostPid,
+        /// The root in it.
+        inner: HostPid,
+    },
+    /// None of several trees was dumped, as one of them cannot be.
+    #[error(
+        "process {root} cannot be dumped, and so none of those that were to be dumped together: all run on"
+    )]
+    Together {
+        /// The root of the tree that stands in the way.
+        root: HostPid,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// It was tried again and again.
     #[error("{source}\n(tried {tries} times in {:.1} s, with pauses: what would have passed had the time to)", within.as_secs_f64())]
     Tried {

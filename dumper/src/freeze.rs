@@ -1,7 +1,7 @@
 //! The second step: the [freezer](freezer::stop) stops the tree by the kernel's lists of children, and
 //! whether that is all of it an inventory tells.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use collector::Inventory;
 use freezer::{FreezeGroup, StopError};
@@ -42,7 +42,9 @@ impl<'d> Frozen<'d> {
             tracing::debug!(%error, "naps last longer than they should");
         }
         let (date, before) = (SystemTime::now(), Instant::now());
-        let (within, limit) = (options.stop_within, options.max_freeze);
+        // While one is tried again others would stand still: all are, then.
+        let within = if dump.together.is_some() { Duration::ZERO } else { options.stop_within };
+        let limit = options.max_freeze;
         let Plan { inventory, files, .. } = &mut *planned.plan;
         let has_workers = |pid| inventory.processes.get(&pid).is_none_or(rings::has_rings);
         let mut await_quiet = || files.await_quiet();
@@ -58,9 +60,23 @@ impl<'d> Frozen<'d> {
         planned.plan.files.look_for_quiet();
         dump.clock.freeze(tree.since, options.max_freeze);
         let at = date + tree.since.duration_since(before);
-        let frozen = Self { tree, urgent, at, planned };
+        let mut frozen = Self { tree, urgent, at, planned };
         rights::check_frozen(options, &frozen.tree)?;
+        frozen.gather()?;
         Ok(frozen)
+    }
+
+    /// Waits until all trees stand still that are dumped together: nobody of one can do something any more that another one knows
+    /// nothing of. The time that all of them may stand still began with the first.
+    fn gather(&mut self) -> Result<(), Error> {
+        let dump = &mut self.planned.dump;
+        let Some(together) = dump.together else { return Ok(()) };
+        let since = together.stopped((self.tree.since, self.at));
+        dump.clock.freeze(since, dump.options.max_freeze);
+        dump.meet_frozen()?;
+        let first = together.first().unwrap_or(since);
+        dump.clock.freeze(first, dump.options.max_freeze);
+        Ok(())
     }
 
     /// Calls the hooks at `network-lock`, if the tree has a network namespace of its own, and at `query-ext-files`.

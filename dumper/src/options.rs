@@ -261,6 +261,8 @@ pub struct FrozenAccount {
     pub cure: Duration,
     /// Hooks that run while it stands still: what hangs on `post-dump`.
     pub hooks: Duration,
+    /// Waiting for the other trees that are dumped together with it.
+    pub others: Duration,
     /// From there until it ran on, or was ended: then the writing of its images is part of it.
     pub release: Duration,
     /// Not of the frozen time, and none of the steps: for how long one thread of a process, or all of
@@ -277,7 +279,7 @@ impl FrozenAccount {
 
     /// The steps by the names of the fields, in the order in which they are taken.
     #[must_use]
-    pub const fn steps(&self) -> [(&'static str, Duration); 9] {
+    pub const fn steps(&self) -> [(&'static str, Duration); 10] {
         [
             ("stop", self.stop),
             ("inventory", self.inventory),
@@ -287,6 +289,7 @@ impl FrozenAccount {
             ("cure", self.cure),
             ("memory", self.memory),
             ("hooks", self.hooks),
+            ("others", self.others),
             ("release", self.release),
         ]
     }
@@ -349,6 +352,7 @@ impl From<&DumpReport> for api::DumpSummary {
                 cure_us: micros(account.cure),
                 release_us: micros(account.release),
                 handover_us: micros(account.handover),
+                others_us: micros(account.others),
             },
             total_us: micros(report.total),
             processes: report.processes as u64,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
 use collector::{Collector, Inventory, Look, Process};
@@ -31,6 +31,7 @@ use crate::network::OtherNetwork;
 use crate::numbers::Numbers;
 use crate::options::{AfterDump, DumpOptions};
 use crate::processes::{has_ended, is_zombie, lenders};
+use crate::rendezvous::Rendezvous;
 use crate::sharing;
 use crate::task_state::TaskStates;
 
@@ -50,6 +51,32 @@ pub(crate) struct Dump<'d> {
     pub(crate) network: &'d mut Network,
     /// The names that files are given which have lost theirs, if they are; removed when the dump has ended.
     pub(crate) links: Option<Arc<files::GivenLinks>>,
+    /// Where the dumps of other trees are waited for that are of the same moment, if there are any.
+    pub(crate) together: Option<&'d Rendezvous<'d>>,
+}
+
+impl Dump<'_> {
+    /// Waits until those of the other trees are here as well; for how long.
+    pub(crate) fn meet(&self) -> Result<Duration, Error> {
+        let since = Instant::now();
+        self.together.map_or(Ok(()), |others| others.meet(&self.clock))?;
+        Ok(since.elapsed())
+    }
+
+    /// The target was let go at this time.
+    pub(crate) fn tell_let_go(&self, at: Instant) {
+        if let Some(others) = self.together {
+            others.let_go(at);
+        }
+    }
+
+    /// As [`meet`](Self::meet), of a target that stands still.
+    pub(crate) fn meet_frozen(&mut self) -> Result<(), Error> {
+        let since = Instant::now();
+        self.together.map_or(Ok(()), |others| others.meet_frozen(&self.clock))?;
+        self.clock.account.others += since.elapsed();
+        Ok(())
+    }
 }
 
 /// The first step: all is known and ready, and the target runs.
@@ -67,9 +94,24 @@ impl<'d> Planned<'d> {
         if let Some(links) = &dump.links {
             looker.make_links(Arc::clone(links));
         }
-        let plan = Plan::make(looker, dump.destination, &dump.clock, dump.pre_copy)?;
+        let sharers = dump.together.map_or(1, Rendezvous::members);
+        let plan = Plan::make(looker, dump.destination, &dump.clock, (dump.pre_copy, sharers))?;
         dump.clock.account.handover = dump.pre_copy.handover();
         Ok(Self { dump, plan: Later::new(plan, later) })
+    }
+
+    /// Waits until as much is known of all trees that are of one moment. What has changed in this one meanwhile is copied and read
+    /// again, or it would have to be while all of them stand still.
+    pub(crate) fn gather(mut self) -> Result<Self, Error> {
+        let Self { dump, plan } = &mut self;
+        if dump.together.is_none() {
+            return Ok(self);
+        }
+        if dump.meet()? > FRESH {
+            plan.freshen(dump.options, dump.pre_copy, &dump.clock)?;
+        }
+        dump.meet()?;
+        Ok(self)
     }
 
     /// Holds the connections of the target still, if it is to end, and makes ready to read them. It is the
@@ -79,9 +121,14 @@ impl<'d> Planned<'d> {
         let Plan { inventory, files, .. } = &*self.plan;
         let other = self.plan.network_of(inventory, options.pid);
         network.prepare(options, &pre_copy.id, inventory, (files.connections(), other))?;
+        // From here on all trees are stopped.
+        self.dump.meet()?;
         Ok(self)
     }
 }
+
+/// For so long what was learned of a target that runs is good enough.
+const FRESH: Duration = Duration::from_millis(2);
 
 /// What is known and ready when the target is stopped.
 #[derive(Debug)]
@@ -126,12 +173,26 @@ impl Plan {
         Some((number, Arc::clone(self.files.networks().get(&number)?)))
     }
 
-    /// Makes it. Last of all, memory is copied into `pre_copy` while the target runs.
+    /// Copies once more what was changed in memory, and takes the inventory again.
+    fn freshen(
+        &mut self,
+        options: &DumpOptions,
+        pre_copy: &mut PreCopy,
+        clock: &Clock,
+    ) -> Result<(), Error> {
+        pre_copy.copy_again(&self.writer, clock)?;
+        let mut earlier = std::mem::take(&mut self.inventory);
+        self.inventory =
+            look::inventory(&mut self.collector, options.pid, &mut earlier, Look::Ahead)?;
+        Ok(())
+    }
+
+    /// Makes it. Last of all, memory is copied into a `pre_copy` while the target runs. So many `sharers` share the machine's memory.
     fn make(
         looker: Looker<'_>,
         destination: &dyn Destination,
         clock: &Clock,
-        pre_copy: &mut PreCopy,
+        (pre_copy, sharers): (&mut PreCopy, usize),
     ) -> Result<Self, Error> {
         let options = looker.options;
         let mut collector = Collector::open_at(&options.programs);
@@ -193,7 +254,7 @@ impl Plan {
         pre_copy.catch_up(&writer, clock)?;
         let resident = memory::resident_bytes(&inventory);
         let expected = pre_copy.expected(resident) + files.held_bytes();
-        let frozen_pages = FrozenPages::choose(runs_on, expected, pre_copy.threads);
+        let frozen_pages = FrozenPages::choose(runs_on, expected, (pre_copy.threads, sharers));
         // To choose has taken a while, too.
         pre_copy.copy_again(&writer, clock)?;
         // What has changed meanwhile is old news by now: it need not be read again in the frozen

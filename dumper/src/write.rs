@@ -55,7 +55,7 @@ impl<'d> Written<'d> {
     /// Writes everything and makes the checkpoint appear.
     pub(crate) fn write(captured: Captured<'d>) -> Result<Self, Error> {
         let Captured { mut state, planned, frozen, since, at, tree, .. } = captured;
-        let Planned { dump, plan } = planned;
+        let Planned { mut dump, plan } = planned;
         let Plan { frozen_pages, writer, collector, files, .. } = plan.take();
         // What is declared last is dropped first: if this fails, the target is let go before images are
         // removed and memory is given back.
@@ -101,6 +101,13 @@ impl<'d> Written<'d> {
         // Before the tree has ended: without a signature it might be that nobody restores it.
         if let (Safe::AtOnce, Some(signer)) = (safe, &dump.options.signer) {
             images::make_safe(dump.destination, Some(signer))?;
+        }
+        let written = Instant::now();
+        if let Some(together) = dump.together {
+            together.appear(&dump.clock)?;
+            if tree.is_some() {
+                dump.clock.account.others += written.elapsed();
+            }
         }
         let report = DumpReport {
             frozen,
@@ -166,6 +173,9 @@ impl<'d> Written<'d> {
                 }
             }
             report.frozen = since.elapsed();
+            if let Some(others) = dump.together {
+                others.let_go(since + report.frozen);
+            }
             if let Some(links) =
                 dump.links.filter(|_| dump.options.afterwards() != AfterDump::Resume)
             {
@@ -530,6 +540,7 @@ fn stats(
                 memory: micros(account.memory),
                 release: micros(account.release),
                 handover: Some(micros(account.handover)).filter(|time| *time > 0),
+                others: Some(micros(account.others)).filter(|time| *time > 0),
             }),
             ..DumpStatsEntry::default()
         }),

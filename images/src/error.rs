@@ -145,6 +145,24 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory that several checkpoints are to come to has something in it.
+    #[error(
+        "{} is not empty: checkpoints of one moment come to a directory of their own; choose one that is not there yet",
+        path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The labels of a checkpoint that has not appeared yet cannot be written.
+    #[error("write the labels of {}", path.display())]
+    Labels {
+        /// Where it is until then.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The directory lies inside a checkpoint.
     #[error(
         "{} lies inside the checkpoint {}, which would hide it: choose a directory outside",

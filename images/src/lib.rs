@@ -53,8 +53,8 @@ pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
-    Committed, Destination, ImageFile, ImageStore, NewDirectory, Nowhere, PageSink, PageSource,
-    Safe, Unfinished, WriteOptions, clear, parents_of, remove, unfinished,
+    Committed, Destination, ImageFile, ImageStore, InGroup, NewDirectory, NewGroup, Nowhere,
+    PageSink, PageSource, Safe, Unfinished, WriteOptions, clear, parents_of, remove, unfinished,
 };
 pub use verify::{Damage, Verified, verify};
 pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe, sign};

@@ -18,7 +18,9 @@ use std::sync::Arc;
 use crate::error::Error;
 
 pub(crate) use directory::{Arriving, Staging};
-pub use directory::{Directory, NewDirectory, Unfinished, clear, parents_of, remove, unfinished};
+pub use directory::{
+    Directory, InGroup, NewDirectory, NewGroup, Unfinished, clear, parents_of, remove, unfinished,
+};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 pub use nowhere::Nowhere;
 

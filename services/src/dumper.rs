@@ -1,6 +1,7 @@
 //! The dumper: dumps process trees for others, under one checkpoint root.
 
 mod archives;
+mod asked;
 mod checkpoints;
 mod containers;
 mod dirty_logs;
@@ -8,10 +9,12 @@ mod index;
 mod looks;
 mod metrics;
 mod parents;
+mod problems;
 mod processes;
 mod room;
 mod routes;
 mod store;
+mod together;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

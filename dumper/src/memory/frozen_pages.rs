@@ -29,14 +29,14 @@ enum Destination {
 
 impl FrozenPages {
     /// Chooses for a target of which about `expected` bytes will have to be copied, by at most so
-    /// many threads.
+    /// many threads, one of so many that are dumped at once.
     ///
     /// A target that runs on must not wait for a file system; but a copy of a target that fills
     /// half of the memory there is would put the machine at risk, so that one waits.
-    pub(crate) fn choose(runs_on: bool, expected: u64, threads: usize) -> Self {
+    pub(crate) fn choose(runs_on: bool, expected: u64, (threads, sharers): (usize, usize)) -> Self {
         // A target keeps allocating between the plan and the freeze.
         let wanted = expected + expected / 8 + (1 << 20);
-        let arena = match runs_on && wanted <= available_memory() / 2 {
+        let arena = match runs_on && wanted <= available_memory() / 2 / sharers as u64 {
             true => usize::try_from(wanted).ok().and_then(|wanted| Arena::new(wanted).ok()),
             false => None,
         };

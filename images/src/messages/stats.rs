@@ -44,6 +44,9 @@ pub struct FrozenAccountEntry {
     /// what its memory is tracked by; the longest of them.
     #[prost(uint32, optional, tag = "9")]
     pub handover: Option<u32>,
+    /// Waiting for the other trees that were dumped together with it.
+    #[prost(uint32, optional, tag = "10")]
+    pub others: Option<u32>,
 }
 
 /// Times are microseconds.

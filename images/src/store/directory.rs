@@ -1,6 +1,7 @@
 //! A checkpoint in a directory, as CRIU has it.
 
 mod arriving;
+mod group;
 mod leftovers;
 mod nesting;
 mod output;
@@ -20,6 +21,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 
 pub(crate) use arriving::Arriving;
+pub use group::{InGroup, NewGroup};
 pub use leftovers::{Unfinished, clear, unfinished};
 pub use removal::{parents_of, remove};
 pub(crate) use staging::Staging;

@@ -14,7 +14,7 @@ use ids::HostPid;
 use kernel::rights::{self, Right};
 use service::{OnBehalfOf, Problem, blocking};
 
-use super::routes::problem;
+use super::problems::problem;
 
 /// If this program was started to keep a log of changed memory, as a dump starts it: keeps it until it is taken over.
 pub(super) fn keep() -> Option<ExitCode> {

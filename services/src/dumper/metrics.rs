@@ -8,9 +8,11 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec
 use service::Problem;
 use service::metrics::{Failures, Metrics, definitions as are};
 
-/// What is dumped: a process tree, by us, or to see what that would cost, or a container, by its engine.
-const TARGETS: [&str; 3] = [PROCESS, DRY_RUN, CONTAINER];
+/// What is dumped: a process tree, by us, alone or as one of several together, or to see what that would cost, or a container, by its
+/// engine.
+const TARGETS: [&str; 4] = [PROCESS, TOGETHER, DRY_RUN, CONTAINER];
 const PROCESS: &str = "process";
+const TOGETHER: &str = "together";
 const DRY_RUN: &str = "dry_run";
 const CONTAINER: &str = "container";
 
@@ -66,16 +68,16 @@ impl DumpMetrics {
     }
 
     /// A dump that was asked for, and was not begun.
-    pub(super) fn turned_away(&self, dry_run: bool, problem: &Problem) {
-        self.failed(of_process(dry_run), problem.detail.code);
+    pub(super) fn turned_away(&self, dumped: Dumped, problem: &Problem) {
+        self.failed(dumped.name(), problem.detail.code);
     }
 
-    pub(super) fn begun(&self, dry_run: bool) {
-        self.running.with_label_values(&[of_process(dry_run)]).inc();
+    pub(super) fn begun(&self, dumped: Dumped) {
+        self.running.with_label_values(&[dumped.name()]).inc();
     }
 
-    pub(super) fn finished(&self, dry_run: bool, result: Result<&DumpReport, &Problem>) {
-        let target = of_process(dry_run);
+    pub(super) fn finished(&self, dumped: Dumped, result: Result<&DumpReport, &Problem>) {
+        let target = dumped.name();
         self.running.with_label_values(&[target]).dec();
         let report = match result {
             Ok(report) => report,
@@ -83,7 +85,7 @@ impl DumpMetrics {
         };
         self.done(target, report.total);
         self.frozen.with_label_values(&[target]).observe(report.frozen.as_secs_f64());
-        if dry_run {
+        if dumped == Dumped::DryRun {
             return;
         }
         self.bytes.observe(as_float(report.image_bytes));
@@ -123,12 +125,29 @@ impl DumpMetrics {
     }
 }
 
-const fn of_process(dry_run: bool) -> &'static str {
-    if dry_run { DRY_RUN } else { PROCESS }
+/// Which dump of a process tree is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dumped {
+    /// Of one tree alone.
+    Alone,
+    /// Of one of several, which stands still for as long as all of them.
+    Together,
+    /// To see what it would cost.
+    DryRun,
+}
+
+impl Dumped {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Alone => PROCESS,
+            Self::Together => TOGETHER,
+            Self::DryRun => DRY_RUN,
+        }
+    }
 }
 
 /// The names of the steps of a frozen moment.
-fn steps() -> [&'static str; 9] {
+fn steps() -> [&'static str; 10] {
     dumper::FrozenAccount::default().steps().map(|(step, _)| step)
 }
 

@@ -172,6 +172,20 @@ impl Staging {
         Ok(true)
     }
 
+    /// Gives the directory, with all that is in it, its final name, on the disk if that is asked for. `false`: as of [`rename`](Self::rename).
+    pub(super) fn become_target(&mut self) -> Result<bool, Error> {
+        if self.options.sync {
+            self.lock.sync_all().map_err(Error::path("sync", &self.path))?;
+        }
+        self.renamed = self.rename()?;
+        if self.renamed && self.options.sync {
+            let synced = sync_directory(self.target.parent().unwrap_or(Path::new("/")));
+            // What may not be there when the machine has ended is not to be there before.
+            synced.inspect_err(|_| self.renamed = fs::rename(&self.target, &self.path).is_err())?;
+        }
+        Ok(self.renamed)
+    }
+
     /// Moves the files into the target, `inventory.img` last.
     fn move_all(&self, names: &BTreeSet<String>) -> Result<(), Error> {
         refuse_checkpoint(&self.target, self.options)?;
@@ -338,7 +352,7 @@ impl Drop for Staging {
 }
 
 /// The target by its real path: a link to a directory stands for the directory.
-fn resolve(directory: &Path) -> Result<PathBuf, Error> {
+pub(super) fn resolve(directory: &Path) -> Result<PathBuf, Error> {
     let opening = |source| Error::OpenDirectory { path: directory.into(), source };
     match directory.canonicalize() {
         Ok(path) if path.is_dir() => return Ok(path),
@@ -364,7 +378,7 @@ fn is_in_use(directory: &str, names: &BTreeSet<String>) -> bool {
     names.iter().any(|name| name.rsplit_once('/').is_some_and(|(there, _)| there == directory))
 }
 
-fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
+pub(super) fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> {
     // Who overwrites, as CRIU does, lays out the directories himself.
     if options.overwrite {
         return Ok(());
@@ -377,13 +391,13 @@ fn refuse_checkpoint(target: &Path, options: WriteOptions) -> Result<(), Error> 
 
 /// Whether this process is in the directory (as in `dump -D .`): whoever called it likely is too, and would be left
 /// in a removed one.
-fn is_current(directory: &Path) -> bool {
+pub(super) fn is_current(directory: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let here = identity(Path::new("."));
     here.is_some() && here == identity(directory)
 }
 
-fn is_empty(directory: &Path) -> Result<bool, Error> {
+pub(super) fn is_empty(directory: &Path) -> Result<bool, Error> {
     let mut entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
     Ok(entries.next().is_none())
 }
@@ -490,7 +504,7 @@ fn remove_old_images(
 }
 
 /// Removes what killed writers left where this one will write: those that live hold a lock on theirs.
-fn clear(place: Option<&Path>) {
+pub(super) fn clear(place: Option<&Path>) {
     let Some(place) = place else { return };
     match leftovers::clear(place) {
         Ok(cleared) => {
