@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     CgroupsMode, ContainerCheckpoint, ContainerEngine, Directory, DumpSummary, ErrorDetail, Labels,
-    Progress, RestoreSummary, Selector, Verification,
+    Progress, RestoreSummary, Selector, TogetherSummary, Verification,
 };
 
 /// `POST /v1/checkpoints`.
@@ -16,7 +16,17 @@ pub struct CheckpointRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub pid: Option<i32>,
-    /// The one tree whose root matches all of this, in place of `pid` and `container`.
+    /// Processes at the roots of several trees, in place of `pid`; with `together`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 64)]
+    pub pids: Vec<i32>,
+    /// All trees that are named or selected, in one frozen moment: all of them stand still at the same time, so that what they share fits all
+    /// of their checkpoints. These come to `directory`, each by the pid of its root, all at once or not at all: if one tree cannot be
+    /// checkpointed, none is, and all run on. `max_freeze_ms` and `timeout_ms` count for all of them, and `parent` is the directory of such
+    /// checkpoints. At most 64, none a part of another; not of containers.
+    #[serde(default)]
+    pub together: bool,
+    /// The one tree whose root matches all of this, in place of `pid` and `container`; with `together`, all such trees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select: Option<Selector>,
     /// A container, by its name or id, which its engine checkpoints. Not for a user.
@@ -197,10 +207,13 @@ pub struct Job {
     /// Root of the tree: of a restore, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// Roots of the trees that are checkpointed together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pids: Vec<i32>,
     /// The container, by the name that it was asked for by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// Directory of the images under the checkpoint root; of a dry run, where they would be.
+    /// Directory of the images under the checkpoint root, or of the checkpoints of several trees; of a dry run, where they would be.
     pub directory: Directory,
     /// Of a checkpoint: whether the tree was to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,6 +232,9 @@ pub struct Job {
     /// What the dump says of itself, when it is done; absent if the dumper ended before it could say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<DumpSummary>,
+    /// What the dumps of several trees say of themselves, when they are done; absent if the dumper ended before it could say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<TogetherSummary>,
     /// What the engine did, when a container's checkpoint is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpointed: Option<ContainerCheckpoint>,

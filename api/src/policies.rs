@@ -80,7 +80,10 @@ pub struct PolicySpec {
     /// As of a checkpoint that is asked for.
     #[serde(default)]
     pub skip_in_flight: bool,
-    /// How long each tree may stand still, milliseconds.
+    /// All trees in one frozen moment, all of their checkpoints or none: as of a checkpoint that is asked for. Otherwise one after the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub together: bool,
+    /// How long each tree may stand still, milliseconds; or all of them together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_freeze_ms: Option<u64>,
     /// How long each dump may take, milliseconds.

@@ -92,9 +92,14 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DumpOptions {
-    /// Process at the root of the tree
+    /// Process at the root of the tree. Of several each has its own checkpoint, DIR/PID
     #[arg(required_unless_present = "container")]
-    pub(crate) pid: Option<HostPid>,
+    pub(crate) pid: Vec<HostPid>,
+    /// Dump the trees in one frozen moment, in which all of them stand still, so that what they share fits all of their checkpoints. They
+    /// come to be all at once (DIR must be empty, or not there) or not at all: if one tree cannot be dumped, none is. --max-freeze counts
+    /// for all, and with --parent that is the directory of such a dump. Without this several are dumped one after the other
+    #[arg(long)]
+    pub(crate) together: bool,
     /// A container in place of a process, by its name or id: it is checkpointed by its engine, with stasis as its criu
     #[arg(long, value_name = "NAME", conflicts_with_all = NOT_OF_ENGINES)]
     pub(crate) container: Option<String>,
@@ -187,8 +192,9 @@ pub(crate) struct DumpOptions {
 }
 
 /// What the command of no engine has, or would be another process than the container's.
-const NOT_OF_ENGINES: [&str; 15] = [
+const NOT_OF_ENGINES: [&str; 16] = [
     "pid",
+    "together",
     "dry_run",
     "leave_stopped",
     "external",

@@ -9,6 +9,7 @@
 )]
 
 mod args;
+mod asked;
 mod check;
 mod config;
 mod containers;
@@ -21,6 +22,7 @@ mod progress;
 mod ps;
 mod remote;
 mod restore;
+mod several;
 mod show;
 mod summaries;
 mod track;
@@ -95,7 +97,8 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
             require("dump")?;
             match options.container.clone() {
                 Some(name) => containers::dump(&name, &options, voice),
-                None => dump::run(*options, voice),
+                None if options.together || options.pid.len() > 1 => several::run(&options, voice),
+                None => dump::run(&options, voice),
             }
         }
         Command::Untrack(UntrackOptions { pid: Some(pid), run_dir, .. }) => {

@@ -26,8 +26,9 @@ use serde_json::Value;
 use crate::args::{Command, DumpOptions, JobsOptions, PsOptions, RestoreOptions, UntrackOptions};
 use crate::gateway_options::GatewayOptions;
 use crate::ps::plain;
-use crate::voice::Voice;
-use crate::{containers, diff, dump, list, ps, show, track, verify};
+use crate::summaries::{NotDumped, Several};
+use crate::voice::{Voice, fail};
+use crate::{containers, diff, dump, list, ps, several, show, track, verify};
 use client::Client;
 use transport::{NoPlace, Place, TlsFiles};
 
@@ -131,6 +132,9 @@ impl Remote {
     async fn carry_out(&self, command: &Command, below: bool) -> Result<ExitCode, Failure> {
         let voice = self.voice;
         match command {
+            Command::Dump(options) if options.pid.len() > 1 && !options.together => {
+                self.dump_each(options).await
+            }
             Command::Dump(options) => self.job("/v1/checkpoints", &checkpoint(options)?).await,
             Command::Restore(options) => self.job("/v1/restores", &restore(options)?).await,
             Command::Verify(options) => {
@@ -187,6 +191,41 @@ impl Remote {
     async fn job(&self, path: &str, request: &impl serde::Serialize) -> Result<ExitCode, Failure> {
         let job = jobs::begin(&self.client, path, request, self.waits, self.voice).await?;
         jobs::tell_begun(&job, self.voice)
+    }
+
+    /// Several trees, one after the other: one that cannot be dumped does not keep the next from it.
+    async fn dump_each(&self, options: &DumpOptions) -> Result<ExitCode, Failure> {
+        let mut several = Several::default();
+        let whole = checkpoint(options)?;
+        for pid in options.pid.iter().map(|pid| pid.get()) {
+            let within = |of_all: &Option<Directory>| {
+                let of_all = of_all.as_ref().map(|of_all| format!("{of_all}/{pid}"));
+                of_all.map(|it| named(Path::new(&it))).transpose()
+            };
+            let request = CheckpointRequest {
+                pid: Some(pid),
+                directory: within(&whole.directory)?,
+                parent: within(&whole.parent)?,
+                ..whole.clone()
+            };
+            let begun =
+                jobs::begin(&self.client, "/v1/checkpoints", &request, self.waits, self.voice);
+            let told = begun.await.and_then(|job| {
+                match job.state {
+                    JobState::Done => several.checkpoints.push(jobs::dumped(&job)),
+                    _ => drop(jobs::tell_begun(&job, self.voice)?),
+                }
+                Ok(())
+            });
+            if let Err(failure) = told {
+                fail(&failure);
+                several.failed.push(NotDumped { root: pid, error: failure.to_string() });
+            }
+        }
+        if self.waits {
+            several::tell(&several, options.dry_run, self.voice, "")?;
+        }
+        Ok(if several.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     async fn ps(&self, options: &PsOptions) -> Result<ExitCode, Failure> {
@@ -285,7 +324,9 @@ fn named(directory: &Path) -> Result<Directory, Failure> {
 
 fn checkpoint(options: &DumpOptions) -> Result<CheckpointRequest, Failure> {
     Ok(CheckpointRequest {
-        pid: options.pid.map(HostPid::get),
+        pid: options.pid.first().copied().map(HostPid::get).filter(|_| !options.together),
+        pids: options.pid.iter().map(|pid| pid.get()).filter(|_| options.together).collect(),
+        together: options.together,
         select: None,
         container: options.container.clone(),
         engine: options.engine,

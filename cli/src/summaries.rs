@@ -38,6 +38,34 @@ pub(crate) struct Tried {
     pub(crate) summary: DumpSummary,
 }
 
+/// What `stasis dump --json` prints of several trees.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Several {
+    /// What all of these checkpoints are called by, that are of one moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) together: Option<String>,
+    /// For how long trees stood still, from the first that was stopped until the last that was let go; if they were dumped together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frozen_us: Option<u64>,
+    /// The job of the gateway that it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) job: Option<String>,
+    /// Each of them.
+    pub(crate) checkpoints: Vec<Dumped>,
+    /// Those that there are none of.
+    pub(crate) failed: Vec<NotDumped>,
+}
+
+/// A tree that could not be dumped.
+#[derive(Debug, Serialize)]
+pub(crate) struct NotDumped {
+    /// Root of the tree.
+    #[serde(rename = "pid")]
+    pub(crate) root: i32,
+    /// Why not.
+    pub(crate) error: String,
+}
+
 /// What `stasis restore --json` prints.
 #[derive(Debug, Serialize)]
 pub(crate) struct Restored {
@@ -69,6 +97,39 @@ pub(crate) fn of_dump(dump: &DumpSummary) -> String {
 /// What a dump would cost, in a line.
 pub(crate) fn of_dry_run(dump: &DumpSummary) -> String {
     format!("nothing speaks against it, and nothing was written: {}", of_dump(dump))
+}
+
+/// How several dumps went, a line for each.
+pub(crate) fn of_several(several: &Several, dry_run: bool) -> String {
+    let mut text = String::new();
+    if dry_run && !several.checkpoints.is_empty() {
+        text += "nothing was written\n";
+    }
+    for one in &several.checkpoints {
+        let root = one.root.map(|root| format!("process {root}: ")).unwrap_or_default();
+        text += &match &one.summary {
+            Some(dump) => root + &of_dump(dump),
+            None => format!("{root}{} is there\n", plain(&one.directory)),
+        };
+    }
+    if let Some(frozen) = several.frozen_us {
+        text += &format!(
+            "together: from the first stop until all ran on or were ended {}\n",
+            micros(frozen)
+        );
+    }
+    text
+}
+
+/// What is said where an inventory takes longer than it could.
+pub(crate) fn said_of_source(source: Option<collector::Source>) -> &'static str {
+    match source {
+        Some(collector::Source::Proc) => {
+            "the inventory came from /proc; where eBPF programs can be loaded it comes from them, and the tree stands still for a shorter \
+             time (`stasis check` says what is missing)\n"
+        }
+        _ => "",
+    }
 }
 
 /// How a restore went, in a line.
@@ -109,6 +170,7 @@ fn account(account: &FrozenAccount) -> String {
         ("cure", account.cure_us),
         ("memory", account.memory_us),
         ("release", account.release_us),
+        ("others", account.others_us),
         ("handover", account.handover_us),
     ];
     let steps = steps.into_iter().filter(|(_, micros)| *micros > 0);

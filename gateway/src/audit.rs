@@ -150,6 +150,8 @@ struct About<'a> {
     directory: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
+    #[serde(skip_serializing_if = "<[i32]>::is_empty")]
+    pids: &'a [i32],
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +165,7 @@ impl<'a> About<'a> {
             kind: job.kind.name(),
             directory: job.directory.as_str(),
             pid: job.pid,
+            pids: &job.pids,
             container: job.container.as_deref(),
             leave_running: job.leave_running,
         }

@@ -5,7 +5,7 @@ use std::path::Path as FilePath;
 use api::{
     After, CheckpointList, CheckpointQuery, CheckpointRequest, CheckpointSummary,
     ContainerDumpRequest, Directory, DumpRequest, Job, JobKind, Labels, Policy, Priority,
-    VerifyRequest,
+    TogetherRequest, VerifyRequest,
 };
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -18,11 +18,12 @@ use utoipa_axum::routes;
 use crate::callers::{Admin, Asker, Checkpoint, May};
 use crate::gateway::Gateway;
 use crate::job_routes::{Accepted, Asked, Begin, Manner, at_work_on, busy, once, start};
+use crate::jobs::AT_WORK;
 use crate::openapi::Problems;
 use crate::selection;
 use crate::services::{problem, with_query};
 use crate::wait::Wait;
-use crate::work::Work;
+use crate::work::{Work, listed};
 
 /// The paths.
 pub(crate) fn router() -> OpenApiRouter<Gateway> {
@@ -87,7 +88,7 @@ async fn meant(
     mut request: CheckpointRequest,
 ) -> Result<CheckpointRequest, Problem> {
     let Some(select) = request.select.take() else { return Ok(request) };
-    if request.pid.is_some() || request.container.is_some() {
+    if request.pid.is_some() || request.container.is_some() || !request.pids.is_empty() {
         return Err(Problem::field("select", "both a selector and what it may select are given")
             .remedy("leave one of them out"));
     }
@@ -96,14 +97,17 @@ async fn meant(
         return Ok(CheckpointRequest { container: Some(name), ..request });
     }
     match selection::trees(&gateway.services, asker, &select).await?.as_slice() {
+        pids @ [_, ..] if request.together => {
+            Ok(CheckpointRequest { pids: pids.to_vec(), ..request })
+        }
         [] => Err(Problem::field("select", "nothing runs that it selects")
             .remedy("start it, or select something else: GET /v1/processes lists what runs")),
         [pid] => Ok(CheckpointRequest { pid: Some(*pid), ..request }),
         several => {
-            let pids: Vec<String> = several.iter().take(20).map(ToString::to_string).collect();
-            let message = format!("it selects {} trees: {}", several.len(), pids.join(", "));
+            let told = listed(&several[..several.len().min(20)]);
+            let message = format!("it selects {} trees: {told}", several.len());
             Err(Problem::field("select", message)
-                .remedy("select one of them, or have a policy checkpoint them all (PUT /v1/policies/NAME, paused; POST /v1/policies/NAME/run)"))
+                .remedy("select one of them, send together: true, and all are checkpointed in one frozen moment, or have a policy checkpoint them one by one (PUT /v1/policies/NAME, paused; POST /v1/policies/NAME/run)"))
         }
     }
 }
@@ -131,6 +135,14 @@ pub(crate) async fn begin(
 ) -> Result<Accepted, Problem> {
     let labels = bound(asker, &request.labels)?;
     let wanted = Wanted { asker, asked, request, stays, labels };
+    if request.together {
+        return checkpoint_together(gateway, wanted).await;
+    }
+    if !request.pids.is_empty() {
+        let message = "several processes are named, and not that they are checkpointed together";
+        return Err(Problem::field("pids", message)
+            .remedy("send together: true, or a request with pid for each"));
+    }
     match (request.pid, &request.container) {
         (Some(pid), None) => checkpoint_of_process(gateway, wanted, pid).await,
         (None, Some(name)) => checkpoint_of_container(gateway, wanted, name).await,
@@ -156,6 +168,101 @@ struct Wanted<'a> {
     labels: Labels,
 }
 
+impl Wanted<'_> {
+    /// What the dumper is asked for, of one process.
+    fn dump_of(&self, pid: i32, directory: Directory, parent: Option<Directory>) -> DumpRequest {
+        let request = self.request;
+        DumpRequest {
+            pid,
+            identity: service::process_identity(pid),
+            directory,
+            after: if self.stays { After::Resume } else { After::Kill },
+            dry_run: request.dry_run,
+            shell_job: request.shell_job,
+            tcp_established: request.tcp_established,
+            tcp_close: request.tcp_close,
+            skip_in_flight: request.skip_in_flight,
+            link_remap: request.link_remap,
+            parent,
+            track: request.track,
+            max_freeze_ms: request.max_freeze_ms,
+            timeout_ms: request.timeout_ms,
+            labels: self.labels.clone(),
+        }
+    }
+}
+
+/// Refuses what a dry run has nothing to do with.
+fn check_dry_run(request: &CheckpointRequest) -> Result<(), Problem> {
+    if request.dry_run && (request.parent.is_some() || request.track) {
+        let field = if request.track { "track" } else { "parent" };
+        let message = "a dry run tracks nothing, and what is tracked is for the checkpoint itself";
+        return Err(Problem::field(field, message).remedy("leave it out"));
+    }
+    Ok(())
+}
+
+/// The trees that are to be checkpointed together.
+fn together(asker: &Asker, request: &CheckpointRequest) -> Result<Vec<i32>, Problem> {
+    for (field, wanted) in
+        [("container", request.container.is_some()), ("engine", request.engine.is_some())]
+    {
+        if wanted {
+            let message = "engines checkpoint one container at a time";
+            return Err(Problem::field(field, message).remedy("leave it out, or together"));
+        }
+    }
+    if request.pid.is_some() && !request.pids.is_empty() {
+        let message = "both one process and several are named";
+        return Err(Problem::field("pid", message).remedy("have it among the others"));
+    }
+    let pids: Vec<i32> = request.pids.iter().copied().chain(request.pid).collect();
+    if pids.is_empty() || pids.len() > TogetherRequest::MOST {
+        let message = format!("{} trees are named, of 1 to {}", pids.len(), TogetherRequest::MOST);
+        return Err(Problem::field("pids", message).remedy("send pids or select, of fewer trees"));
+    }
+    if asker.user.is_some() && pids.len() as u64 > AT_WORK {
+        let message = format!("{} trees, and a user may have {AT_WORK} at work", pids.len());
+        return Err(Problem::field("pids", message).remedy(
+            "name fewer, or have root send the request (or send it with the gateway's token)",
+        ));
+    }
+    for (index, pid) in pids.iter().enumerate() {
+        check_pid(*pid).map_err(|problem| problem.of("pids"))?;
+        if pids[..index].contains(pid) {
+            return Err(Problem::field("pids", format!("process {pid} is named twice"))
+                .remedy("name it once"));
+        }
+    }
+    Ok(pids)
+}
+
+/// The place of one of several below the directory of all.
+fn within_that(of_all: &Directory, pid: i32) -> Result<Directory, Problem> {
+    format!("{of_all}/{pid}").parse().map_err(|error: api::DirectoryError| {
+        Problem::field("directory", error.to_string()).remedy("name a shorter one")
+    })
+}
+
+async fn checkpoint_together(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Accepted, Problem> {
+    let Wanted { asker, request, .. } = wanted;
+    let pids = together(asker, request)?;
+    check_dry_run(request)?;
+    let directory = free(gateway, asker, request.directory.as_ref(), "together").await?;
+    let mut dumps = Vec::with_capacity(pids.len());
+    for pid in pids {
+        let parent = request.parent.as_ref().map(|of_all| within_that(of_all, pid)).transpose();
+        let parent = parent.map_err(|problem| problem.of("parent"))?;
+        if let Some(parent) = &parent {
+            seen(gateway, asker, parent).await.map_err(|problem| problem.of("parent"))?;
+        }
+        dumps.push(wanted.dump_of(pid, within_that(&directory, pid)?, parent));
+    }
+    let Wanted { asked, labels, .. } = wanted;
+    let work = Work::Together(TogetherRequest { directory, dumps });
+    start(gateway, asker, asked, Begin { work, labels, priority: request.priority }).await
+}
+
 /// The labels that somebody wants for a checkpoint, and those that he is bound to.
 fn bound(asker: &Asker, wanted: &Labels) -> Result<Labels, Problem> {
     wanted.and(asker.labels()).ok_or_else(|| {
@@ -170,38 +277,20 @@ async fn checkpoint_of_process(
     wanted: Wanted<'_>,
     pid: i32,
 ) -> Result<Accepted, Problem> {
-    let Wanted { asker, asked, request, stays, labels } = wanted;
+    let Wanted { asker, request, .. } = wanted;
     if request.engine.is_some() {
         let message = "an engine is named, and no container";
         return Err(Problem::field("engine", message).remedy("leave it out"));
     }
     check_pid(pid)?;
-    if request.dry_run && (request.parent.is_some() || request.track) {
-        let field = if request.track { "track" } else { "parent" };
-        let message = "a dry run tracks nothing, and what is tracked is for the checkpoint itself";
-        return Err(Problem::field(field, message).remedy("leave it out"));
-    }
+    check_dry_run(request)?;
     if let Some(parent) = &request.parent {
         seen(gateway, asker, parent).await.map_err(|problem| problem.of("parent"))?;
     }
     let directory = free(gateway, asker, request.directory.as_ref(), &pid.to_string()).await?;
-    let dump = DumpRequest {
-        pid,
-        identity: service::process_identity(pid),
-        directory,
-        after: if stays { After::Resume } else { After::Kill },
-        dry_run: request.dry_run,
-        shell_job: request.shell_job,
-        tcp_established: request.tcp_established,
-        tcp_close: request.tcp_close,
-        skip_in_flight: request.skip_in_flight,
-        link_remap: request.link_remap,
-        parent: request.parent.clone(),
-        track: request.track,
-        max_freeze_ms: request.max_freeze_ms,
-        timeout_ms: request.timeout_ms,
-        labels: labels.clone(),
-    };
+    let parent = request.parent.clone();
+    let dump = wanted.dump_of(pid, directory, parent);
+    let Wanted { asked, labels, .. } = wanted;
     let (work, priority) = (Work::Dump(dump), request.priority);
     start(gateway, asker, asked, Begin { work, labels, priority }).await
 }

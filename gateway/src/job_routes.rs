@@ -377,13 +377,13 @@ fn no_job(none: NoJob, asker: &Asker, work: Option<&Work>) -> Problem {
             )
         }
         NoJob::SameProcess(other) => {
-            let pid = match work {
-                Some(Work::Dump(request)) => request.pid.to_string(),
-                _ => String::new(),
+            let (field, what) = match work {
+                Some(Work::Dump(request)) => ("pid", format!("process {}", request.pid)),
+                _ => ("pids", "one of the processes".to_owned()),
             };
-            let message = format!("job {other} is at work on process {pid}");
+            let message = format!("job {other} is at work on {what}");
             Problem::new(StatusCode::CONFLICT, message)
-                .of("pid")
+                .of(field)
                 .remedy(format!("wait until it is finished: GET /v1/jobs/{other}?wait=60s"))
         }
         NoJob::TooMany => {

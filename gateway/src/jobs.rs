@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use api::{
     CheckpointSummary, Code, ContainerCheckpoint, Directory, DumpSummary, ErrorDetail, Job,
     JobKind, JobList, JobQuery, JobState, Labels, Priority, Progress, RestoreSummary, RestoredTree,
-    User, Verification,
+    TogetherSummary, User, Verification,
 };
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use service::Page;
@@ -21,8 +21,8 @@ use crate::state::State;
 const KEPT: u32 = 1000;
 /// Who listens and is so many changes behind has lost some.
 const CHANGES: usize = 256;
-/// So many jobs of one user may be at work at a time.
-const AT_WORK: u64 = 4;
+/// So many jobs of one user may be at work at a time; of one that is of several trees each tree counts.
+pub(crate) const AT_WORK: u64 = 4;
 /// And so many of all users: one may have many numbers.
 const AT_WORK_OF_USERS: u64 = 32;
 
@@ -80,7 +80,7 @@ pub(crate) enum NoJob {
     OtherRequest,
     /// The id of a job at work on the same directory, or one above or below it.
     Busy(String),
-    /// The id of a job at work on the same process.
+    /// The id of a job at work on the same process, or one of the same.
     SameProcess(String),
     /// The user has as many at work as one may have.
     TooMany,
@@ -109,6 +109,8 @@ pub(crate) struct FoundAgain {
 pub(crate) enum Target {
     /// The tree of a process.
     Process(i32),
+    /// Those of several processes, in one frozen moment.
+    Processes(Vec<i32>),
     /// A container, by the name that it is asked for by.
     Container(String),
     /// What is in the images.
@@ -119,11 +121,14 @@ pub(crate) enum Target {
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Dumped(DumpSummary),
+    Together(TogetherSummary),
     Checkpointed(ContainerCheckpoint),
     Restored(RestoreSummary),
     Verified(Verification),
     /// The service that was at work has ended; the checkpoint is there.
     Found(CheckpointSummary),
+    /// The same of checkpoints of one moment.
+    FoundTogether,
     /// The service that was at work has ended; the tree is there.
     FoundTree(RestoredTree),
     Failed(ErrorDetail),
@@ -177,13 +182,15 @@ impl Jobs {
         if let Some(key) = &key {
             sent_before(&transaction, &asker.name, key)?;
         }
-        let (pid, container) = match target {
-            Target::Process(pid) => (Some(pid), None),
-            Target::Container(name) => (None, Some(name)),
-            Target::Images => (None, None),
+        let (pid, pids, container) = match target {
+            Target::Process(pid) => (Some(pid), Vec::new(), None),
+            Target::Processes(pids) => (None, pids, None),
+            Target::Container(name) => (None, Vec::new(), Some(name)),
+            Target::Images => (None, Vec::new(), None),
         };
         let whole = whole_name(&asker, &directory);
-        not_busy(&transaction, user, &whole, pid)?;
+        let all: Vec<i32> = pids.iter().copied().chain(pid).collect();
+        not_busy(&transaction, user, &whole, &all)?;
         let job = Job {
             id,
             kind,
@@ -193,6 +200,7 @@ impl Jobs {
             progress: None,
             cancelled_by: None,
             pid,
+            pids,
             container,
             directory,
             leave_running,
@@ -201,6 +209,7 @@ impl Jobs {
             finished_ms: None,
             found_again: false,
             dump: None,
+            together: None,
             checkpointed: None,
             restore: None,
             verified: None,
@@ -349,7 +358,7 @@ impl Jobs {
         directory: &Directory,
     ) -> Result<Option<String>, rusqlite::Error> {
         let whole = whole_name(asker, directory);
-        match not_busy(&self.state.lock(), None, &whole, None) {
+        match not_busy(&self.state.lock(), None, &whole, &[]) {
             Err(NoJob::Busy(id)) => Ok(Some(id)),
             Err(NoJob::Lost(error)) => Err(error),
             Ok(()) | Err(_) => Ok(None),
@@ -495,15 +504,16 @@ fn whole_name(asker: &Asker, directory: &Directory) -> String {
     }
 }
 
-/// Whether nothing speaks against another job of a user's on that directory and process.
+/// Whether nothing speaks against another job of a user's on that directory and these processes.
 fn not_busy(
     connection: &Connection,
     user: Option<u32>,
     whole: &str,
-    pid: Option<i32>,
+    pids: &[i32],
 ) -> Result<(), NoJob> {
     let mut query = connection.prepare_cached(
-        "SELECT id, directory, pid, user FROM jobs WHERE state IN ('running', 'queued')",
+        "SELECT id, directory, pid, user, json_extract(job, '$.pids') FROM jobs
+         WHERE state IN ('running', 'queued')",
     )?;
     let mut rows = query.query([])?;
     let (mut own, mut of_users) = (0, 0);
@@ -514,20 +524,31 @@ fn not_busy(
         let (id, other, process): (String, String, Option<i32>) =
             (row.get(0)?, row.get(1)?, row.get(2)?);
         let asked_by: Option<u32> = row.get(3)?;
-        own += u64::from(asked_by == user);
-        of_users += u64::from(asked_by.is_some());
+        let several = row.get::<_, Option<String>>(4)?;
+        let mut processes: Vec<i32> =
+            several.and_then(|it| serde_json::from_str(&it).ok()).unwrap_or_default();
+        processes.extend(process);
+        own += if asked_by == user { weight(&processes) } else { 0 };
+        of_users += if asked_by.is_some() { weight(&processes) } else { 0 };
         if below(&other, whole) || below(whole, &other) {
             return Err(NoJob::Busy(id));
         }
         // Whether it is another's at all is for the dumper to say, who has one dump of a process at a time.
-        if pid.is_some() && process == pid && asked_by == user {
+        if asked_by == user && pids.iter().any(|pid| processes.contains(pid)) {
             return Err(NoJob::SameProcess(id));
         }
     }
-    match user.is_some() && (own >= AT_WORK || of_users >= AT_WORK_OF_USERS) {
+    let more = weight(pids);
+    let too_many = own + more > AT_WORK || of_users + more > AT_WORK_OF_USERS;
+    match user.is_some() && too_many {
         true => Err(NoJob::TooMany),
         false => Ok(()),
     }
+}
+
+/// As how many a job counts that is about these processes.
+fn weight(pids: &[i32]) -> u64 {
+    pids.len().max(1) as u64
 }
 
 /// Says of a job what came of it.
@@ -536,6 +557,8 @@ fn tell(job: &mut Job, outcome: Outcome) {
     job.state = JobState::Done;
     match outcome {
         Outcome::Dumped(summary) => job.dump = Some(summary),
+        Outcome::Together(summary) => job.together = Some(summary),
+        Outcome::FoundTogether => {}
         Outcome::Checkpointed(summary) => job.checkpointed = Some(summary),
         Outcome::Restored(summary) => {
             job.pid = Some(summary.pid);

@@ -239,3 +239,28 @@ fn a_job_that_waits_begins_and_one_that_is_cancelled_is_no_failure() {
     jobs.finish(&second.id, Outcome::Verified(Verification::default())).unwrap();
     assert_eq!(jobs.get(&second.id, &root()).unwrap().unwrap().state, JobState::Done);
 }
+
+#[test]
+fn a_job_of_several_trees_is_at_work_on_each_of_them() {
+    let jobs = jobs();
+    let of = |asker, name, target| NewJob { target, ..new(asker, name) };
+    let several = |asker, name, pids: &[i32]| of(asker, name, Target::Processes(pids.to_vec()));
+    let both = jobs.begin(several(root(), "both", &[7, 8])).unwrap();
+    assert_eq!((both.pid, &both.pids[..]), (None, &[7, 8][..]));
+    let busy = |new| match jobs.begin(new).unwrap_err() {
+        NoJob::SameProcess(id) => id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(busy(of(root(), "a", Target::Process(8))), both.id);
+    assert_eq!(busy(several(root(), "b", &[9, 7])), both.id);
+    jobs.begin(several(root(), "c", &[9, 10])).unwrap();
+    assert!(matches!(jobs.begin(new(root(), "both/7")), Err(NoJob::Busy(_))));
+    jobs.finish(&both.id, Outcome::FoundTogether).unwrap();
+    jobs.begin(of(root(), "a", Target::Process(8))).unwrap();
+
+    // Of a user each tree counts.
+    jobs.begin(several(user(1), "a", &[1, 2, 3])).unwrap();
+    assert!(matches!(jobs.begin(several(user(1), "b", &[4, 5])), Err(NoJob::TooMany)));
+    jobs.begin(of(user(1), "b", Target::Process(4))).unwrap();
+    assert!(matches!(jobs.begin(of(user(1), "c", Target::Process(5))), Err(NoJob::TooMany)));
+}

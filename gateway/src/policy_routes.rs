@@ -90,6 +90,10 @@ fn check(name: &str, spec: &PolicySpec) -> Result<(), Problem> {
         )));
     }
     selection::check(&spec.select)?;
+    if spec.together && spec.select.container.is_some() {
+        return Err(Problem::field("together", "engines checkpoint one container at a time")
+            .remedy("leave it out, or select processes"));
+    }
     Schedule::of(spec)?;
     Limits::of(&spec.keep)?;
     not_reserved(&spec.labels, &Labels::default())

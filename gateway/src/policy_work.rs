@@ -1,4 +1,4 @@
-//! What policies do: at their time, checkpoints of what they select, one after the other; and then what is kept no longer is removed.
+//! What policies do: at their time, checkpoints of what they select, one after the other or together; and then what is kept no longer is removed.
 
 use std::time::{Duration, SystemTime};
 
@@ -137,7 +137,7 @@ async fn checkpoint(
     let job = gateway.jobs.wait(&id, asker, PATIENCE).await.ok().flatten();
     match job {
         Some(job) if job.state == JobState::Done => {
-            run.done += 1;
+            run.done += job.pids.len().max(1) as u32;
             Ok(job.finished_ms.unwrap_or_else(now_ms))
         }
         job => {
@@ -168,6 +168,8 @@ async fn requests(
     let own = own.parse::<Labels>().ok().and_then(|own| own.and(&spec.labels));
     let request = CheckpointRequest {
         pid: None,
+        pids: Vec::new(),
+        together: spec.together,
         select: None,
         container: spec.select.container.clone(),
         engine: None,
@@ -207,6 +209,13 @@ async fn requests(
         let message = format!("nothing runs that policy {} selects", policy.name);
         return Err(Problem::field("select", message)
             .remedy("start it, pause the policy, or change what it selects"));
+    }
+    if spec.together {
+        return Ok(vec![CheckpointRequest {
+            pids: roots,
+            directory: directory(below)?,
+            ..request
+        }]);
     }
     let of = |pid| {
         let directory = directory(format!("{below}/{pid}"))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use api::{
     CheckpointSummary, Code, ContainerCheckpoint, ContainerDumpRequest, ContainerList, Directory,
     DumpRequest, DumpSummary, Health, HealthState, RestoreRequest, RestoreSummary, RestoredList,
-    ServiceHealth, User, Verification, VerifyRequest,
+    ServiceHealth, TogetherRequest, TogetherSummary, User, Verification, VerifyRequest,
 };
 use axum::http::StatusCode;
 use service::{Client, ClientError, Problem};
@@ -73,6 +73,14 @@ impl Services {
         request: &DumpRequest,
     ) -> Result<DumpSummary, ClientError> {
         self.dumper.post_as(id, "/v1/dumps", request).await
+    }
+
+    pub(crate) async fn dump_together(
+        &self,
+        id: &str,
+        request: &TogetherRequest,
+    ) -> Result<TogetherSummary, ClientError> {
+        self.dumper.post_as(id, "/v1/dumps/together", request).await
     }
 
     pub(crate) async fn checkpoint_container(

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use api::{
     After, CheckpointSummary, ContainerDumpRequest, Directory, DumpRequest, ErrorDetail, Job,
-    JobKind, Operation, OperationState, Progress, RestoreRequest, Verification, VerifyRequest,
+    JobKind, Operation, OperationState, Progress, RestoreRequest, TogetherRequest, Verification,
+    VerifyRequest,
 };
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -30,16 +31,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Work {
     Dump(DumpRequest),
+    Together(TogetherRequest),
     Container(ContainerDumpRequest),
     Restore(RestoreRequest),
     Verify(VerifyRequest),
 }
 
 impl Work {
-    pub(crate) const fn kind(&self) -> JobKind {
+    pub(crate) fn kind(&self) -> JobKind {
         match self {
             Self::Dump(request) if request.dry_run => JobKind::DryRun,
-            Self::Dump(_) | Self::Container(_) => JobKind::Checkpoint,
+            Self::Together(request) if request.dumps.iter().any(|dump| dump.dry_run) => {
+                JobKind::DryRun
+            }
+            Self::Dump(_) | Self::Together(_) | Self::Container(_) => JobKind::Checkpoint,
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
         }
@@ -48,6 +53,9 @@ impl Work {
     pub(crate) fn target(&self) -> Target {
         match self {
             Self::Dump(request) => Target::Process(request.pid),
+            Self::Together(request) => {
+                Target::Processes(request.dumps.iter().map(|dump| dump.pid).collect())
+            }
             Self::Container(request) => Target::Container(request.container.clone()),
             Self::Restore(_) | Self::Verify(_) => Target::Images,
         }
@@ -57,6 +65,9 @@ impl Work {
     pub(crate) fn leave_running(&self) -> Option<bool> {
         match self {
             Self::Dump(request) => Some(request.after == After::Resume),
+            Self::Together(request) => {
+                Some(request.dumps.iter().all(|dump| dump.after == After::Resume))
+            }
             Self::Container(request) => Some(request.leave_running),
             Self::Restore(_) | Self::Verify(_) => None,
         }
@@ -65,6 +76,7 @@ impl Work {
     pub(crate) fn directory(&self) -> &Directory {
         match self {
             Self::Dump(request) => &request.directory,
+            Self::Together(request) => &request.directory,
             Self::Container(request) => &request.directory,
             Self::Restore(request) => &request.directory,
             Self::Verify(request) => &request.directory,
@@ -82,7 +94,13 @@ pub(crate) fn described(job: &Job) -> String {
         (JobKind::Checkpoint, Some(pid), _) => {
             format!("checkpoint of process {pid} to {directory}")
         }
+        (JobKind::Checkpoint, None, None) if !job.pids.is_empty() => {
+            format!("checkpoint of processes {} together to {directory}", listed(&job.pids))
+        }
         (JobKind::Checkpoint, None, None) => format!("checkpoint to {directory}"),
+        (JobKind::DryRun, None, _) => {
+            format!("dry run of a checkpoint of processes {} together", listed(&job.pids))
+        }
         (JobKind::DryRun, pid, _) => {
             let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
             format!("dry run of a checkpoint of process {pid}")
@@ -90,6 +108,12 @@ pub(crate) fn described(job: &Job) -> String {
         (JobKind::Restore, ..) => format!("restore of {directory}"),
         (JobKind::Verify, ..) => format!("verification of {directory}"),
     }
+}
+
+/// Numbers with commas between.
+pub(crate) fn listed(pids: &[i32]) -> String {
+    let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+    pids.join(", ")
 }
 
 /// Has the services do what a job is to do.
@@ -102,6 +126,7 @@ pub(crate) async fn perform(
     let id = &job.id;
     let done = match work {
         Work::Dump(request) => services.dump(id, request).await.map(Outcome::Dumped),
+        Work::Together(request) => services.dump_together(id, request).await.map(Outcome::Together),
         Work::Container(request) => {
             services.checkpoint_container(id, request).await.map(Outcome::Checkpointed)
         }
@@ -179,6 +204,9 @@ async fn outcome(
         OperationState::Running => None,
         OperationState::Failed => Some(Outcome::Failed(operation.error.unwrap_or_default())),
         OperationState::Done => Some(match (job.kind, &job.container) {
+            (JobKind::Checkpoint | JobKind::DryRun, None) if !job.pids.is_empty() => {
+                answer(operation, Outcome::Together)
+            }
             (JobKind::Checkpoint, None) | (JobKind::DryRun, _) => {
                 answer(operation, Outcome::Dumped)
             }
@@ -221,18 +249,26 @@ async fn unfinished(
         let remedy = Some(remedy.to_owned());
         Some(Outcome::Failed(ErrorDetail { message, remedy, ..ErrorDetail::default() }))
     };
-    let request = VerifyRequest { directory: job.directory.clone() };
+    let request = VerifyRequest { directory: there.directory.clone() };
     let found: Verification = services.dumper().post("/v1/verifications", &request).await?;
     if !found.sound || there.damage.is_some() {
         let message = format!(
             "the dumper ended before its images were safe, and they are damaged: {}",
-            job.directory
+            there.directory
         );
         return Ok(failed(message, "remove the checkpoint, and send the request again"));
     }
-    let runs_on = job.pid.is_some_and(runs);
+    let runs_on = job.pid.iter().chain(&job.pids).any(|pid| runs(*pid));
     if job.leave_running == Some(false) && runs_on {
-        let message = "the dumper ended when the images were safe, and before the tree was ended: both are there".to_owned();
+        let message = match job.pids.is_empty() {
+            true => {
+                "the dumper ended when the images were safe, and before the tree was ended: both are there"
+            }
+            false => {
+                "the dumper ended when the images were safe, and before all trees were ended: all checkpoints are there, and trees run on"
+            }
+        };
+        let message = message.to_owned();
         return Ok(failed(
             message,
             "end the tree before the checkpoint is restored, or remove the checkpoint",
@@ -258,16 +294,36 @@ fn lost(job: &Job, service: &str) -> String {
     }
 }
 
+/// Nothing came of a job.
+fn nothing(message: &str, remedy: &str) -> Outcome {
+    Outcome::Failed(ErrorDetail {
+        message: message.to_owned(),
+        remedy: Some(remedy.to_owned()),
+        ..ErrorDetail::default()
+    })
+}
+
+/// What is there of checkpoints of one moment: all have appeared at once, with their labels, or none has.
+async fn found_together(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
+    for pid in &job.pids {
+        let Ok(directory) = format!("{}/{pid}", job.directory).parse() else { continue };
+        let there = services.checkpoint(&directory).await?;
+        let Some(there) = there.filter(|there| there.created_ms >= job.created_ms) else {
+            let lost = lost(job, "dumper");
+            let message = format!("{lost}: there are no checkpoints, and the trees run on");
+            return Ok(nothing(&message, "send the request again"));
+        };
+        if let Some(wrong) = unfinished(services, job, &there).await? {
+            return Ok(wrong);
+        }
+    }
+    Ok(Outcome::FoundTogether)
+}
+
 /// What is there of what a service that has ended was to make.
 async fn found(services: &Services, job: &Job) -> Result<Outcome, ClientError> {
-    let nothing = |message: &str, remedy: &str| {
-        Outcome::Failed(ErrorDetail {
-            message: message.to_owned(),
-            remedy: Some(remedy.to_owned()),
-            ..ErrorDetail::default()
-        })
-    };
     match job.kind {
+        JobKind::Checkpoint if !job.pids.is_empty() => found_together(services, job).await,
         JobKind::Checkpoint => {
             let found = services.checkpoint(&job.directory).await?;
             let found = found.filter(|there| there.created_ms >= job.created_ms);

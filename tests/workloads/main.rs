@@ -16,6 +16,7 @@ mod busy;
 mod cgroup_namespaces;
 mod changing_files;
 mod churn;
+mod couriers;
 mod cramped;
 mod credentials;
 mod datagrams;
@@ -122,6 +123,9 @@ const FAMILIES: &[(&str, Family)] = &[
     ("changing_files", changing_files::run),
     ("changing_files_kinds", changing_files::kinds),
     ("churn", churn::run),
+    ("couriers", couriers::run),
+    ("courier_sends", couriers::sends),
+    ("courier_receives", couriers::receives),
     ("cramped", cramped::run),
     ("credentials", credentials::run),
     ("datagrams_bound", datagrams::bound),

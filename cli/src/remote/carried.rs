@@ -27,6 +27,7 @@ const CARRIED: [(&str, &[&str], &str); 14] = [
         "dump",
         &[
             "pid",
+            "together",
             "container",
             "engine",
             "directory",

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::client::{Client, failure};
 use crate::ps::plain;
-use crate::summaries::{self, Dumped, Restored, Tried};
-use crate::verify;
+use crate::summaries::{self, Dumped, Restored, Several, Tried};
 use crate::voice::{BAD, GOOD, STRONG, Voice, in_style};
+use crate::{several, verify};
 
 /// For so long the gateway holds an answer back.
 const WAIT: &str = "wait=2s";
@@ -71,6 +71,9 @@ fn warnings(job: &Job) -> &[String] {
 
 fn tell_done(job: &Job, voice: Voice) -> Result<ExitCode, Failure> {
     match job.kind {
+        JobKind::Checkpoint | JobKind::DryRun if !job.pids.is_empty() => {
+            several::tell(&together(job), job.kind == JobKind::DryRun, voice, "")?;
+        }
         JobKind::Checkpoint => tell_checkpoint(job, voice)?,
         JobKind::DryRun => {
             let tried = Tried {
@@ -97,17 +100,42 @@ fn why(job: &Job) -> Failure {
     }
 }
 
-fn tell_checkpoint(job: &Job, voice: Voice) -> Result<(), Failure> {
-    if let Some(done) = &job.checkpointed {
-        return voice.conclude(done, || summaries::of_container(done, true));
-    }
-    let dumped = Dumped {
+/// A checkpoint that is there.
+pub(super) fn dumped(job: &Job) -> Dumped {
+    Dumped {
         root: job.pid,
         directory: job.directory.to_string(),
         job: Some(job.id.clone()),
         summary: job.dump.clone(),
+    }
+}
+
+/// Checkpoints of one moment that are there.
+fn together(job: &Job) -> Several {
+    let of = |root: &i32| {
+        let told = job.together.iter().flat_map(|it| &it.checkpoints).find(|it| it.pid == *root);
+        Dumped {
+            root: Some(*root),
+            directory: format!("{}/{root}", job.directory),
+            job: None,
+            summary: told.map(|told| told.dump.clone()),
+        }
     };
-    voice.sum_up(&dumped, || match &job.dump {
+    let told = job.together.as_ref();
+    Several {
+        together: told.map(|it| it.id.clone()).filter(|id| !id.is_empty()),
+        frozen_us: told.map(|it| it.frozen_us),
+        job: Some(job.id.clone()),
+        checkpoints: job.pids.iter().map(of).collect(),
+        failed: Vec::new(),
+    }
+}
+
+fn tell_checkpoint(job: &Job, voice: Voice) -> Result<(), Failure> {
+    if let Some(done) = &job.checkpointed {
+        return voice.conclude(done, || summaries::of_container(done, true));
+    }
+    voice.sum_up(&dumped(job), || match &job.dump {
         Some(dump) => summaries::of_dump(dump),
         None => format!("{} is there; its dumper ended before it could say more\n", job.directory),
     })
@@ -145,6 +173,7 @@ pub(super) fn line(job: &Job) -> String {
     let whose = match (job.pid, &job.container) {
         (Some(root), _) => format!(", process {root}"),
         (None, Some(name)) => format!(", container {}", plain(name)),
+        (None, None) if !job.pids.is_empty() => format!(", {} trees together", job.pids.len()),
         (None, None) => String::new(),
     };
     let (id, asker) = (plain(&job.id), plain(&job.asked_by));

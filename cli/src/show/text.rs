@@ -175,6 +175,13 @@ fn times(times: &ContentsTimes, f: &mut Formatter<'_>) -> fmt::Result {
             milliseconds(account.memory_us),
             milliseconds(account.release_us),
         )?;
+        if account.others_us > 0 {
+            let time = milliseconds(account.others_us);
+            writeln!(
+                f,
+                "  and {time} until the other trees were ready that were dumped together with it"
+            )?;
+        }
         if account.handover_us > 0 {
             let time = milliseconds(account.handover_us);
             writeln!(

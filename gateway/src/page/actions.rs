@@ -84,6 +84,8 @@ pub(super) async fn checkpoint(
     };
     let request = CheckpointRequest {
         pid: typed("pid", &form.pid)?,
+        pids: Vec::new(),
+        together: false,
         select: None,
         container: typed("container", &form.container)?,
         engine: None,

@@ -405,6 +405,7 @@ fn what(job: &Job) -> String {
     let of = match (&job.container, job.pid) {
         (Some(name), _) => format!(" of container {name}"),
         (None, Some(pid)) => format!(" of {pid}"),
+        (None, None) if !job.pids.is_empty() => format!(" of {} trees together", job.pids.len()),
         (None, None) => String::new(),
     };
     match job.kind {
@@ -422,6 +423,9 @@ fn came_of(job: &Job) -> String {
     }
     if let Some(dump) = &job.dump {
         return format!("frozen {}, {}", micros(dump.frozen_us), bytes(dump.image_bytes));
+    }
+    if let Some(together) = &job.together {
+        return format!("frozen {}", micros(together.frozen_us));
     }
     if let Some(frozen) = job.checkpointed.as_ref().and_then(|it| it.frozen_us) {
         return format!("frozen {}", micros(frozen));
@@ -471,12 +475,23 @@ pub(super) fn job(asker: &Asker, job: &Job) -> Markup {
                     dt { "Dry run" } dd { "Nothing was written, and the tree runs on." }
                 } @else {
                     dt { "Directory" } dd {
-                        @if job.kind != JobKind::Checkpoint || job.state == JobState::Done {
+                        @if job.pids.is_empty() && (job.kind != JobKind::Checkpoint || job.state == JobState::Done) {
                             a href={ "/checkpoints/" (job.directory) } { (job.directory) }
                         } @else { (job.directory) }
                     }
                 }
                 @if let Some(pid) = job.pid { dt { "Process" } dd { (pid) } }
+                @for pid in &job.pids {
+                    dt { "Process" } dd {
+                        @if job.kind == JobKind::Checkpoint && job.state == JobState::Done {
+                            a href={ "/checkpoints/" (job.directory) "/" (pid) } { (pid) }
+                        } @else { (pid) }
+                        @if let Some(one) = job.together.iter().flat_map(|it| &it.checkpoints).find(|one| one.pid == *pid) {
+                            ", frozen " (micros(one.dump.frozen_us)) ", " (bytes(one.dump.image_bytes))
+                        }
+                    }
+                }
+                @if let Some(together) = &job.together { dt { "Frozen" } dd { (micros(together.frozen_us)) ", from the first stop until all ran on or were ended" } }
                 @if let Some(progress) = &job.progress {
                     dt { "Step" } dd {
                         (progress.step) " "
