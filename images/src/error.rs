@@ -207,6 +207,52 @@ pub enum Error {
         /// Why.
         why: Distrust,
     },
+    /// Nothing was given to read an encrypted checkpoint by.
+    #[error(
+        "{} is encrypted: give the identities that can read it (--identities FILE or --identity-command COMMAND of stasis and its services; \
+         criu has no such option: stasis restore has)",
+        path.display()
+    )]
+    Encrypted {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// An encrypted checkpoint is encrypted to others.
+    #[error("{} is encrypted, and none of the identities can read it: give one that belongs to a recipient of it", path.display())]
+    NotARecipient {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A checkpoint that had to be encrypted is not.
+    #[error(
+        "{} is not encrypted, which is demanded here (--demand-encryption); anybody may have changed it: use one that is, or leave that out",
+        path.display()
+    )]
+    Plain {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// What an encrypted checkpoint consists of is not what was written.
+    #[error(
+        "the files of {} do not belong together: {what}; put the checkpoint back from a copy",
+        path.display()
+    )]
+    Unsealed {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// An increment of an encrypted checkpoint would not be encrypted.
+    #[error(
+        "{} is encrypted, and what is left to it would be named by a checkpoint that is not: name recipients for that, too (--recipients FILE), or \
+         dump without a parent",
+        path.display()
+    )]
+    PlainChild {
+        /// The parent.
+        path: PathBuf,
+    },
     /// Pages that a page server was sent are not with the images.
     #[error(
         "image {name} is missing: its pages went to a page server; copy the page maps and pages that it wrote into \

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use crate::encryption::{self, Decrypts, EncryptedPages, Refused};
 use crate::error::Error;
 use crate::keys::{Distrust, KeyId, TrustedKeys};
 use crate::manifest::{self, Manifest};
@@ -23,6 +24,28 @@ use crate::store::{Content, Directory, Identity, ImageFile, ImageStore, Opened, 
 /// Reads an image of a checkpoint.
 pub type StoredReader<M> = ImageReader<BufReader<Box<dyn Content>>, M>;
 
+/// What a checkpoint and its parents are opened with, and what is demanded of them.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Whose signatures are demanded; without them none is looked at.
+    pub keys: Option<Arc<TrustedKeys>>,
+    /// By which encrypted ones are read.
+    pub identities: Option<Arc<dyn Decrypts>>,
+    /// What is not encrypted is refused.
+    pub encrypted_only: bool,
+}
+
+/// How what is stored becomes what was written.
+#[derive(Clone, Debug)]
+enum Cipher {
+    /// It is that.
+    Plain,
+    /// By these.
+    Encrypted(Arc<dyn Decrypts>),
+    /// It cannot be read: files can be listed and compared.
+    Locked,
+}
+
 /// The images of a checkpoint, wherever they are. A clone is the same checkpoint.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -31,6 +54,9 @@ pub struct Images {
     manifest: Arc<Manifest>,
     /// Who vouches for it, if that was demanded.
     vouched: Option<Arc<Vouched>>,
+    cipher: Cipher,
+    /// What its parents are opened with.
+    access: Arc<Access>,
 }
 
 impl Images {
@@ -45,7 +71,25 @@ impl Images {
     /// # Errors
     /// As [`Images::open`], and [`Error::Untrusted`].
     pub fn open_trusted(path: &Path, keys: Option<&Arc<TrustedKeys>>) -> Result<Self, Error> {
-        Self::of_trusted(Arc::new(Directory::open(path)?), keys)
+        Self::open_as(path, &Access { keys: keys.cloned(), ..Access::default() })
+    }
+
+    /// Opens the checkpoint in the directory `path` by what it may be read with, if it is as demanded. The same goes for its parents.
+    ///
+    /// # Errors
+    /// As [`Images::open_trusted`]; [`Error::Encrypted`], [`Error::NotARecipient`] and [`Error::Unsealed`] of one that is encrypted,
+    /// [`Error::Plain`] of one that had to be.
+    pub fn open_as(path: &Path, access: &Access) -> Result<Self, Error> {
+        Self::of_store(Arc::new(Directory::open(path)?), &Arc::new(access.clone()), false)
+    }
+
+    /// The same, also of a checkpoint that is encrypted, where nothing is given to read it by: then its files can be listed and compared,
+    /// and nothing else ([`Images::is_locked`]).
+    ///
+    /// # Errors
+    /// As [`Images::open_as`], but for [`Error::Encrypted`].
+    pub fn open_locked(path: &Path, access: &Access) -> Result<Self, Error> {
+        Self::of_store(Arc::new(Directory::open(path)?), &Arc::new(access.clone()), true)
     }
 
     /// Takes a directory that is open already; `path` is what errors call it.
@@ -55,30 +99,32 @@ impl Images {
 
     /// The checkpoint in a store.
     pub fn of(store: Arc<dyn ImageStore>) -> Result<Self, Error> {
-        Self::of_trusted(store, None)
+        Self::of_store(store, &Arc::default(), false)
     }
 
-    /// The checkpoint in a store, as [`Images::open_trusted`].
-    ///
-    /// # Errors
-    /// As that.
-    pub fn of_trusted(
+    fn of_store(
         store: Arc<dyn ImageStore>,
-        keys: Option<&Arc<TrustedKeys>>,
+        access: &Arc<Access>,
+        may_be_locked: bool,
     ) -> Result<Self, Error> {
-        let (inventory, manifest) = (Arc::default(), Arc::default());
-        let mut images = Self { store, inventory, manifest, vouched: None };
-        let mut digest = None;
-        if let Some((entries, of)) = manifest::read(&*images.store, names::manifest().name())? {
-            digest = Some(of);
+        let (inventory, manifest, access) = (Arc::default(), Arc::default(), access.clone());
+        let cipher = Cipher::Plain;
+        let mut images = Self { store, inventory, manifest, vouched: None, cipher, access };
+        let read = manifest::read(&*images.store, names::manifest().name())?;
+        if let Some((entries, _)) = &read {
             images.manifest = Arc::new(Manifest::of(entries.iter().cloned()));
             let served = images.served()?;
-            images.manifest = Arc::new(Manifest::of(entries).with_served(served));
+            images.manifest = Arc::new(Manifest::of(entries.iter().cloned()).with_served(served));
         }
-        if let Some(keys) = keys {
+        if let Some(keys) = &images.access.keys {
             let signatures = signatures::read(&*images.store)?;
-            let vouched = signatures::check(keys, &signatures, (&images.manifest, digest.as_ref()));
+            let digest = read.as_ref().map(|(_, digest)| digest);
+            let vouched = signatures::check(keys, &signatures, (&images.manifest, digest));
             images.vouched = Some(Arc::new(vouched.map_err(|why| images.untrusted(why))?));
+        }
+        images.unlock(read.as_ref().map(|(entries, _)| &entries[..]), may_be_locked)?;
+        if images.is_locked() {
+            return Ok(images);
         }
         let inventory = images
             .read_one(&names::inventory())?
@@ -88,6 +134,57 @@ impl Images {
             IMG_VERSION_1 | IMG_VERSION_1_1 => Ok(images),
             version => Err(Error::Version { version }),
         }
+    }
+
+    /// Finds out whether it is encrypted, and makes ready to read it.
+    fn unlock(
+        &mut self,
+        entries: Option<&[ManifestEntry]>,
+        may_be_locked: bool,
+    ) -> Result<(), Error> {
+        let path = self.path().to_owned();
+        let inventory = names::inventory();
+        let Some(mut opened) = self.stored(inventory.name())? else {
+            return Err(Error::NotACheckpoint { path });
+        };
+        let is_encrypted = encryption::is_encrypted(&mut *opened.content);
+        if !is_encrypted.map_err(Error::io("read", inventory.name()))? {
+            return match self.access.encrypted_only {
+                true => Err(Error::Plain { path }),
+                false => Ok(()),
+            };
+        }
+        let Some(identities) = &self.access.identities else {
+            self.cipher = Cipher::Locked;
+            return if may_be_locked { Ok(()) } else { Err(Error::Encrypted { path }) };
+        };
+        self.cipher = Cipher::Encrypted(identities.clone());
+        let unsealed = |what| Error::Unsealed { path: path.clone(), what };
+        let seal = names::seal();
+        let entries = entries.ok_or_else(|| unsealed("stasis-manifest is missing"))?;
+        let stored = self.store.open(seal.name())?;
+        let stored = stored.ok_or_else(|| unsealed("stasis-seal is missing"))?;
+        if stored.size > encryption::LONGEST_SEAL {
+            return Err(unsealed("stasis-seal is longer than any"));
+        }
+        let Opened { content, size } = self.plain(seal.name(), stored)?;
+        let entry = ImageReader::new(&seal, BufReader::new(content), size, true)?.only()?;
+        match entry == encryption::seal(entries) {
+            true => Ok(()),
+            false => Err(unsealed(
+                "the manifest is another one than stasis-seal was made for: one of the two, or a file with its line, is another checkpoint's",
+            )),
+        }
+    }
+
+    /// Whether it is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        !matches!(self.cipher, Cipher::Plain)
+    }
+
+    /// Whether it is encrypted, and cannot be read.
+    pub fn is_locked(&self) -> bool {
+        matches!(self.cipher, Cipher::Locked)
     }
 
     fn untrusted(&self, why: Distrust) -> Error {
@@ -149,9 +246,38 @@ impl Images {
         ImageReader::new(image, BufReader::new(content), size, common).map(Some)
     }
 
+    /// A file as it is stored, compared with the manifest; `None` if there was none.
+    fn stored(&self, name: &str) -> Result<Option<Opened>, Error> {
+        self.manifest.check(name, self.store.open(name)?)
+    }
+
     /// An image, as it was written; `None` if there was none.
     fn opened(&self, name: &str) -> Result<Option<Opened>, Error> {
-        self.manifest.check(name, self.store.open(name)?)
+        match self.stored(name)? {
+            Some(stored) if !names::stays_plain(name) => self.plain(name, stored).map(Some),
+            stored => Ok(stored),
+        }
+    }
+
+    /// What was written of what is stored.
+    fn plain(&self, name: &str, stored: Opened) -> Result<Opened, Error> {
+        match &self.cipher {
+            Cipher::Plain => Ok(stored),
+            Cipher::Locked => Err(self.locked()),
+            Cipher::Encrypted(identities) => encryption::decrypted(&**identities, name, stored)
+                .map_err(|refused| self.unreadable(refused)),
+        }
+    }
+
+    fn locked(&self) -> Error {
+        Error::Encrypted { path: self.path().into() }
+    }
+
+    fn unreadable(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::NotARecipient => Error::NotARecipient { path: self.path().into() },
+            Refused::Error(error) => error,
+        }
     }
 
     /// The only message of an image; `None` if there is no such file.
@@ -205,7 +331,14 @@ impl Images {
         let name = names::pages(pages_id);
         let Some(pages) = self.store.pages(&name)? else { return Err(Error::Missing { name }) };
         self.manifest.check_pages(&name, &*pages)?;
-        Ok(pages)
+        match &self.cipher {
+            Cipher::Plain => Ok(pages),
+            Cipher::Locked => Err(self.locked()),
+            Cipher::Encrypted(identities) => {
+                let opened = EncryptedPages::open(identities.clone(), &name, pages);
+                Ok(Arc::new(opened.map_err(|refused| self.unreadable(refused))?))
+            }
+        }
     }
 
     /// Whether it is known what was written.
@@ -230,7 +363,19 @@ impl Images {
             let pages = self.store.pages(name)?.ok_or_else(missing)?;
             return self.manifest.check_pages(name, &*pages).map(|()| pages.bytes());
         }
-        Ok(self.opened(name)?.ok_or_else(missing)?.size)
+        Ok(self.stored(name)?.ok_or_else(missing)?.size)
+    }
+
+    /// Decrypts all of a file, if it is encrypted and can be read.
+    pub(crate) fn decrypt(&self, name: &str) -> Result<(), Error> {
+        if !matches!(self.cipher, Cipher::Encrypted(_)) || names::stays_plain(name) {
+            return Ok(());
+        }
+        let stored = self.store.open(name)?;
+        let stored = stored.ok_or_else(|| Error::Missing { name: name.to_owned() })?;
+        let Opened { mut content, .. } = self.plain(name, stored)?;
+        let read = std::io::copy(&mut content, &mut std::io::sink());
+        read.map(drop).map_err(Error::io("decrypt", name))
     }
 
     /// An image, as it is.
@@ -256,9 +401,8 @@ impl Images {
     /// # Errors
     /// If it is another one than pages were left to, or is not signed where that is demanded.
     pub fn parent(&self) -> Result<Option<Self>, Error> {
-        let keys = self.vouched.as_ref().map(|vouched| &vouched.keys);
-        let parent =
-            self.store.parent()?.map(|parent| Self::of_trusted(parent, keys)).transpose()?;
+        let open = |parent| Self::of_store(parent, &self.access, self.is_locked());
+        let parent = self.store.parent()?.map(open).transpose()?;
         if let Some(vouched) = &self.vouched {
             let found = parent.as_ref().map(Self::as_parent).transpose()?;
             vouched.check_parent(found).map_err(|why| self.untrusted(why))?;
@@ -268,15 +412,15 @@ impl Images {
         Ok(Some(parent))
     }
 
-    /// What the manifest of a checkpoint that leaves pages to this one says of it: its inventory, which tells each dump from
+    /// What the manifest of a checkpoint that leaves pages to this one says of it: its inventory, as it is stored, which tells each dump from
     /// all others.
     pub fn as_parent(&self) -> Result<ManifestEntry, Error> {
         let inventory = names::inventory();
         let name = inventory.name();
-        let Some(opened) = self.opened(name)? else {
+        let Some(stored) = self.stored(name)? else {
             return Err(Error::Missing { name: name.to_owned() });
         };
-        manifest::parent_entry(opened)
+        manifest::parent_entry(stored)
     }
 
     /// By what the dump is known, to which pages of its parents may be given: where it has no id, as an older CRIU's, by the digest of its

@@ -1,4 +1,4 @@
-//! Keys in files (PKCS#8 and `SubjectPublicKeyInfo` as PEM, as openssl makes them), and why what they have signed is not trusted.
+//! Keys of signatures in files (PKCS#8 and `SubjectPublicKeyInfo` as PEM, as openssl makes them), and why what they have signed is not trusted.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -40,6 +40,12 @@ pub enum KeyError {
         what: &'static str,
         /// What closes it.
         command: &'static str,
+    },
+    /// There is no key in what a command has said.
+    #[error("what the identity command has said: {what}")]
+    Said {
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// There is no key of ours in it.
     #[error("key file {}: {what}", path.display())]
@@ -136,12 +142,7 @@ impl Signer {
     /// # Errors
     /// If others can, or there is no key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let (mut file, found) = open(path)?;
-        if found.mode() & 0o077 != 0 {
-            let what = "others than its owner can read it, and sign in his name";
-            return Err(open_to_others(path, what, "chmod 600"));
-        }
-        let text = Zeroizing::new(text(&mut file, path)?);
+        let text = private(path, "others than its owner can read it, and sign in his name")?;
         let wrong = |what| KeyError::NoKey { path: path.to_owned(), what };
         let key = SigningKey::from_pkcs8_pem(&text).map_err(|_| {
             wrong("it is no private key of ed25519 (make one: openssl genpkey -algorithm ed25519)")
@@ -187,7 +188,7 @@ impl TrustedKeys {
             keys.add(path)?;
             return Ok(keys);
         }
-        check_unchanged(path, &found)?;
+        check_unchanged(path, &found, WHOM_WE_TRUST)?;
         for entry in fs::read_dir(path).map_err(failed)? {
             let file = entry.map_err(failed)?.path();
             if file.extension().is_some_and(|extension| extension == "pem") {
@@ -214,9 +215,7 @@ impl TrustedKeys {
     /// Adds all keys of a file.
     fn add(&mut self, path: &Path) -> Result<(), KeyError> {
         const END: &str = "-----END PUBLIC KEY-----";
-        let (mut file, found) = open(path)?;
-        check_unchanged(path, &found)?;
-        let text = Zeroizing::new(text(&mut file, path)?);
+        let text = public(path, WHOM_WE_TRUST)?;
         let wrong = |what| KeyError::NoKey { path: path.to_owned(), what };
         if text.contains("PRIVATE KEY") {
             return Err(wrong(
@@ -254,6 +253,28 @@ impl TrustedKeys {
     }
 }
 
+/// What is in a file of private keys, which nobody but its owner may be able to read; `what` tells what others could do.
+///
+/// # Errors
+/// If others can read it, or it cannot be read.
+pub fn private(path: &Path, what: &'static str) -> Result<Zeroizing<String>, KeyError> {
+    let (mut file, found) = open(path)?;
+    match found.mode() & 0o077 == 0 {
+        true => Ok(Zeroizing::new(text(&mut file, path)?)),
+        false => Err(open_to_others(path, what, "chmod 600")),
+    }
+}
+
+/// What is in a file of public keys, which nobody but root and us may be able to change; `what` tells what others could do.
+///
+/// # Errors
+/// If others can change it, or it cannot be read.
+pub fn public(path: &Path, what: &'static str) -> Result<Zeroizing<String>, KeyError> {
+    let (mut file, found) = open(path)?;
+    check_unchanged(path, &found, what)?;
+    Ok(Zeroizing::new(text(&mut file, path)?))
+}
+
 fn open(path: &Path) -> Result<(File, Metadata), KeyError> {
     let failed = |source| KeyError::Read { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
@@ -282,13 +303,14 @@ fn is_ours(found: &Metadata) -> bool {
     found.uid() == 0 || found.uid() == geteuid().as_raw()
 }
 
-/// Checks that nobody but root and us can change whom we trust.
-fn check_unchanged(path: &Path, found: &Metadata) -> Result<(), KeyError> {
+/// What others can do who can change trusted keys.
+const WHOM_WE_TRUST: &str = "others can change it, and so whom you trust";
+
+/// Checks that nobody but root and us can change keys; `what` tells what others could do.
+fn check_unchanged(path: &Path, found: &Metadata, what: &'static str) -> Result<(), KeyError> {
     match is_ours(found) && found.mode() & 0o022 == 0 {
         true => Ok(()),
-        false => {
-            Err(open_to_others(path, "others can change it, and so whom you trust", "chmod go-w"))
-        }
+        false => Err(open_to_others(path, what, "chmod go-w")),
     }
 }
 

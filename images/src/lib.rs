@@ -5,6 +5,7 @@
 //! - [`store`]: where checkpoints are: in directories, in memory.
 //! - [`Checkpoint`]: a whole directory, read and checked against itself.
 //! - [`Signer`] and [`TrustedKeys`]: who vouches for a checkpoint.
+//! - [`encryption`]: checkpoints that only the holders of keys can read.
 //! - [`build_id`]: what tells a program or library from all others.
 //! - [`page_server`]: a dump's pages sent over a connection, and taken.
 //! - [`Progress`]: how a dump or a restore tells how far it is.
@@ -17,12 +18,13 @@ pub mod archives;
 pub mod attribute_ids;
 pub mod build_id;
 pub mod checkpoint;
+pub mod encryption;
 mod error;
 pub mod file_systems;
 mod held;
 pub mod id_map;
 mod images;
-mod keys;
+pub mod keys;
 mod lineage;
 pub mod magic;
 mod manifest;
@@ -44,7 +46,7 @@ mod writer;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use held::{Held, HeldRun};
-pub use images::{Images, StoredReader};
+pub use images::{Access, Images, StoredReader};
 pub use keys::{Distrust, KeyError, KeyId, Signer, TrustedKeys};
 pub use lineage::Lineage;
 pub use mapping_kind::MappingKind;
@@ -53,8 +55,9 @@ pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{
-    Committed, Destination, ImageFile, ImageStore, InGroup, NewDirectory, NewGroup, Nowhere,
-    PageSink, PageSource, Safe, Unfinished, WriteOptions, clear, parents_of, remove, unfinished,
+    Committed, Destination, DirectoryKind, EncryptedDirectory, ImageFile, ImageStore, InGroup,
+    NewDirectory, NewGroup, Nowhere, PageSink, PageSource, Safe, Unfinished, WriteOptions, clear,
+    parents_of, remove, unfinished,
 };
 pub use verify::{Damage, Verified, verify};
 pub use writer::{Folder, ImageSink, ImageWriter, encode, make_safe, sign};

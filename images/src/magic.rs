@@ -85,6 +85,8 @@ pub const NETDEV: u32 = 0x5737_3951;
 pub const MANIFEST: u32 = 0x6e61_6d73;
 /// `stasis-signature`: "ssig".
 pub const SIGNATURE: u32 = 0x6769_7373;
+/// `stasis-seal`: "ssea".
+pub const SEAL: u32 = 0x6165_7373;
 /// `stasis-served.img`: "sser".
 pub const SERVED: u32 = 0x7265_7373;
 /// `cpuinfo.img`.

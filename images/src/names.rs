@@ -10,7 +10,7 @@ use crate::messages::{
     AutofsEntry, BpfmapDataEntry, CgroupEntry, CoreEntry, CpuinfoEntry, FdinfoEntry, FileEntry,
     FileLockEntry, FsEntry, GhostFileEntry, InventoryEntry, IpcMsgEntry, IpcSemEntry, IpcShmEntry,
     IpcVarEntry, ManifestEntry, MemfdInodeEntry, MmEntry, MntEntry, MqueueEntry, NetDeviceEntry,
-    NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry,
+    NetnsEntry, PagemapHead, PidnsEntry, PipeDataEntry, PstreeEntry, RemapFilePathEntry, SealEntry,
     SeccompEntry, ServedEntry, SignatureEntry, SkPacketEntry, StatsEntry, TaskKobjIdsEntry,
     TcpStreamEntry, TimensEntry, TtyDataEntry, TtyInfoEntry, UsernsEntry, UtsnsEntry,
 };
@@ -370,6 +370,18 @@ pub fn manifest() -> Image<ManifestEntry> {
     Image::new("stasis-manifest", magic::MANIFEST).with_head(Head::Own)
 }
 
+/// `stasis-seal`: of an encrypted checkpoint, what binds its files to each other. Written after the manifest. One entry.
+pub fn seal() -> Image<SealEntry> {
+    Image::new("stasis-seal", magic::SEAL).with_head(Head::Own)
+}
+
+/// Whether a file of this name can be read without keys where a checkpoint is encrypted: what it consists of, who has signed it, and what it
+/// took.
+pub(crate) fn stays_plain(name: &str) -> bool {
+    let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
+    is_service(name) && name != "stasis-seal"
+}
+
 /// `stasis-served.img`: which pages have gone to a page server.
 pub fn served() -> Image<ServedEntry> {
     Image::new("stasis-served.img", magic::SERVED)
@@ -568,7 +580,10 @@ pub fn unread(name: &str) -> Option<&'static str> {
 
 /// Whether a file of this name is a service file, of no meaning to a restore.
 pub fn is_service(name: &str) -> bool {
-    matches!(name, "stats-dump" | "stats-restore" | "stasis-manifest" | "stasis-signature")
+    matches!(
+        name,
+        "stats-dump" | "stats-restore" | "stasis-manifest" | "stasis-signature" | "stasis-seal"
+    )
 }
 
 #[cfg(test)]

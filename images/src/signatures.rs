@@ -3,11 +3,10 @@
 //! What is signed is the manifest, byte for byte, which has digests of all images, and which checkpoint its pages are left to. So a
 //! signature binds everything that a restore reads; labels, statistics and logs, of which a restore makes nothing, stand outside of it.
 //! A directory inside for pages that were copied early is signed by itself, as each parent is: whoever opens one
-//! ([`Images::open_trusted`](crate::Images::open_trusted)) has checked it, and its parent is opened the same way and compared with what
+//! ([`Images::open_as`](crate::Images::open_as)) has checked it, and its parent is opened the same way and compared with what
 //! the child's signature says of it.
 
 use std::io::BufReader;
-use std::sync::Arc;
 
 use crate::error::Error;
 use crate::keys::{Distrust, KeyId, TrustedKeys};
@@ -26,7 +25,6 @@ const PURPOSE: &[u8] = b"stasis: signature of a checkpoint, 1\n";
 /// What a checkpoint was opened with that had to be signed.
 #[derive(Debug)]
 pub(crate) struct Vouched {
-    pub(crate) keys: Arc<TrustedKeys>,
     /// Whose signature it is.
     pub(crate) key: KeyId,
     parent: Option<SignedParent>,
@@ -68,7 +66,7 @@ pub(crate) fn read(store: &dyn ImageStore) -> Result<Vec<SignatureEntry>, Error>
 
 /// Checks that one of the keys has signed what was read: a manifest, of these bytes.
 pub(crate) fn check(
-    keys: &Arc<TrustedKeys>,
+    keys: &TrustedKeys,
     signatures: &[SignatureEntry],
     (manifest, digest): (&Manifest, Option<&blake3::Hash>),
 ) -> Result<Vouched, Distrust> {
@@ -84,7 +82,7 @@ pub(crate) fn check(
             keys.fits(&id, &statement(digest, entry.parent.as_ref()), &entry.signature)
         });
         if fits {
-            let vouched = Vouched { keys: keys.clone(), key: id, parent: entry.parent.clone() };
+            let vouched = Vouched { key: id, parent: entry.parent.clone() };
             return match manifest.not_covered() {
                 Some(name) => Err(Distrust::NotCovered(name)),
                 None => Ok(vouched),

@@ -5,6 +5,7 @@
 //! module here that implements its traits.
 
 mod directory;
+mod encrypted;
 mod memory;
 mod nowhere;
 
@@ -21,6 +22,7 @@ pub(crate) use directory::{Arriving, Staging};
 pub use directory::{
     Directory, InGroup, NewDirectory, NewGroup, Unfinished, clear, parents_of, remove, unfinished,
 };
+pub use encrypted::{DirectoryKind, EncryptedDirectory, EncryptedOutput, Encrypts};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 pub use nowhere::Nowhere;
 
@@ -159,6 +161,12 @@ pub trait NewCheckpoint: Debug + Send + Sync {
     /// Opens an image or pages file that has been written, to read it.
     fn read(&self, name: &str) -> Result<Opened, Error>;
 
+    /// Whether all that is written is encrypted on its way. What is read back is what came of it then, and pages had better not be written
+    /// while somebody waits: they come to their place in the order of their offsets.
+    fn encrypts(&self) -> bool {
+        false
+    }
+
     /// Whether pages that are copied early stay apart from the others.
     fn keeps_early_apart(&self) -> bool {
         true
@@ -182,6 +190,11 @@ pub type Complete<'c> = dyn Fn(&dyn ImageStore) -> Result<(), Error> + 'c;
 pub trait Destination: Debug + Send + Sync {
     /// What errors and hooks call it. A path, whether or not a file system has it.
     fn path(&self) -> &Path;
+
+    /// Whether checkpoints there are encrypted.
+    fn encrypts(&self) -> bool {
+        false
+    }
 
     /// Begins a checkpoint there.
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error>;

@@ -30,6 +30,8 @@ pub struct Verified {
     pub in_part: Vec<PathBuf>,
     /// The directories whose manifest is missing, as CRIU's are: there is nothing to compare their files with.
     pub unknown: Vec<PathBuf>,
+    /// The checkpoint is encrypted, and nothing was given to read it by: what is stored was compared, and not what is in it.
+    pub locked: bool,
     /// The trusted key that has signed it, if it was opened with such keys.
     pub signed_by: Option<KeyId>,
     /// What is not as it was.
@@ -42,7 +44,11 @@ pub struct Verified {
 /// # Errors
 /// If the files cannot be listed.
 pub fn verify(images: &Images) -> Result<Verified, Error> {
-    let mut found = Verified { signed_by: images.vouched_by(), ..Verified::default() };
+    let mut found = Verified {
+        signed_by: images.vouched_by(),
+        locked: images.is_locked(),
+        ..Verified::default()
+    };
     let mut lineage = Lineage::of(images)?;
     let mut at = 0;
     loop {
@@ -59,7 +65,8 @@ pub fn verify(images: &Images) -> Result<Verified, Error> {
             _ => at += 1,
         }
     }
-    if found.damages.is_empty()
+    if !found.locked
+        && found.damages.is_empty()
         && let Err(error) = Checkpoint::load(images.clone())
     {
         found.damages.push(Damage { path: images.path().into(), what: error.in_full() });
@@ -82,7 +89,7 @@ fn files(level: &Images, found: &mut Verified) -> Result<(), Error> {
     names.sort();
     names.dedup();
     for name in names {
-        match level.compare(&name) {
+        match level.compare(&name).and_then(|bytes| level.decrypt(&name).map(|()| bytes)) {
             Ok(bytes) if level.knows_all_of(&name) => {
                 found.files += 1;
                 found.bytes += bytes;

@@ -22,7 +22,7 @@ use crate::names::{self, Image};
 use crate::store::{
     Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Safe, Staging, WriteOptions,
 };
-use crate::{manifest, pieces};
+use crate::{encryption, manifest, pieces};
 
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
@@ -128,6 +128,11 @@ impl ImageWriter {
         self.new.target()
     }
 
+    /// Whether all that is written is encrypted.
+    pub fn encrypts(&self) -> bool {
+        self.new.encrypts()
+    }
+
     /// Whether pages that are copied early stay apart from the others, in directories of their own.
     pub fn keeps_early_apart(&self) -> bool {
         self.new.keeps_early_apart()
@@ -160,7 +165,12 @@ impl ImageWriter {
         let kept = self.new.kept(&names)?;
         self.rename_entries(&kept);
         names = kept.into_values().collect();
-        for folder in [None].into_iter().chain(names::PRE_COPIES.map(Some)) {
+        // The parent of each is the one before.
+        let mut parent = None;
+        for folder in names::PRE_COPIES.map(Some).into_iter().chain([None]) {
+            if self.new.encrypts() {
+                parent = self.bind(folder, &names, parent)?;
+            }
             names.extend(self.write_manifest(folder, &names, safe)?);
         }
         self.new.commit(&names, safe)
@@ -172,7 +182,7 @@ impl ImageWriter {
         folder: Option<&'static str>,
         names: &BTreeSet<String>,
         safe: Safe,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Vec<String>, Error> {
         let mut entries = Vec::new();
         for path in names {
             let (inside, name) = match path.rsplit_once('/') {
@@ -185,16 +195,43 @@ impl ImageWriter {
             }
         }
         if entries.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let manifest = names::manifest();
-        let mut sink = Folder::new(self, folder).image(&manifest)?;
+        let (manifest, folder) = (names::manifest(), Folder::new(self, folder));
+        let mut sink = folder.image(&manifest)?;
         entries.iter().try_for_each(|entry| sink.put(entry))?;
         sink.finish()?;
-        Ok(Some(folder.map_or_else(
-            || manifest.name().to_owned(),
-            |folder| format!("{folder}/{}", manifest.name()),
-        )))
+        let mut written = vec![folder.path(manifest.name())];
+        if self.new.encrypts() {
+            let seal = names::seal();
+            folder.write_one(&seal, &encryption::seal(&entries))?;
+            written.push(folder.path(seal.name()));
+        }
+        Ok(written)
+    }
+
+    /// Has the manifest of a folder say which its parent is, where that is in the same checkpoint: else a seal would not cover it. What it is
+    /// known by as a parent.
+    fn bind(
+        &self,
+        folder: Option<&'static str>,
+        names: &BTreeSet<String>,
+        parent: Option<ManifestEntry>,
+    ) -> Result<Option<ManifestEntry>, Error> {
+        let folder = Folder::new(self, folder);
+        let link = folder.path(names::PARENT_LINK);
+        if names.contains(&link)
+            && !self.has_entry(&link)
+            && let Some(parent) = &parent
+        {
+            self.note(&link, parent.clone());
+        }
+        let inventory = folder.path(names::inventory().name());
+        // There are fewer folders than there may be.
+        if !names.contains(&inventory) {
+            return Ok(parent);
+        }
+        manifest::parent_entry(self.new.read(&inventory)?).map(Some)
     }
 
     /// What is known of files goes by what these are called from now on.
@@ -212,8 +249,9 @@ impl ImageWriter {
     /// The entry of a file that has been written; it is read if it was not digested then: a long one all of it, or, if something waits
     /// that is to run on, samples of it.
     fn entry(&self, path: &str, name: &str, safe: Safe) -> Result<ManifestEntry, Error> {
-        let digested = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-        if let Some(entry) = digested {
+        let noted = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        // What is encrypted has other bytes than those that were digested.
+        if let Some(entry) = noted.filter(|_| !self.new.encrypts() || name == names::PARENT_LINK) {
             return Ok(ManifestEntry { name: name.to_owned(), ..entry });
         }
         let Opened { content, size } = self.new.read(path)?;

@@ -102,13 +102,20 @@ pub struct NewDirectory {
     pub options: WriteOptions,
 }
 
+impl NewDirectory {
+    /// Begins one there.
+    pub(in crate::store) fn staging(&self) -> Result<Staging, Error> {
+        Staging::create(&self.path, self.options)
+    }
+}
+
 impl Destination for NewDirectory {
     fn path(&self) -> &Path {
         &self.path
     }
 
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
-        Ok(Box::new(Staging::create(&self.path, self.options)?))
+        Ok(Box::new(self.staging()?))
     }
 
     fn make_safe(&self, complete: &Complete<'_>) -> Result<(), Error> {

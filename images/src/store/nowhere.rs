@@ -15,6 +15,8 @@ use crate::error::Error;
 pub struct Nowhere {
     /// What errors call it.
     pub path: PathBuf,
+    /// What would come there would be encrypted.
+    pub encrypts: bool,
 }
 
 impl Destination for Nowhere {
@@ -22,8 +24,13 @@ impl Destination for Nowhere {
         &self.path
     }
 
+    fn encrypts(&self) -> bool {
+        self.encrypts
+    }
+
     fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
-        Ok(Box::new(Counting { path: self.path.clone(), files: Mutex::default() }))
+        let Self { path, encrypts } = self.clone();
+        Ok(Box::new(Counting { path, encrypts, files: Mutex::default() }))
     }
 
     /// There is nothing.
@@ -36,6 +43,7 @@ impl Destination for Nowhere {
 #[derive(Debug)]
 struct Counting {
     path: PathBuf,
+    encrypts: bool,
     files: Mutex<BTreeMap<String, Arc<Length>>>,
 }
 
@@ -53,6 +61,10 @@ impl Counting {
 impl NewCheckpoint for Counting {
     fn target(&self) -> &Path {
         &self.path
+    }
+
+    fn encrypts(&self) -> bool {
+        self.encrypts
     }
 
     fn create(&self, name: &str) -> Result<Box<dyn ImageOutput>, Error> {
@@ -181,7 +193,7 @@ mod tests {
     fn it_counts_what_another_place_would_hold() {
         let options = WriteOptions::default();
         let memory = MemoryDestination { memory: Memory::default(), path: "/a".into(), options };
-        let nowhere = Nowhere { path: "nowhere".into() };
+        let nowhere = Nowhere { path: "nowhere".into(), encrypts: false };
         for bytes in [0, 4096, 9 << 20] {
             let memory = MemoryDestination { path: format!("/{bytes}").into(), ..memory.clone() };
             let (kept, counted) = (written(&memory, bytes), written(&nowhere, bytes));

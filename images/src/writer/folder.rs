@@ -26,7 +26,7 @@ impl<'w> Folder<'w> {
         Self { writer, inside }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         match self.inside {
             None => name.to_owned(),
             Some(directory) => format!("{directory}/{name}"),

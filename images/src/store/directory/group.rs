@@ -80,20 +80,32 @@ impl NewGroup {
     }
 }
 
-impl Destination for InGroup {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
+impl InGroup {
+    /// Begins one there.
+    pub(in crate::store) fn staging(&self) -> Result<Staging, Error> {
         let left = &self.until_then.path;
         // Of a try that failed when this one had been written, and another had not.
         match fs::remove_dir_all(left) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::path("remove", left)(error))
             }
-            _ => self.until_then.begin(),
+            _ => self.until_then.staging(),
         }
+    }
+
+    /// How it is written.
+    pub(in crate::store) fn options(&self) -> WriteOptions {
+        self.until_then.options
+    }
+}
+
+impl Destination for InGroup {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn begin(&self) -> Result<Box<dyn NewCheckpoint>, Error> {
+        Ok(Box::new(self.staging()?))
     }
 
     fn make_safe(&self, complete: &Complete<'_>) -> Result<(), Error> {

@@ -120,7 +120,7 @@ impl Staging {
         &self.target
     }
 
-    pub(super) fn create_file(&self, name: &str) -> Result<File, Error> {
+    pub(in crate::store) fn create_file(&self, name: &str) -> Result<File, Error> {
         OpenOptions::new()
             .read(true)
             .write(true)
@@ -494,8 +494,9 @@ fn remove_old_images(
             remove_tree(&path).map_err(Error::path("remove", path))?;
             continue;
         }
-        // It vouches for what is replaced.
-        let replaced = new.contains(name) || name == names::signature().name();
+        // They vouch for what is replaced.
+        let vouches = name == names::signature().name() || name == names::seal().name();
+        let replaced = new.contains(name) || vouches;
         if replaced || (names::is_image(name) && !fresh.contains(name)) {
             remove_if_there(&entry.path())?;
         }
