@@ -158,6 +158,12 @@ pub(crate) fn attempt(
     hooks: &mut dyn Hooks,
     progress: &mut (dyn Progress + Send),
 ) -> Result<DumpReport, Failed> {
+    if let Some(parent) = options.parent.as_ref().filter(|it| it.is_encrypted())
+        && !destination.encrypts()
+    {
+        let path = parent.path().to_owned();
+        return Err(Failed::Final(Error::Parent(images::Error::PlainChild { path })));
+    }
     let _claims = Claims::of_tree(options.pid)?;
     // ptrace belongs to a thread, and a thread that ends lets go of all that it traced: with a
     // thread for each dump, every way out of it releases the target.

@@ -254,7 +254,9 @@ impl Plan {
         pre_copy.catch_up(&writer, clock)?;
         let resident = memory::resident_bytes(&inventory);
         let expected = pre_copy.expected(resident) + files.held_bytes();
-        let frozen_pages = FrozenPages::choose(runs_on, expected, (pre_copy.threads, sharers));
+        let ways = (runs_on, writer.encrypts());
+        let shares = (pre_copy.threads, sharers);
+        let frozen_pages = FrozenPages::choose(options.pid, ways, expected, shares)?;
         // To choose has taken a while, too.
         pre_copy.copy_again(&writer, clock)?;
         // What has changed meanwhile is old news by now: it need not be read again in the frozen

@@ -188,7 +188,7 @@ mod tests {
         let own = DumpOptions::new(HostPid::own());
         let parent =
             DumpOptions::new(HostPid::new(std::os::unix::process::parent_id() as i32).unwrap());
-        let nowhere = images::Nowhere { path: "nowhere".into() };
+        let nowhere = images::Nowhere { path: "nowhere".into(), encrypts: false };
         for (one, two) in [(&own, &parent), (&parent, &own), (&own, &own)] {
             let (mut quiet, mut silent) = (Quiet, Quiet);
             let mut members = [

@@ -127,6 +127,19 @@ pub fn of_memory(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsuppo
     })
 }
 
+/// A tree whose memory is copied before it is encrypted, which takes `needed` bytes of a machine that has `left` for that.
+#[must_use]
+pub fn of_encryption(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsupported> {
+    (needed > left).then(|| {
+        let reason = format!(
+            "a copy of up to {needed} bytes is encrypted when it no longer stands still, and of what is available (MemAvailable) {left} bytes \
+             may be had for that"
+        );
+        let remedy = "end what has memory, or dump without --recipients into a directory on an encrypted file system";
+        Refusal::new(reason, remedy).of(root, "memory that is to be encrypted")
+    })
+}
+
 /// Requests that asynchronous I/O contexts were made for, where there is room for `left`.
 #[must_use]
 pub fn of_aio(root: impl Into<i32>, needed: u64, left: u64) -> Option<Unsupported> {
@@ -196,6 +209,8 @@ mod tests {
         assert_eq!(of_mappings(7, 85, 100).unwrap().remedy, "sysctl -w vm.max_map_count=101");
         assert_eq!(of_memory(7, 4096, 4096), None);
         assert!(of_memory(7, 4097, 4096).unwrap().reason.contains("4096 bytes may still"));
+        assert_eq!(of_encryption(7, 4096, 4096), None);
+        assert!(of_encryption(7, 4097, 4096).unwrap().reason.contains("4097 bytes"));
         assert_eq!(of_group(7, "/g", 3, 7, 10), None);
         assert_eq!(of_group(7, "/g", 4, 7, 10).unwrap().remedy, "echo 11 > /g/pids.max");
         assert_eq!(of_group(7, "/g", 1, 10, 10), None);

@@ -1,7 +1,9 @@
 //! Where pages are copied to while the target stands still.
 
+use ids::HostPid;
 use images::{ImageWriter, Progress};
 use kernel::arena::Arena;
+use support::room::of_encryption;
 
 use super::copy::{cut, failed, in_a_row, into_memory, that_pay_for};
 use super::pages::Pages;
@@ -17,6 +19,8 @@ const STEP: &str = "copy the memory";
 pub(crate) struct FrozenPages {
     destination: Destination,
     threads: usize,
+    /// What goes to the files is encrypted on its way.
+    encrypts: bool,
 }
 
 #[derive(Debug)]
@@ -32,15 +36,29 @@ impl FrozenPages {
     /// many threads, one of so many that are dumped at once.
     ///
     /// A target that runs on must not wait for a file system; but a copy of a target that fills
-    /// half of the memory there is would put the machine at risk, so that one waits.
-    pub(crate) fn choose(runs_on: bool, expected: u64, (threads, sharers): (usize, usize)) -> Self {
+    /// half of the memory there is would put the machine at risk, so that one waits. None waits for what is encrypted.
+    ///
+    /// # Errors
+    /// If the checkpoint is to be encrypted, and there is no memory for what has not been yet.
+    pub(crate) fn choose(
+        pid: HostPid,
+        (runs_on, encrypts): (bool, bool),
+        expected: u64,
+        (threads, sharers): (usize, usize),
+    ) -> Result<Self, Error> {
         // A target keeps allocating between the plan and the freeze.
         let wanted = expected + expected / 8 + (1 << 20);
-        let arena = match runs_on && wanted <= available_memory() / 2 / sharers as u64 {
+        let available = available_memory() / sharers as u64;
+        let left = if encrypts { available - available / 4 } else { available / 2 };
+        if encrypts && let Some(found) = of_encryption(pid, wanted, left) {
+            return Err(Error::Refused { root: pid, found: vec![found] });
+        }
+        let arena = match (runs_on || encrypts) && wanted <= left {
             true => usize::try_from(wanted).ok().and_then(|wanted| Arena::new(wanted).ok()),
             false => None,
         };
-        Self { destination: arena.map_or(Destination::Files, Destination::Arena), threads }
+        let destination = arena.map_or(Destination::Files, Destination::Arena);
+        Ok(Self { destination, threads, encrypts })
     }
 
     /// Copies the pages of all `sets`. The only part of the memory work that the target waits
@@ -53,6 +71,14 @@ impl FrozenPages {
     ) -> Result<(), Error> {
         let total: u64 = sets.iter().map(Pages::frozen_bytes).sum();
         let threads = that_pay_for(self.threads, total, sets.len());
+        if let Destination::Arena(arena) = &self.destination
+            && self.encrypts
+            && total > arena.len() as u64
+            && total <= available_memory() / 2
+            && let Some(larger) = usize::try_from(total).ok().and_then(|it| Arena::new(it).ok())
+        {
+            self.destination = Destination::Arena(larger);
+        }
         match &mut self.destination {
             Destination::Arena(arena) if total <= arena.len() as u64 => {
                 let mut start = 0;

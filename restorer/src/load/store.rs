@@ -5,8 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use images::{Images, Lineage, PageSource};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -16,6 +20,8 @@ use crate::run::RunSource;
 
 /// Bytes that are brought at once.
 const AT_ONCE: u64 = 1 << 20;
+/// Bytes that a thread takes at a time.
+const SHARE: u64 = 8 << 20;
 
 /// The checkpoint with its parents, and the pages files in use, each opened once.
 #[derive(Debug)]
@@ -77,20 +83,82 @@ impl Source {
         }
     }
 
-    /// A file that holds what is wanted, where it is in the source.
-    fn bring(&self) -> std::io::Result<File> {
+    /// A file that holds what is wanted, where it is in the source. What is brought may have to be decrypted: several threads do it.
+    fn bring(&self) -> io::Result<File> {
         let file = File::from(memfd_create(c"pages", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(self.pages.bytes())?;
-        let mut buffer = Vec::new();
-        for &(start, bytes) in &self.wanted {
-            let mut done = 0;
-            while done < bytes {
-                buffer.resize((bytes - done).min(AT_ONCE) as usize, 0);
-                self.pages.read_exact_at(&mut buffer, start + done)?;
-                file.write_all_at(&buffer, start + done)?;
-                done += buffer.len() as u64;
+        let shares = shares(&self.wanted);
+        let next = AtomicUsize::new(0);
+        let work = || -> io::Result<()> {
+            let mut buffer = Vec::new();
+            while let Some(&(start, bytes)) = shares.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.bring_share(&file, (start, bytes), &mut buffer)?;
             }
-        }
+            Ok(())
+        };
+        let most = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            let others = (1..most.min(shares.len())).map(|_| scope.spawn(work));
+            let others: Vec<_> = others.collect();
+            let own = work();
+            others.into_iter().try_fold((), |(), other| {
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+            own
+        })?;
         Ok(file)
+    }
+
+    fn bring_share(
+        &self,
+        file: &File,
+        (start, bytes): (u64, u64),
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes {
+            buffer.resize((bytes - done).min(AT_ONCE) as usize, 0);
+            self.pages.read_exact_at(buffer, start + done)?;
+            file.write_all_at(buffer, start + done)?;
+            done += buffer.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Cuts what is wanted into shares that threads take in turns: what follows one another, in one, as far as that goes.
+fn shares(wanted: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for &(start, bytes) in wanted {
+        match joined.last_mut() {
+            Some((last, length)) if *last + *length == start => *length += bytes,
+            _ => joined.push((start, bytes)),
+        }
+    }
+    let mut shares = Vec::new();
+    for (mut start, mut bytes) in joined {
+        while bytes > 0 {
+            let share = bytes.min(SHARE);
+            shares.push((start, share));
+            (start, bytes) = (start + share, bytes - share);
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_shared_out_and_nothing_is_left() {
+        let mib = 1 << 20;
+        assert_eq!(shares(&[]), []);
+        assert_eq!(shares(&[(0, 4096), (4096, 4096), (12288, 1)]), [(0, 8192), (12288, 1)]);
+        let all = shares(&[(mib, 5 * mib), (6 * mib, 20 * mib)]);
+        assert_eq!(
+            all,
+            [(mib, SHARE), (mib + SHARE, SHARE), (mib + 2 * SHARE, SHARE), (mib + 3 * SHARE, mib)]
+        );
     }
 }
