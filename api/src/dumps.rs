@@ -153,6 +153,9 @@ pub struct CheckpointSummary {
     /// The ids of the keys by which it says to be signed, of which nothing has been checked: SHA-256 of the public key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signed_by: Vec<String>,
+    /// Whether it is encrypted: who is in it (`pid`, `comm`, `processes`, `threads`) is not told then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// Why the images cannot be read; absent when they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -217,6 +220,9 @@ pub struct Verification {
     /// The id of the trusted key that has signed it; absent where no keys are trusted: nothing was checked then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
+    /// Whether it is encrypted, and there are no keys to read it by: what is stored was compared, and not what is in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub locked: bool,
     /// Files of which only the length, or samples, could be compared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_part: Vec<String>,

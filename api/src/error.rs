@@ -38,8 +38,11 @@ pub enum Code {
     OverBudget,
     /// The images of a checkpoint are not as they were written.
     Damaged,
-    /// Nobody who is trusted has signed the checkpoint, or signatures are demanded and nobody is trusted.
+    /// Nobody who is trusted has signed the checkpoint, or signatures are demanded and nobody is trusted; or it is not encrypted, which is
+    /// demanded.
     Untrusted,
+    /// The checkpoint is encrypted, and the service has no key that can read it.
+    Encrypted,
     /// Too much at once.
     TooMany,
     /// Something failed that should not.
@@ -80,7 +83,7 @@ impl Fault {
 
 impl Code {
     /// All there are.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -97,6 +100,7 @@ impl Code {
         Self::Cancelled,
         Self::Damaged,
         Self::Untrusted,
+        Self::Encrypted,
         Self::TooMany,
         Self::Failed,
         Self::Unsupported,
@@ -126,6 +130,7 @@ impl Code {
             | Self::OverBudget
             | Self::Cancelled
             | Self::Untrusted
+            | Self::Encrypted
             | Self::TooMany => Fault::User,
         }
     }
@@ -174,6 +179,7 @@ impl Code {
             Self::OverBudget => "over_budget",
             Self::Damaged => "damaged",
             Self::Untrusted => "untrusted",
+            Self::Encrypted => "encrypted",
             Self::TooMany => "too_many",
             Self::Failed => "failed",
             Self::Unsupported => "unsupported",

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use images::store::{Destination, NewCheckpoint, Safe};
-use images::{Images, NewDirectory, WriteOptions, names};
+use images::{Access, Images, NewDirectory, WriteOptions, names};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 use tar::{Builder, EntryType, Header};
@@ -108,7 +108,7 @@ pub struct Packed {
 /// # Errors
 /// If it is none, or not all of it lies there.
 pub fn packed(path: &Path) -> Result<Packed, ArchiveError> {
-    drop(Images::open(path)?);
+    drop(Images::open_locked(path, &Access::default())?);
     let mut parts = Vec::new();
     let folders = std::iter::once("").chain(names::PRE_COPIES);
     for folder in folders.take_while(|folder| path.join(folder).is_dir()) {
@@ -388,7 +388,7 @@ fn copy(
 /// Compares all of what was taken out with its manifest.
 fn check_whole(new: &dyn NewCheckpoint) -> Result<(), ArchiveError> {
     let place = new.place().unwrap_or_else(|| new.target());
-    let found = images::verify(&Images::open(place)?)?;
+    let found = images::verify(&Images::open_locked(place, &Access::default())?)?;
     let own = |path: &Path| path.strip_prefix(place).unwrap_or(path).display().to_string();
     if let Some(damage) = found.damages.first() {
         let (path, what) = (own(&damage.path), damage.what.clone());

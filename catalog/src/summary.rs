@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use api::{CheckpointSummary, Directory};
-use images::{Images, names};
+use images::{Access, Images, names};
 
 use crate::labels;
 
@@ -26,9 +26,11 @@ pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary>
         labels: labels::read(path),
         uploaded: path.join(names::UPLOADED).symlink_metadata().is_ok(),
         signed_by: Vec::new(),
+        encrypted: false,
         damage: None,
     };
-    if let Err(error) = Images::open(path).and_then(|images| fill(&mut summary, &images)) {
+    let images = Images::open_locked(path, &Access::default());
+    if let Err(error) = images.and_then(|images| fill(&mut summary, &images)) {
         summary.damage = Some(error.in_full());
     }
     Some(summary)
@@ -37,6 +39,13 @@ pub fn summarize(path: &Path, directory: Directory) -> Option<CheckpointSummary>
 fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::Error> {
     summary.signed_by = images.signers()?.iter().map(ToString::to_string).collect();
     summary.image_bytes = images.files()?.iter().map(|file| file.size).sum();
+    summary.encrypted = images.is_encrypted();
+    let stats = images.read_one(&names::stats_dump())?;
+    summary.frozen_us = stats.and_then(|stats| stats.dump).map(|dump| dump.frozen_time.into());
+    // Who is in it is nobody's to know who has no keys.
+    if images.is_locked() {
+        return Ok(());
+    }
     let tree = images.read_all(&names::pstree())?;
     summary.processes = tree.len() as u64;
     summary.threads = tree.iter().map(|process| process.threads.len() as u64).sum();
@@ -46,7 +55,5 @@ fn fill(summary: &mut CheckpointSummary, images: &Images) -> Result<(), images::
         let comm = core.tc.map(|task| task.comm).unwrap_or_default();
         summary.comm = String::from_utf8_lossy(&comm).into_owned();
     }
-    let stats = images.read_one(&names::stats_dump())?;
-    summary.frozen_us = stats.and_then(|stats| stats.dump).map(|dump| dump.frozen_time.into());
     Ok(())
 }

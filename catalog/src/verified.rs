@@ -13,6 +13,7 @@ pub fn verification(found: &Verified, called: impl Fn(&Path) -> String) -> Verif
         sound: found.damages.is_empty(),
         files: found.files,
         bytes: found.bytes,
+        locked: found.locked,
         signed_by: found.signed_by.map(|key| key.to_string()),
         in_part: found.in_part.iter().map(|path| called(path)).collect(),
         without_manifest: found.unknown.iter().map(|path| called(path)).collect(),

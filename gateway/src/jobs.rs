@@ -565,7 +565,10 @@ fn tell(job: &mut Job, outcome: Outcome) {
             job.restore = Some(summary);
         }
         Outcome::Verified(found) => job.verified = Some(found),
-        Outcome::Found(summary) => job.pid = job.pid.or(Some(summary.pid)),
+        // Of an encrypted one it is not known.
+        Outcome::Found(summary) => {
+            job.pid = job.pid.or(Some(summary.pid).filter(|_| !summary.encrypted));
+        }
         Outcome::FoundTree(tree) => job.pid = Some(tree.pid),
         Outcome::Failed(error) => {
             let cancelled = job.cancelled_by.is_some() || error.code == Code::Cancelled;

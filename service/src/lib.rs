@@ -9,6 +9,7 @@
 mod blocking;
 mod checkpoints;
 mod client;
+mod encryption;
 mod error;
 mod handed;
 mod identity;
@@ -35,6 +36,7 @@ pub use blocking::blocking;
 pub use caps::Capability;
 pub use checkpoints::{CHECKPOINTS, CheckpointRoot, CheckpointSettings, holds_checkpoint};
 pub use client::{Client, ClientError};
+pub use encryption::{CommandError, DemandSettings, IdentitySettings, RecipientSettings};
 pub use error::{Error, chain};
 pub use handed::Handed;
 pub use identity::process_identity;

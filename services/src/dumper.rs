@@ -22,16 +22,18 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use collector::Home;
 use configuration::Program;
-use images::{Signer, TrustedKeys};
+use images::Signer;
 use index::Index;
 use metrics::DumpMetrics;
 use parents::Parents;
 use room::{Room, RoomSettings};
 use service::{
     Capability, CheckpointRoot, CheckpointSettings, EngineSettings, Error, Operations, Privileges,
-    Service, Settings, SigningSettings, TrustSettings,
+    Service, Settings,
 };
 use store::Store;
+
+use crate::access::{self, KeySettings};
 
 /// Dumps process trees for others, under one checkpoint root
 #[derive(Debug, Parser)]
@@ -53,9 +55,7 @@ struct Args {
     #[command(flatten)]
     engines: EngineSettings,
     #[command(flatten)]
-    signing: SigningSettings,
-    #[command(flatten)]
-    trust: TrustSettings,
+    keys: KeySettings,
     /// Label by whose values the metrics tell of checkpoints; may be given several times
     #[arg(
         long,
@@ -119,10 +119,14 @@ fn run(args: &Args) -> Result<(), Error> {
     let (metrics, traces) = (prepared.metrics().clone(), prepared.traces());
     let undo = super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
-        if let Some(signer) = Signer::asked(args.signing.signing_key.as_deref())? {
+        let keys = &args.keys;
+        if let Some(signer) = Signer::asked(keys.signing.signing_key.as_deref())? {
             tracing::info!("checkpoints are signed by key {}", signer.id());
         }
-        TrustedKeys::demanded(args.trust.trusted_keys.as_deref())?;
+        if let Some(recipients) = access::recipients(&keys.recipients, keys.demand)? {
+            tracing::info!("checkpoints are encrypted to {recipients}");
+        }
+        access::access(keys.trust.trusted_keys.as_deref(), &keys.identities, keys.demand)?;
         let root = CheckpointRoot::open(&args.checkpoints)?;
         routes::clear_leftovers(&root)?;
         let index = Index::of(root.clone());
@@ -133,7 +137,7 @@ fn run(args: &Args) -> Result<(), Error> {
         let places = containers::places(&args.engines, &args.settings.run_dir);
         let operations = Operations::default();
         let of_containers = containers::router(
-            (root.clone(), args.signing.clone()),
+            (root.clone(), keys.clone()),
             (places, room.clone()),
             operations.clone(),
             of_dumps.clone(),
@@ -144,10 +148,11 @@ fn run(args: &Args) -> Result<(), Error> {
         let parents = Parents::default();
         let dirty_logs = args.settings.run_dir.join(DIRTY_LOGS);
         let of_logs = dirty_logs::router(programs.clone(), dirty_logs.clone());
-        let of_those = (root.clone(), args.trust.clone(), parents.clone());
+        let of_those = (root.clone(), keys.clone(), parents.clone());
         let there = checkpoints::router(of_those, index, operations.clone(), of_dumps.clone());
-        let of_contents = looks::router(root.clone()).merge(archives::router(root.clone()));
-        let settings = (programs, undo, room, args.signing.clone());
+        let of_contents =
+            looks::router(root.clone(), keys.clone()).merge(archives::router(root.clone()));
+        let settings = (programs, undo, room, keys.clone());
         let increments = (dirty_logs, parents);
         let own = routes::router(root, settings, increments, operations, of_dumps, traces);
         tokio::spawn(store.keep_looking());

@@ -3,6 +3,7 @@
 //!
 //! The programs in `bin/` call one `main` each.
 
+pub mod access;
 pub mod collector;
 pub mod dumper;
 pub mod freezer;

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use configuration::Program;
-use images::TrustedKeys;
 use service::{
-    CheckpointRoot, CheckpointSettings, Error, Privileges, Service, Settings, TrustSettings,
+    CheckpointRoot, CheckpointSettings, DemandSettings, Error, IdentitySettings, Privileges,
+    Service, Settings, TrustSettings,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::access::access;
 use reaper::Reaper;
 
 /// Restores process trees for others, from under one checkpoint root
@@ -25,6 +26,10 @@ struct Args {
     checkpoints: CheckpointSettings,
     #[command(flatten)]
     trust: TrustSettings,
+    #[command(flatten)]
+    identities: IdentitySettings,
+    #[command(flatten)]
+    demand: DemandSettings,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -67,7 +72,9 @@ fn run(args: &Args) -> Result<(), Error> {
     let metrics = prepared.metrics().clone();
     super::undo_left(&args.settings);
     prepared.run(&args.settings, async || {
-        if let Some(keys) = TrustedKeys::demanded(args.trust.trusted_keys.as_deref())? {
+        let trusted = args.trust.trusted_keys.as_deref();
+        let access = access(trusted, &args.identities, args.demand)?;
+        if let Some(keys) = access.keys {
             let ids: Vec<_> = keys.ids().map(ToString::to_string).collect();
             tracing::info!("checkpoints must be signed by one of the keys {}", ids.join(", "));
         }
@@ -81,6 +88,11 @@ fn run(args: &Args) -> Result<(), Error> {
             }
         });
         let records = args.settings.run_dir.join("restores");
-        routes::router((root, args.trust.clone()), reaper, records, &metrics)
+        let keys = routes::Keys {
+            trust: args.trust.trusted_keys.clone(),
+            identities: args.identities.clone(),
+            demand: args.demand.demand_encryption,
+        };
+        routes::router((root, keys), reaper, records, &metrics)
     })
 }

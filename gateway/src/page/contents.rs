@@ -59,6 +59,10 @@ pub(super) async fn others(
     asker: &Asker,
     of: &CheckpointSummary,
 ) -> Result<CheckpointList, Failed> {
+    // Of whom it is is not known.
+    if of.encrypted {
+        return Ok(CheckpointList::default());
+    }
     let query = format!("pid={}&limit=100", of.pid);
     let mut list = crate::checkpoints::list(gateway, asker, Some(query)).await?;
     list.checkpoints.retain(|it| it.directory != of.directory);

@@ -305,7 +305,7 @@ pub(super) fn checkpoints(asker: &Asker, list: &CheckpointList, query: &str) -> 
                     tr {
                         td { a href={ "/checkpoints/" (it.directory) } { (it.directory) } }
                         td {
-                            (it.comm) span.dim { " " (it.pid) }
+                            @if it.encrypted { span.dim { "encrypted" } } @else { (it.comm) span.dim { " " (it.pid) } }
                             @if it.damage.is_some() { " " strong.bad { "damaged" } }
                         }
                         td.number data-name="Size" { (bytes(it.image_bytes)) }
@@ -352,8 +352,12 @@ pub(super) fn checkpoint(
             @if let Some(damage) = &it.damage { div.card { p.bad role="alert" { (damage) } } }
             div.card {
                 dl {
-                    dt { "Of" } dd { (it.comm) ", process " (it.pid) }
-                    dt { "Processes" } dd { (it.processes) ", " (it.threads) " threads" }
+                    @if it.encrypted {
+                        dt { "Encrypted" } dd { "who is in it is known by its keys alone" }
+                    } @else {
+                        dt { "Of" } dd { (it.comm) ", process " (it.pid) }
+                        dt { "Processes" } dd { (it.processes) ", " (it.threads) " threads" }
+                    }
                     dt { "Size" } dd { (bytes(it.image_bytes)) }
                     @if let Some(frozen) = it.frozen_us { dt { "Frozen" } dd { (micros(frozen)) } }
                     dt { "Made" } dd { (ago(it.created_ms)) }

@@ -1,24 +1,26 @@
 //! What requests for dumps ask for, as a dump is told.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::{After, Directory, DumpRequest, User};
+use api::{After, Code, Directory, DumpRequest, User};
 use axum::http::StatusCode;
 use collector::Home;
 use dumper::{AfterDump, Connections, DumpOptions};
+use encryption::Recipients;
 use ids::HostPid;
 use images::{Images, Signer};
 use kernel::rights;
 use service::{
-    CheckpointRoot, OnBehalfOf, Operations, Problem, SigningSettings, Traces, Way, chain,
-    holds_checkpoint,
+    CheckpointRoot, OnBehalfOf, Operations, Problem, Traces, Way, chain, holds_checkpoint,
 };
 
 use super::checkpoints::{none, place};
 use super::metrics::DumpMetrics;
 use super::parents::{Parent, Parents};
 use super::room::Room;
+use crate::access::{KeySettings, access, code, no_access, recipients};
 use crate::trust::no_key;
 
 /// What the dumper has, and is told at its start.
@@ -33,10 +35,18 @@ pub(super) struct Dumper {
     /// [`DumpOptions::dirty_logs`].
     pub(super) dirty_logs: PathBuf,
     pub(super) parents: Parents,
-    pub(super) signing: SigningSettings,
+    pub(super) keys: KeySettings,
     pub(super) metrics: DumpMetrics,
     pub(super) traces: Traces,
     pub(super) operations: Operations,
+}
+
+impl Dumper {
+    /// To whom checkpoints are encrypted; `None` if to nobody.
+    pub(super) fn recipients(&self) -> Result<Option<Arc<Recipients>>, Problem> {
+        let recipients = recipients(&self.keys.recipients, self.keys.demand);
+        recipients.map_err(|error| no_access(&error))
+    }
 }
 
 /// What went wrong with a checkpoint's directory.
@@ -94,8 +104,15 @@ pub(super) fn options(
     let parent = request.parent.as_ref().map(|parent| open_parent(dumper, user, parent));
     let (parent, kept) =
         parent.transpose()?.map_or((None, None), |(images, kept)| (Some(images), Some(kept)));
-    let signer =
-        Signer::asked(dumper.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
+    if parent.as_ref().is_some_and(Images::is_encrypted) && dumper.recipients()?.is_none() {
+        let message =
+            "it is encrypted, and what is left to it would be named by a checkpoint that is not";
+        return Err(Problem::field("parent", message).coded(Code::Encrypted).remedy(
+            "have the dumper encrypt checkpoints (--recipients), or take one without a parent",
+        ));
+    }
+    let signer = Signer::asked(dumper.keys.signing.signing_key.as_deref())
+        .map_err(|error| no_key(&error))?;
     let options = DumpOptions {
         after: match request.after {
             After::Resume => AfterDump::Resume,
@@ -156,14 +173,24 @@ fn open_parent(
         return Err(Problem::field("parent", format!("{directory} was uploaded"))
             .remedy("name one that was dumped here, or leave it out"));
     }
-    let opened = Images::open(&path).map_err(|error| match error {
+    let keys = &dumper.keys;
+    let access = access(None, &keys.identities, keys.demand).map_err(|error| no_access(&error))?;
+    let opened = Images::open_as(&path, &access).map_err(|error| match error {
         images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. } => {
             none(directory).of("parent")
         }
-        error => Problem::field("parent", format!("read {directory}: {}", chain(&error))),
+        error => {
+            let problem = Problem::field("parent", format!("read {directory}: {}", chain(&error)));
+            match code(&error) {
+                Some(code) => problem.coded(code),
+                None => problem,
+            }
+        }
     });
     let images = opened?;
-    if dumper.signing.signing_key.is_some() && images.signers().is_ok_and(|keys| keys.is_empty()) {
+    if dumper.keys.signing.signing_key.is_some()
+        && images.signers().is_ok_and(|keys| keys.is_empty())
+    {
         let message = format!("{directory} is not signed, and what is left to it would not be");
         return Err(Problem::field("parent", message).remedy(
             "sign it (stasis sign, on the machine), or take a checkpoint without a parent",

@@ -12,21 +12,20 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use images::{Images, TrustedKeys};
+use images::Images;
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, TrustSettings,
-    blocking, chain,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, blocking, chain,
 };
 
 use super::index::Index;
 use super::metrics::DumpMetrics;
 use super::parents::Parents;
-use crate::trust::no_key;
+use crate::access::{KeySettings, access, code, no_access};
 
 #[derive(Clone, Debug)]
 struct Checkpoints {
     root: CheckpointRoot,
-    trust: TrustSettings,
+    keys: KeySettings,
     index: Index,
     parents: Parents,
     operations: Operations,
@@ -35,7 +34,7 @@ struct Checkpoints {
 
 /// The router of these paths.
 pub(super) fn router(
-    (root, trust, parents): (CheckpointRoot, TrustSettings, Parents),
+    (root, keys, parents): (CheckpointRoot, KeySettings, Parents),
     index: Index,
     operations: Operations,
     metrics: DumpMetrics,
@@ -45,7 +44,7 @@ pub(super) fn router(
         .route("/v1/checkpoints/{*directory}", get(one).delete(remove))
         .route("/v1/labels/{*directory}", put(label))
         .route("/v1/verifications", post(verify))
-        .with_state(Checkpoints { root, trust, index, parents, operations, metrics })
+        .with_state(Checkpoints { root, keys, index, parents, operations, metrics })
 }
 
 fn failed(error: &io::Error) -> Problem {
@@ -237,22 +236,21 @@ async fn verify(
 }
 
 fn verified(
-    Checkpoints { root, trust, .. }: &Checkpoints,
+    Checkpoints { root, keys, .. }: &Checkpoints,
     path: &FilePath,
     directory: &Directory,
 ) -> Result<Verification, Problem> {
-    let keys =
-        TrustedKeys::demanded(trust.trusted_keys.as_deref()).map_err(|error| no_key(&error))?;
-    let found = Images::open_trusted(path, keys.as_ref());
+    let access = access(keys.trust.trusted_keys.as_deref(), &keys.identities, keys.demand);
+    let found = Images::open_locked(path, &access.map_err(|error| no_access(&error))?);
     let found = found.and_then(|images| images::verify(&images));
     let found = match found {
         Ok(found) => found,
         Err(images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. }) => {
             return Err(none(directory).of("directory"));
         }
-        Err(error @ images::Error::Untrusted { .. }) => {
+        Err(error) if matches!(code(&error), Some(Code::Untrusted | Code::Encrypted)) => {
             let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, chain(&error));
-            return Err(problem.coded(Code::Untrusted).of("directory"));
+            return Err(problem.coded(code(&error).unwrap_or_default()).of("directory"));
         }
         // What cannot be opened as a checkpoint has changed, too.
         Err(error) => {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::metrics::DumpMetrics;
 use super::room::{Reserved, Room};
+use crate::access::{KeySettings, check_engine, no_access};
 use crate::has_no_room;
 use crate::trust::no_key;
 use api::{Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
@@ -16,8 +17,8 @@ use containers::{Asked, Error, Places};
 use ids::HostPid;
 use images::Signer;
 use service::{
-    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem,
-    SigningSettings, Way, blocking, chain, holds_checkpoint,
+    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, Way,
+    blocking, chain, holds_checkpoint,
 };
 
 /// Where engines keep their state, and stasis its own.
@@ -34,7 +35,7 @@ pub(super) fn places(engines: &EngineSettings, run_dir: &Path) -> Places {
 #[derive(Clone, Debug)]
 struct Containers {
     root: CheckpointRoot,
-    signing: SigningSettings,
+    keys: KeySettings,
     places: Places,
     room: Room,
     operations: Operations,
@@ -43,7 +44,7 @@ struct Containers {
 
 /// The router of these paths.
 pub(super) fn router(
-    (root, signing): (CheckpointRoot, SigningSettings),
+    (root, keys): (CheckpointRoot, KeySettings),
     (places, room): (Places, Room),
     operations: Operations,
     metrics: DumpMetrics,
@@ -51,7 +52,7 @@ pub(super) fn router(
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
-        .with_state(Containers { root, signing, places, room, operations, metrics })
+        .with_state(Containers { root, keys, places, room, operations, metrics })
 }
 
 fn not_for(user: Option<User>) -> Result<(), Problem> {
@@ -142,6 +143,11 @@ fn checkpoint(
     state: &Containers,
     request: &ContainerDumpRequest,
 ) -> Result<ContainerCheckpoint, Problem> {
+    let keys = &state.keys;
+    check_engine(&keys.recipients, keys.demand).map_err(|error| {
+        Problem { status: StatusCode::UNPROCESSABLE_ENTITY, ..no_access(&error) }
+            .coded(Code::Unsupported)
+    })?;
     let listing = containers::list(&state.places);
     let container =
         listing.find(&request.container, request.engine).map_err(|error| problem(&error))?;
@@ -169,7 +175,7 @@ fn checkpoint(
         return Err(Problem::field("labels", message).remedy("leave them out"));
     }
     let signer =
-        Signer::asked(state.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
+        Signer::asked(state.keys.signing.signing_key.as_deref()).map_err(|error| no_key(&error))?;
     let done = containers::checkpoint(container, &asked, &state.places);
     let mut done = done.map_err(|error| problem(&error))?;
     // The engine has ended it by now: an unsigned checkpoint is better than none.

@@ -12,11 +12,12 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use catalog::Most;
-use images::Images;
+use images::{Access, Images};
 use service::{CheckpointRoot, OnBehalfOf, Problem, blocking, chain};
 use tokio::sync::Semaphore;
 
 use super::checkpoints::{named, none, place};
+use crate::access::KeySettings;
 
 /// So many checkpoints, or pairs of them, are read at a time.
 const AT_A_TIME: usize = 2;
@@ -24,31 +25,32 @@ const AT_A_TIME: usize = 2;
 #[derive(Clone, Debug)]
 struct Looks {
     root: CheckpointRoot,
+    keys: KeySettings,
     places: Arc<Semaphore>,
 }
 
 /// The router of these paths.
-pub(super) fn router(root: CheckpointRoot) -> Router {
+pub(super) fn router(root: CheckpointRoot, keys: KeySettings) -> Router {
     let places = Arc::new(Semaphore::new(AT_A_TIME));
     Router::new()
         .route("/v1/comparisons", get(compare))
         .route("/v1/contents/{*directory}", get(contents))
-        .with_state(Looks { root, places })
+        .with_state(Looks { root, keys, places })
 }
 
 impl Looks {
     /// Runs what reads checkpoints, when it is its turn. It has its place until it has ended, also if nobody waits for it any more.
     async fn in_turn<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&CheckpointRoot) -> Result<T, Problem> + Send + 'static,
+        work: impl FnOnce(&CheckpointRoot, &KeySettings) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let place = self.places.clone().acquire_owned().await.map_err(|error| {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("wait for a turn: {error}"))
         })?;
-        let root = self.root.clone();
+        let (root, keys) = (self.root.clone(), self.keys.clone());
         blocking(move || {
             let _place = place;
-            work(&root)
+            work(&root, &keys)
         })
         .await
     }
@@ -62,14 +64,19 @@ fn unreadable(directory: &Directory, error: &images::Error) -> Problem {
         Io { .. } | OfPath { .. } => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, chain(error)).of("directory")
         }
+        error @ (images::Error::Encrypted { .. } | images::Error::NotARecipient { .. }) => {
+            Problem::field("directory", format!("read {directory}: {}", chain(error)))
+                .coded(Code::Encrypted)
+                .remedy("have the dumper read by a key of its recipients (--identities), or show it where that key is: stasis show")
+        }
         error => Problem::field("directory", format!("read {directory}: {}", chain(error)))
             .coded(Code::Damaged)
             .remedy("POST /v1/verifications tells which of its files are not as they were written"),
     }
 }
 
-fn open(path: &FilePath, directory: &Directory) -> Result<Images, Problem> {
-    Images::open(path).map_err(|error| unreadable(directory, &error))
+fn open(path: &FilePath, directory: &Directory, access: &Access) -> Result<Images, Problem> {
+    Images::open_as(path, access).map_err(|error| unreadable(directory, &error))
 }
 
 async fn compare(
@@ -81,10 +88,11 @@ async fn compare(
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rejection.body_text())
             .remedy("send before and after, each the directory of a checkpoint")
     })?;
-    let found = looks.in_turn(move |root| {
+    let found = looks.in_turn(move |root, keys| {
         let (_, old) = place(root, asker, &before)?;
         let (_, new) = place(root, asker, &after)?;
-        let (old, new) = (open(&old, &before)?, open(&new, &after)?);
+        let access = keys.to_look()?;
+        let (old, new) = (open(&old, &before, &access)?, open(&new, &after, &access)?);
         let found = catalog::compare(&old, &new);
         let mut found = found.map_err(|error| {
             // It does not say which of the two, but by the image's name.
@@ -104,9 +112,9 @@ async fn contents(
     Path(name): Path<String>,
 ) -> Result<Json<CheckpointContents>, Problem> {
     let directory = named(&name)?;
-    let found = looks.in_turn(move |root| {
+    let found = looks.in_turn(move |root, keys| {
         let (_, path) = place(root, asker, &directory)?;
-        let found = catalog::contents(&open(&path, &directory)?, Most::SENT);
+        let found = catalog::contents(&open(&path, &directory, &keys.to_look()?)?, Most::SENT);
         let mut found = found.map_err(|error| unreadable(&directory, &error))?;
         found.directory = directory.to_string();
         Ok(found)

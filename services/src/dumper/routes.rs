@@ -11,8 +11,7 @@ use collector::Home;
 use dumper::{DumpOptions, dump};
 use images::{Destination, NewDirectory, Nowhere, WriteOptions};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, SigningSettings, Traces,
-    Way, blocking,
+    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, Traces, Way, blocking,
 };
 
 use super::asked::{Dumper, options, place_of, whole_name};
@@ -22,11 +21,12 @@ use super::problems::problem;
 use super::room::Room;
 use super::together;
 use crate::Told;
+use crate::access::{KeySettings, destination};
 
 /// The router of the dumper's own paths. `programs` is [`DumpOptions::programs`].
 pub(super) fn router(
     root: CheckpointRoot,
-    (programs, undo, room, signing): (Home, PathBuf, Room, SigningSettings),
+    (programs, undo, room, keys): (Home, PathBuf, Room, KeySettings),
     (dirty_logs, parents): (PathBuf, Parents),
     operations: Operations,
     metrics: DumpMetrics,
@@ -39,7 +39,7 @@ pub(super) fn router(
         room,
         dirty_logs,
         parents,
-        signing,
+        keys,
         metrics,
         traces,
         operations,
@@ -60,14 +60,15 @@ fn prepare(
     user: Option<User>,
 ) -> Result<(DumpOptions, Box<dyn Destination>, Held), Problem> {
     let (options, kept) = options(dumper, request, user)?;
-    let directory = &request.directory;
+    let (directory, recipients) = (&request.directory, dumper.recipients()?);
     if request.dry_run {
-        let nowhere = Nowhere { path: directory.as_str().into() };
+        let (path, encrypts) = (directory.as_str().into(), recipients.is_some());
+        let nowhere = Nowhere { path, encrypts };
         return Ok((options, Box::new(nowhere), (kept, None)));
     }
     let (path, way) = place_of(dumper, user, directory)?;
-    let destination = NewDirectory { path, options: WriteOptions::default() };
-    Ok((options, Box::new(destination), (kept, Some(way))))
+    let directory = NewDirectory { path, options: WriteOptions::default() };
+    Ok((options, destination(directory, recipients), (kept, Some(way))))
 }
 
 async fn make(

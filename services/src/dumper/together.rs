@@ -11,6 +11,7 @@ use api::{
 use axum::Json;
 use axum::extract::State;
 use dumper::{Cancel, DumpOptions, Member, Together, dump_together};
+use encryption::Recipients;
 use images::{Destination, NewGroup, Nowhere, Progress, WriteOptions};
 use service::{Body, OnBehalfOf, OperationName, OperationProgress, Problem, Way, blocking};
 
@@ -18,6 +19,7 @@ use super::asked::{Dumper, options, place_of, whole_name};
 use super::metrics::Dumped;
 use super::parents::Parent;
 use super::problems::problem;
+use crate::access::destination;
 
 /// How far all of them are together.
 #[derive(Debug, Default)]
@@ -56,6 +58,8 @@ struct Prepared {
     /// By what the checkpoints are called that are of one moment.
     id: String,
     trees: Vec<Tree>,
+    /// To whom they are encrypted, if they are.
+    recipients: Option<Arc<Recipients>>,
     /// `None`: nothing is written.
     group: Option<NewGroup>,
     /// What stays where it is meanwhile.
@@ -108,6 +112,7 @@ fn prepare(
     cancel: &Cancel,
 ) -> Result<Prepared, Problem> {
     let names = check(request)?;
+    let recipients = dumper.recipients()?;
     let id = catalog::labels::new_moment();
     let (mut trees, mut parents) = (Vec::new(), Vec::new());
     for (dump, name) in request.dumps.iter().zip(names) {
@@ -122,7 +127,8 @@ fn prepare(
         trees.push(Tree { options, directory, name, labels });
     }
     if request.dumps.iter().any(|dump| dump.dry_run) {
-        return Ok(Prepared { id: String::new(), trees, group: None, _held: (parents, None) });
+        let (id, _held) = (String::new(), (parents, None));
+        return Ok(Prepared { id, trees, recipients, group: None, _held });
     }
     let (path, way) = place_of(dumper, user, &request.directory)?;
     let group = NewGroup::create(&path, WriteOptions::default());
@@ -130,19 +136,22 @@ fn prepare(
         let error = dumper::Error::Images(error);
         problem(&error, trees[0].options.pid)
     })?;
-    Ok(Prepared { id, trees, group: Some(group), _held: (parents, Some(way)) })
+    Ok(Prepared { id, trees, recipients, group: Some(group), _held: (parents, Some(way)) })
 }
 
 impl Prepared {
     /// Dumps all.
     fn dump(&self, progress: &OperationProgress) -> Result<Together, dumper::Error> {
-        let destination = |tree: &Tree| -> Box<dyn Destination> {
+        let place = |tree: &Tree| -> Box<dyn Destination> {
             match &self.group {
-                Some(group) => Box::new(group.member(&tree.name)),
-                None => Box::new(Nowhere { path: tree.directory.as_str().into() }),
+                Some(group) => destination(group.member(&tree.name), self.recipients.clone()),
+                None => Box::new(Nowhere {
+                    path: tree.directory.as_str().into(),
+                    encrypts: self.recipients.is_some(),
+                }),
             }
         };
-        let destinations: Vec<_> = self.trees.iter().map(destination).collect();
+        let destinations: Vec<_> = self.trees.iter().map(place).collect();
         let part = Part(progress.clone(), Arc::default());
         let mut parts = vec![part; self.trees.len()];
         let of = self.trees.iter().zip(&destinations).zip(&mut parts);

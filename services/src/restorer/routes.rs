@@ -15,23 +15,39 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use ids::HostPid;
-use images::{Images, Quiet, TrustedKeys};
+use images::{Access, Images, Quiet};
 use nix::unistd::{SysconfVar, sysconf};
 use prometheus::{Histogram, IntCounterVec, IntGauge};
 use serde::{Deserialize, Serialize};
 use service::metrics::{Failures, Metrics, definitions as are};
 use service::{
-    Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Problem, TrustSettings, Worker,
-    WorkerError, chain, holds_checkpoint, worker_answer,
+    Body, CheckpointRoot, DemandSettings, IdentitySettings, OnBehalfOf, OperationName, Operations,
+    Problem, Worker, WorkerError, chain, holds_checkpoint, worker_answer,
 };
 
 use super::reaper::Reaper;
+use crate::access::{AccessError, access, code};
 use crate::has_no_room;
 use crate::trust::REMEDY;
 use restorer::{
     AfterRestore, Connections, Error, Parent, Record, RestoreOptions, Trust, Validation, layout,
     restore,
 };
+
+/// By what checkpoints are read, and whose are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Keys {
+    pub(super) trust: Option<PathBuf>,
+    pub(super) identities: IdentitySettings,
+    pub(super) demand: bool,
+}
+
+impl Keys {
+    fn access(&self) -> Result<Access, AccessError> {
+        let demand = DemandSettings { demand_encryption: self.demand };
+        access(self.trust.as_deref(), &self.identities, demand)
+    }
+}
 
 /// What a worker is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +61,7 @@ struct Work {
     on_behalf_of: Option<User>,
     records: PathBuf,
     labels: Labels,
-    trust: Option<PathBuf>,
+    keys: Keys,
     /// The process number of the service.
     service: u32,
 }
@@ -54,7 +70,7 @@ struct Work {
 struct Restorer {
     records: PathBuf,
     root: CheckpointRoot,
-    trust: TrustSettings,
+    keys: Keys,
     reaper: Reaper,
     worker: Worker,
     metrics: RestoreMetrics,
@@ -113,7 +129,7 @@ fn bytes(pages: u64) -> f64 {
 /// # Errors
 /// If the metrics are registered already, or our own binary cannot be found for workers.
 pub(super) fn router(
-    (root, trust): (CheckpointRoot, TrustSettings),
+    (root, keys): (CheckpointRoot, Keys),
     reaper: Reaper,
     records: PathBuf,
     metrics: &Metrics,
@@ -128,7 +144,7 @@ pub(super) fn router(
     }
     let operations = Operations::default();
     let asked = operations.router();
-    let restorer = Restorer { records, root, trust, reaper, worker, metrics, operations };
+    let restorer = Restorer { records, root, keys, reaper, worker, metrics, operations };
     let own = Router::new().route("/v1/restores", post(make).get(list)).with_state(restorer);
     Ok(own.merge(asked))
 }
@@ -180,7 +196,7 @@ fn work_for(
             .remedy("the dumper's GET /v1/checkpoints lists those there are"));
     }
     let was_uploaded = || images_dir.join(images::names::UPLOADED).symlink_metadata().is_ok();
-    if !request.any_origin && restorer.trust.trusted_keys.is_none() && was_uploaded() {
+    if !request.any_origin && restorer.keys.trust.is_none() && was_uploaded() {
         let message = format!(
             "{directory} came as an archive, and no keys are trusted here by which it could be signed"
         );
@@ -199,7 +215,7 @@ fn work_for(
         on_behalf_of: user,
         records: restorer.records.clone(),
         labels,
-        trust: restorer.trust.trusted_keys.clone(),
+        keys: restorer.keys.clone(),
         service: std::process::id(),
     };
     Ok((work, whole))
@@ -225,7 +241,16 @@ async fn make(
     let name = directory.clone();
     let task = tokio::task::spawn_blocking(move || {
         let spawn = |mut command: Command| {
-            let images = Images::open(&work.images_dir).ok();
+            let images = Images::open_locked(&work.images_dir, &Access::default()).ok();
+            // Where its memory was laid out is in what is encrypted.
+            let images = match images.as_ref().is_some_and(Images::is_locked) {
+                true => work
+                    .keys
+                    .access()
+                    .ok()
+                    .and_then(|access| Images::open_as(&work.images_dir, &access).ok()),
+                false => images,
+            };
             if let Some(base) = images.as_ref().and_then(layout::mapping_base) {
                 command.args(["--mapping-base", &base.to_string()]);
             }
@@ -373,13 +398,12 @@ pub(super) fn work(mapping_base: Option<u64>) -> Result<(), WorkerError> {
             joined: Default::default(),
             on_behalf_of: work.on_behalf_of.map(|user| (user.uid, user.gid)),
         };
-        let keys = TrustedKeys::demanded(work.trust.as_deref());
-        let keys = keys.map_err(|error| ErrorDetail {
+        let access = work.keys.access().map_err(|error| ErrorDetail {
             message: chain(&error),
-            remedy: Some(REMEDY.to_owned()),
+            remedy: Some(error.remedy().unwrap_or(REMEDY).to_owned()),
             ..ErrorDetail::default()
         })?;
-        let images = Images::open_trusted(&work.images_dir, keys.as_ref()).map_err(Error::from);
+        let images = Images::open_as(&work.images_dir, &access).map_err(Error::from);
         let report = images
             .and_then(|images| restore(&options, &images, &mut hooks::Nobody, &mut Quiet))
             .map_err(|error| detail(&error))?;
@@ -398,8 +422,8 @@ fn detail(error: &Error) -> ErrorDetail {
             | images::Error::Truncated { .. }
             | images::Error::Magic { .. },
         ) => ErrorDetail { code: Code::Damaged, ..detail },
-        Error::Images(images::Error::Untrusted { .. }) => {
-            ErrorDetail { code: Code::Untrusted, ..detail }
+        Error::Images(error) if code(error).is_some() => {
+            ErrorDetail { code: code(error).unwrap_or_default(), ..detail }
         }
         error if has_no_room(error) => ErrorDetail { code: Code::NoRoom, ..detail },
         _ => detail,
