@@ -7,7 +7,10 @@ use clap::{Parser, Subcommand};
 use collector::Home;
 use criu::{External, ExternalMounts};
 use ids::HostPid;
-use service::{EngineSettings, SigningSettings, TrustSettings};
+use service::{
+    DemandSettings, EngineSettings, IdentitySettings, RecipientSettings, SigningSettings,
+    TrustSettings,
+};
 
 use crate::gateway_options::GatewayOptions;
 use crate::voice::Voice;
@@ -171,6 +174,12 @@ pub(crate) struct DumpOptions {
     pub(crate) labels: Option<api::Labels>,
     #[command(flatten)]
     pub(crate) signing: SigningSettings,
+    #[command(flatten)]
+    pub(crate) recipients: RecipientSettings,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
+    #[command(flatten)]
+    pub(crate) demand: DemandSettings,
     /// Directory of what is known at run time
     #[arg(long, value_name = "DIR", default_value = "/run/stasis", env = "STASIS_RUN_DIR")]
     pub(crate) run_dir: PathBuf,
@@ -386,6 +395,10 @@ pub(crate) struct RestoreOptions {
     pub(crate) file_validation: FileValidation,
     #[command(flatten)]
     pub(crate) trust: TrustSettings,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
+    #[command(flatten)]
+    pub(crate) demand: DemandSettings,
     /// Have TCP connections come back closed
     #[arg(long)]
     pub(crate) tcp_close: bool,
@@ -420,6 +433,8 @@ pub(crate) struct UnlockOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
 }
 
 #[derive(Debug, clap::Args)]
@@ -447,6 +462,8 @@ pub(crate) struct ShowOptions {
     /// Directory that holds the checkpoint
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
 }
 
 #[derive(Debug, clap::Args)]
@@ -474,6 +491,8 @@ pub(crate) struct DiffOptions {
     /// Directory that holds the second
     #[arg(value_name = "AFTER")]
     pub(crate) after: PathBuf,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
 }
 
 #[derive(Debug, clap::Args)]
@@ -483,6 +502,10 @@ pub(crate) struct VerifyOptions {
     pub(crate) directory: PathBuf,
     #[command(flatten)]
     pub(crate) trust: TrustSettings,
+    #[command(flatten)]
+    pub(crate) identities: IdentitySettings,
+    #[command(flatten)]
+    pub(crate) demand: DemandSettings,
 }
 
 #[derive(Debug, clap::Args)]

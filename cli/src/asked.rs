@@ -6,8 +6,10 @@ use criu::Failure;
 use dumper::{AfterDump, Connections, DumpOptions, ExternalUnix};
 use ids::HostPid;
 use images::{Images, Signer};
+use services::access::access;
 
 use crate::args;
+use crate::restore::no_keys;
 
 /// Of a process, by what was typed for it.
 pub(crate) fn asked(
@@ -28,7 +30,13 @@ pub(crate) fn asked(
         let error = format!("dump process {pid}: no such process");
         return Err(Failure::with_remedy(error, "`stasis ps` lists those there are"));
     }
-    let parent = parent.map(Images::open).transpose().map_err(dumper::Error::Parent)?;
+    let parent = match parent {
+        None => None,
+        Some(parent) => {
+            let access = access(None, &options.identities, options.demand).map_err(no_keys)?;
+            Some(Images::open_as(parent, &access).map_err(dumper::Error::Parent)?)
+        }
+    };
     let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     Ok(DumpOptions {
         after,

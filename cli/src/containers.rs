@@ -9,15 +9,18 @@ use containers::{Asked, Error, Places};
 use criu::{Failure, Host};
 use images::Signer;
 use service::EngineSettings;
+use services::access::check_engine;
 
 use crate::args::{DumpOptions, ProgramPlaces, PsOptions};
 use crate::ps::{plain, reasons};
+use crate::restore::no_keys;
 use crate::show::explain;
 use crate::summaries;
 use crate::voice::Voice;
 
 /// The container's checkpoint, made by its engine.
 pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
+    check_engine(&options.recipients, options.demand).map_err(no_keys)?;
     let places = places(&options.engines, options.run_dir.clone(), &options.programs);
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;

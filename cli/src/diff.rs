@@ -1,5 +1,6 @@
 //! `stasis diff`: what differs between two checkpoints.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,9 +10,12 @@ use api::{
 };
 use criu::Failure;
 use images::Images;
+use service::DemandSettings;
+use services::access::access;
 
 use crate::args::DiffOptions;
 use crate::progress::{bytes, count, time};
+use crate::restore::no_keys;
 use crate::show::explain;
 use crate::voice::{BAD, GOOD, NOTABLE, STRONG, Voice, in_style};
 
@@ -19,7 +23,8 @@ use crate::voice::{BAD, GOOD, NOTABLE, STRONG, Voice, in_style};
 const SHOWN: usize = 40;
 
 pub(crate) fn run(options: &DiffOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let open = |directory| Images::open(directory).map_err(explain);
+    let access = access(None, &options.identities, DemandSettings::default()).map_err(no_keys)?;
+    let open = |directory: &Path| Images::open_as(directory, &access).map_err(explain);
     let (before, after) = (open(&options.before)?, open(&options.after)?);
     let found = catalog::compare(&before, &after).map_err(explain)?;
     tell(&found, voice)

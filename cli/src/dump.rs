@@ -9,11 +9,13 @@ use images::{Destination, NewDirectory, Nowhere, WriteOptions};
 
 use crate::args;
 use crate::asked::asked;
+use crate::restore::no_keys;
 use crate::summaries::{self, Dumped, Tried};
 use crate::voice::Voice;
 use criu::Failure;
 use ids::HostPid;
 use serde_json::json;
+use services::access;
 
 /// `stasis dump PID`.
 pub(crate) fn run(options: &args::DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
@@ -23,20 +25,22 @@ pub(crate) fn run(options: &args::DumpOptions, voice: Voice) -> Result<ExitCode,
     let directory =
         directory.clone().map(|path| NewDirectory { path, options: WriteOptions::default() });
     let asked = asked(options, pid, options.parent.as_deref())?;
+    let recipients = access::recipients(&options.recipients, options.demand).map_err(no_keys)?;
     if options.dry_run {
-        return dry_run(&asked, directory.as_ref(), voice);
+        return dry_run(&asked, directory.as_ref(), recipients.is_some(), voice);
     }
-    let Some(destination) = directory else { return Err("dump: no directory is named".into()) };
-    let mut report = dumper::dump(&asked, &destination, &mut hooks::Nobody, &mut voice.bar())?;
+    let Some(directory) = directory else { return Err("dump: no directory is named".into()) };
+    let destination = access::destination(directory, recipients);
+    let mut report = dumper::dump(&asked, &*destination, &mut hooks::Nobody, &mut voice.bar())?;
     let labels = options.labels.as_ref();
-    report.warnings.extend(catalog::labels::unlabelled(&destination.path, labels));
+    report.warnings.extend(catalog::labels::unlabelled(destination.path(), labels));
     for warning in &report.warnings {
         voice.note(warning);
     }
     let summary = DumpSummary::from(&report);
     let dumped = Dumped {
         root: Some(pid.get()),
-        directory: destination.path.display().to_string(),
+        directory: destination.path().display().to_string(),
         job: None,
         summary: Some(summary.clone()),
     };
@@ -50,11 +54,12 @@ pub(crate) fn run(options: &args::DumpOptions, voice: Voice) -> Result<ExitCode,
 fn dry_run(
     asked: &DumpOptions,
     directory: Option<&NewDirectory>,
+    encrypts: bool,
     voice: Voice,
 ) -> Result<ExitCode, Failure> {
     // One that cannot be made, or holds a checkpoint, is refused as it would be; nothing is left of it.
     drop(directory.map(Destination::begin).transpose().map_err(dumper::Error::Images)?);
-    let nowhere = Nowhere { path: "a dry run".into() };
+    let nowhere = Nowhere { path: "a dry run".into(), encrypts };
     let report = dumper::dump(asked, &nowhere, &mut hooks::Nobody, &mut voice.bar())?;
     for warning in &report.warnings {
         voice.note(warning);

@@ -79,9 +79,16 @@ fn line(found: &CheckpointSummary) -> String {
     let CheckpointSummary { directory, image_bytes, pid, comm, processes, .. } = found;
     let frozen = found.frozen_us.map(|micros| time(Duration::from_micros(micros)));
     let (size, frozen) = (bytes(*image_bytes), frozen.unwrap_or_default());
-    let comm = plain(comm);
-    let mut text =
-        format!("{size:>11} {processes:>9} {pid:>8} {frozen:>9}  {comm:<16}  {directory}");
+    let mut text = match found.encrypted {
+        true => format!(
+            "{size:>11} {:>9} {:>8} {frozen:>9}  {:<16}  {directory}",
+            "", "", "(encrypted)"
+        ),
+        false => {
+            let comm = plain(comm);
+            format!("{size:>11} {processes:>9} {pid:>8} {frozen:>9}  {comm:<16}  {directory}")
+        }
+    };
     if let Some(parent) = &found.parent {
         text += &format!(" (after {parent})");
     }
@@ -114,7 +121,9 @@ mod tests {
              "processes": 1, "threads": 2, "frozen_us": 830, "labels": {"app": "web"}, "uploaded": true,
              "signed_by": ["6f0c"]},
             {"directory": "web/second", "created_ms": 1, "image_bytes": 4096, "pid": 4711, "comm": "python3",
-             "processes": 1, "threads": 2, "parent": "web/first", "damage": "no pstree.img"}],
+             "processes": 1, "threads": 2, "parent": "web/first", "damage": "no pstree.img"},
+            {"directory": "web/secret", "created_ms": 1, "image_bytes": 4096, "pid": 0, "comm": "", "processes": 0, "threads": 0,
+             "encrypted": true}],
             "unfinished": [{"path": "web/.x.stasis-tmp-1-0", "bytes": 4096, "being_written": true}]}"#;
         let shown = text(&serde_json::from_str(json).unwrap());
         let shown = anstream::adapter::strip_str(&shown).to_string();
@@ -129,7 +138,11 @@ mod tests {
         );
         assert!(lines[2].ends_with("python3           web/second (after web/first)"), "{shown}");
         assert_eq!(lines[3].trim(), "damaged: no pstree.img");
-        assert!(lines[4].contains("a dump is writing it"), "{shown}");
+        assert_eq!(
+            lines[4].trim(),
+            "4.00 KiB                               (encrypted)       web/secret"
+        );
+        assert!(lines[5].contains("a dump is writing it"), "{shown}");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn run_here(args: Args, voice: Voice) -> Result<ExitCode, Failure> {
         }
         Command::Unlock(options) => {
             require("unlock")?;
-            restore::unlock(&options.directory, voice)
+            restore::unlock(&options, voice)
         }
         Command::Ps(options) => {
             require("ps")?;

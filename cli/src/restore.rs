@@ -1,10 +1,9 @@
 //! `stasis restore`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use ids::HostPid;
-use images::{Images, TrustedKeys};
+use images::Images;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -19,6 +18,8 @@ use api::RestoreSummary;
 use criu::Failure;
 use criu::Pidfile;
 use serde_json::json;
+use service::DemandSettings;
+use services::access::{AccessError, access};
 
 /// Why the restored tree could not be waited for.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +31,9 @@ struct WaitError {
 }
 
 pub(crate) fn run(options: &args::RestoreOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let keys = TrustedKeys::demanded(options.trust.trusted_keys.as_deref())?;
-    let images = Images::open_trusted(&options.directory, keys.as_ref());
-    let images = images.map_err(restorer::Error::from)?;
+    let trusted = options.trust.trusted_keys.as_deref();
+    let access = access(trusted, &options.identities, options.demand).map_err(no_keys)?;
+    let images = Images::open_as(&options.directory, &access).map_err(restorer::Error::from)?;
     restorer::layout::take(&images)?;
     let pidfile = options.pidfile.as_deref().map(Pidfile::reserve).transpose()?;
     let report = restore(options, &images, &mut voice.bar())?;
@@ -92,9 +93,19 @@ fn restore(
     restorer::restore(&asked, images, &mut hooks::Nobody, bar)
 }
 
+/// That keys cannot be used.
+pub(crate) fn no_keys(error: AccessError) -> Failure {
+    match error.remedy() {
+        Some(remedy) => Failure::with_remedy(error, remedy),
+        None => error.into(),
+    }
+}
+
 /// `stasis unlock`.
-pub(crate) fn unlock(directory: &Path, voice: Voice) -> Result<ExitCode, Failure> {
-    let (state, lock, text) = match restorer::unlock(&Images::open(directory)?)? {
+pub(crate) fn unlock(options: &args::UnlockOptions, voice: Voice) -> Result<ExitCode, Failure> {
+    let access = access(None, &options.identities, DemandSettings::default());
+    let images = Images::open_as(&options.directory, &access.map_err(no_keys)?)?;
+    let (state, lock, text) = match restorer::unlock(&images)? {
         Unlocked::Taken(name) => {
             let text = format!("unlocked: {name} is gone\n");
             ("taken", Some(name), text)

@@ -10,11 +10,13 @@ use criu::Failure;
 use dumper::{DumpOptions, DumpReport, MOST_TOGETHER, Member};
 use ids::HostPid;
 use images::{Destination, NewDirectory, NewGroup, Nowhere, WriteOptions};
+use services::access;
 
 use crate::args;
 use crate::asked::asked;
 use crate::progress::Bar;
 use crate::ps::plain;
+use crate::restore::no_keys;
 use crate::summaries::{self, Dumped, NotDumped, Several};
 use crate::voice::{Voice, fail};
 
@@ -52,10 +54,15 @@ fn together(options: &args::DumpOptions, voice: Voice) -> Result<ExitCode, Failu
     let id = catalog::labels::new_moment();
     let labels = options.labels.clone().unwrap_or_default();
     let labels = catalog::labels::of_moment(&id, &labels)?;
+    let recipients = access::recipients(&options.recipients, options.demand).map_err(no_keys)?;
+    let encrypts = recipients.is_some();
     let destination = |asked: &DumpOptions| -> Box<dyn Destination> {
         match &group {
-            Some(group) => Box::new(group.member(&asked.pid.to_string())),
-            None => Box::new(Nowhere { path: place(directory, asked.pid) }),
+            Some(group) => {
+                let member = group.member(&asked.pid.to_string());
+                access::destination(member, recipients.clone())
+            }
+            None => Box::new(Nowhere { path: place(directory, asked.pid), encrypts }),
         }
     };
     let destinations: Vec<_> = asked.iter().map(destination).collect();
@@ -160,9 +167,13 @@ fn dump_one(
 ) -> Result<DumpReport, Failure> {
     let asked = one(options, pid)?;
     let path = place(options.directory.as_deref(), pid);
+    let recipients = access::recipients(&options.recipients, options.demand).map_err(no_keys)?;
     let destination: Box<dyn Destination> = match options.dry_run {
-        true => Box::new(Nowhere { path: path.clone() }),
-        false => Box::new(NewDirectory { path: path.clone(), options: WriteOptions::default() }),
+        true => Box::new(Nowhere { path: path.clone(), encrypts: recipients.is_some() }),
+        false => {
+            let directory = NewDirectory { path: path.clone(), options: WriteOptions::default() };
+            access::destination(directory, recipients)
+        }
     };
     let mut report =
         dumper::dump(&asked, destination.as_ref(), &mut hooks::Nobody, &mut voice.bar())?;

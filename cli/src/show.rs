@@ -15,13 +15,18 @@ use images::{Images, Unfinished};
 
 use crate::args::ShowOptions;
 use crate::progress::bytes;
+use crate::restore::no_keys;
 use crate::voice::Voice;
 use criu::Failure;
 use criu::shell::with_sudo;
+use service::DemandSettings;
+use services::access::access;
 
 /// `stasis show`.
 pub(crate) fn run(options: &ShowOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let shown = Images::open(&options.directory).and_then(|dir| catalog::contents(&dir, Most::ALL));
+    let access = access(None, &options.identities, DemandSettings::default()).map_err(no_keys)?;
+    let shown = Images::open_as(&options.directory, &access);
+    let shown = shown.and_then(|dir| catalog::contents(&dir, Most::ALL));
     for left in unfinished(&options.directory) {
         let (path, size) = (left.path.display(), bytes(left.bytes));
         match left.being_written {

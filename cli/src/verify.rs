@@ -4,20 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use api::{DamagedFile, Verification};
-use images::{Images, Signer, TrustedKeys};
+use images::{Access, Images, Signer};
 use serde_json::json;
+use services::access::access;
 
 use crate::args::{RemoveOptions, SignOptions, VerifyOptions};
 use crate::progress::bytes;
 use crate::ps::plain;
+use crate::restore::no_keys;
 use crate::show::explain;
 use crate::voice::{BAD, GOOD, Voice, in_style};
 use criu::Failure;
 
 /// `stasis verify`.
 pub(crate) fn run(options: &VerifyOptions, voice: Voice) -> Result<ExitCode, Failure> {
-    let keys = TrustedKeys::demanded(options.trust.trusted_keys.as_deref())?;
-    let images = Images::open_trusted(&options.directory, keys.as_ref());
+    let trusted = options.trust.trusted_keys.as_deref();
+    let access = access(trusted, &options.identities, options.demand).map_err(no_keys)?;
+    let images = Images::open_locked(&options.directory, &access);
     let found = images.and_then(|images| images::verify(&images)).map_err(explain)?;
     let found = catalog::verification(&found, |path| path.display().to_string());
     tell(&found, voice)
@@ -51,6 +54,10 @@ fn text(found: &Verification, quiet: bool) -> String {
         0 => format!("{files} files, {size}: {}\n", in_style(GOOD, "as they were written")),
         damages => format!("{files} files, {size}, are as they were written; {damages} not\n"),
     };
+    if found.locked {
+        text +=
+            "it is encrypted: what is stored was compared, and not what is in it (--identities)\n";
+    }
     if let Some(key) = &found.signed_by {
         text += &format!("signed by key {key}\n");
     }
@@ -61,8 +68,9 @@ fn text(found: &Verification, quiet: bool) -> String {
 pub(crate) fn sign(options: &SignOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let signer = Signer::read(&options.signing_key)?;
     let directory = &options.directory;
-    let found = Images::open(directory).and_then(|images| images::verify(&images));
-    let found = found.map_err(explain)?;
+    // It is what is stored that is signed.
+    let images = Images::open_locked(directory, &Access::default());
+    let found = images.and_then(|images| images::verify(&images)).map_err(explain)?;
     if !found.damages.is_empty() || !found.unknown.is_empty() || !found.in_part.is_empty() {
         let found = catalog::verification(&found, |path| path.display().to_string());
         tell(&found, voice)?;
