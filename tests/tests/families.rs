@@ -142,7 +142,7 @@ fn mappings_rearranged_dumped_by_criu_peer() {
 // Sockets that are not of TCP or Unix.
 
 families! {
-    tracked tun datagrams_bound datagrams_waiting netlink_groups packet_beyond_criu packet_rings raw_sockets socket_filters_locked
+    tracked tun datagrams_bound datagrams_shared datagrams_waiting netlink_groups packet_beyond_criu packet_rings raw_sockets socket_filters_locked
 }
 
 families_that_criu_carries! { tun_plain netlink packet packet_old socket_filters udplite }

@@ -11,7 +11,7 @@ use libc::{
 
 use crate::sockets::{
     bind, connect, connected_to, get, get_bytes, ipv4, ipv6, is_silent, name, new, receive, send,
-    send_to, send_with, set, set_bytes,
+    send_to, send_with, set, set_bytes, try_bind,
 };
 use crate::stage::{Findings, Outcome, Stage};
 
@@ -182,6 +182,52 @@ pub(crate) fn raw(stage: &Stage) -> Outcome {
     found.same("receive", &Some(20 + 3), &receive(&bound, &mut bytes).ok());
     found.must("it has no port to send to", connected_to(&aimed).is_err());
     found.works("send elsewhere", send_to(&bound, b"x", &ipv4([127, 0, 0, 83], 0)));
+    found.outcome()
+}
+
+/// Sockets with an address in common, which may not share it any more: one for all addresses and those of single
+/// ones beside it, as a server of NTP has them, and two at the same address.
+pub(crate) fn shared(stage: &Stage) -> Outcome {
+    let bound = |family, address: &[u8]| {
+        let socket = new(family, SOCK_DGRAM, 0);
+        set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+        if family == AF_INET6 {
+            set(&socket, SOL_IPV6, libc::IPV6_V6ONLY, 1);
+        }
+        bind(&socket, address);
+        socket
+    };
+    let all = bound(AF_INET, &ipv4([0; 4], 0));
+    let port = u16::from_be_bytes(name(&all)[2..4].try_into().expect("two"));
+    let sockets = [
+        bound(AF_INET, &ipv4(LOOPBACK, port)),
+        bound(AF_INET, &ipv4([127, 0, 0, 83], port)),
+        bound(AF_INET, &ipv4([127, 0, 0, 83], port)),
+        bound(AF_INET6, &ipv6(Ipv6Addr::UNSPECIFIED, port)),
+        bound(AF_INET6, &ipv6(Ipv6Addr::LOCALHOST, port)),
+    ];
+    let of = || std::iter::once(&all).chain(&sockets);
+    // The last of them may share its address still.
+    for socket in of().take(sockets.len()) {
+        set(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 0);
+    }
+    let say = |socket| (name(socket), get(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR));
+    let before: Vec<_> = of().map(say).collect();
+    let peer = new(AF_INET, SOCK_DGRAM, 0);
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    found.same("addresses and SO_REUSEADDR", &before, &of().map(say).collect());
+    for (address, socket) in [([127, 0, 0, 99], &all), (LOOPBACK, &sockets[0])] {
+        found.works("send", send_to(&peer, &address, &ipv4(address, port)));
+        let mut bytes = [0; 16];
+        found.same("receive", &Some(4), &receive(socket, &mut bytes).ok());
+        found.same("what came", &address, bytes.first_chunk().expect("four"));
+    }
+    let other = new(AF_INET, SOCK_DGRAM, 0);
+    set(&other, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    found.must("nobody else may bind there", try_bind(&other, &ipv4(LOOPBACK, port)).is_err());
     found.outcome()
 }
 

@@ -129,6 +129,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("cramped", cramped::run),
     ("credentials", credentials::run),
     ("datagrams_bound", datagrams::bound),
+    ("datagrams_shared", datagrams::shared),
     ("datagrams_waiting", datagrams::waiting),
     ("disks", disks::run),
     ("disks_inside", disks::inside),

@@ -49,9 +49,13 @@ pub(crate) fn get(socket: &impl AsFd, level: i32, option: i32) -> u32 {
 }
 
 pub(crate) fn bind(socket: &impl AsFd, address: &[u8]) {
+    try_bind(socket, address).expect("bind");
+}
+
+pub(crate) fn try_bind(socket: &impl AsFd, address: &[u8]) -> Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel reads the address, whose length is given.
-    check(unsafe { libc::bind(fd, address.as_ptr().cast(), length(address)) }).expect("bind");
+    check(unsafe { libc::bind(fd, address.as_ptr().cast(), length(address)) }).map(drop)
 }
 
 pub(crate) fn connect(socket: &impl AsFd, address: &[u8]) {

@@ -1,8 +1,8 @@
 //! TCP sockets that wait for others or are connected ([`super::connections`]), and sockets without connections:
 //! UDP, UDP-Lite, ping and raw ones.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -66,13 +66,12 @@ impl FileKind for InetSocket {
                 false => sockets.push(entry),
             }
         }
-        let shared = shared_ports(&sockets);
-        let shares =
-            |entry: &InetSkEntry| shared.contains(&(entry.ns_id, entry.proto, entry.src_port));
+        let shared = Shared::of(&sockets);
         let networks = opening.opener.networks.clone();
         let makers = Arc::clone(&opening.opener.makers);
         let opened = sockets.into_iter().map(|entry| {
-            let socket = networks.within(entry.ns_id, || open(&makers, entry, shares(entry)))?;
+            let socket =
+                networks.within(entry.ns_id, || open(&makers, entry, shared.option(entry)))?;
             Ok((entry, socket))
         });
         let opened = opened.collect::<Result<Vec<_>, Error>>()?;
@@ -89,17 +88,62 @@ impl FileKind for InetSocket {
     }
 }
 
-/// Ports that TCP sockets share by `SO_REUSEPORT`, which one of them may have set back since: all of them
-/// are bound with it.
-fn shared_ports(entries: &[&InetSkEntry]) -> BTreeSet<(Option<u32>, u32, u32)> {
-    let tcp = entries.iter().filter(|entry| is_tcp(entry));
-    tcp.filter(|entry| entry.opts.so_reuseport())
-        .map(|entry| (entry.ns_id, entry.proto, entry.src_port))
-        .collect()
+/// A port of a protocol in a network namespace.
+type Port = (Option<u32>, u32, u32);
+
+fn port_of(entry: &InetSkEntry) -> Port {
+    (entry.ns_id, entry.proto, entry.src_port)
 }
 
-/// Makes the socket of an entry; `shares` says whether it shares its port with others.
-pub(super) fn open(makers: &Makers, entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> {
+/// Ports that several sockets have, by an option that each had when it was bound, and that may have been set back
+/// since: all of them are bound with it.
+struct Shared {
+    /// Of TCP, by `SO_REUSEPORT`.
+    tcp: BTreeSet<Port>,
+    /// Of all others, by `SO_REUSEADDR`: some of their addresses are the same, or are all addresses.
+    others: BTreeSet<Port>,
+}
+
+impl Shared {
+    fn of(entries: &[&InetSkEntry]) -> Self {
+        let tcp = entries.iter().filter(|entry| is_tcp(entry));
+        let tcp = tcp.filter(|entry| entry.opts.so_reuseport());
+        let mut places: BTreeMap<Port, Vec<&InetSkEntry>> = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| !is_tcp(entry) && entry.src_port != 0) {
+            places.entry(port_of(entry)).or_default().push(entry);
+        }
+        places.retain(|_, entries| {
+            let addresses = entries.iter().filter_map(|it| Some(it.local()?.ip().to_canonical()));
+            let addresses: BTreeSet<IpAddr> = addresses.collect();
+            // What each of them still has need not be given to them.
+            let kept = entries.iter().all(|it| it.opts.reuseaddr())
+                || entries.iter().all(|it| it.opts.so_reuseport());
+            let meet = addresses.len() < entries.len()
+                || entries.len() > 1 && addresses.iter().any(IpAddr::is_unspecified);
+            meet && !kept
+        });
+        Self {
+            tcp: tcp.map(|entry| port_of(entry)).collect(),
+            others: places.into_keys().collect(),
+        }
+    }
+
+    /// The option that a socket is bound with.
+    fn option(&self, entry: &InetSkEntry) -> Option<i32> {
+        let (ports, option) = match is_tcp(entry) {
+            true => (&self.tcp, libc::SO_REUSEPORT),
+            false => (&self.others, libc::SO_REUSEADDR),
+        };
+        ports.contains(&port_of(entry)).then_some(option)
+    }
+}
+
+/// Makes the socket of an entry; `shares` is the option by which it shares its port with others.
+pub(super) fn open(
+    makers: &Makers,
+    entry: &InetSkEntry,
+    shares: Option<i32>,
+) -> Result<OwnedFd, Error> {
     let kind = name(entry.r#type.cast_signed(), entry.proto.cast_signed()).unwrap_or("internet");
     let (Some(here), Some(there)) = (entry.local(), entry.peer()) else {
         return Err(Error::image(format!("socket {}", entry.id), "its address is none"));
@@ -141,7 +185,7 @@ fn bound(
     makers: &Makers,
     entry: &InetSkEntry,
     (here, there): (SocketAddr, SocketAddr),
-    shares: bool,
+    shares: Option<i32>,
     what: &str,
 ) -> Result<(OwnedFd, u32), Error> {
     let failed = |doing: &str| {
@@ -149,8 +193,8 @@ fn bound(
         move |source| Error::Kernel { operation, source }
     };
     let (socket, scope) = create(makers, entry, what)?;
-    if shares {
-        set_option(&socket, SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("prepare"))?;
+    if let Some(option) = shares {
+        set_option(&socket, SOL_SOCKET, option, 1).map_err(failed("prepare"))?;
     }
     if !entry.datagrams.is_empty() {
         // Nobody else's come in until it is connected, and has its own filter.
@@ -192,8 +236,8 @@ fn bound(
 mod tests {
     use super::*;
 
-    fn open(entry: &InetSkEntry, shares: bool) -> Result<OwnedFd, Error> {
-        super::open(&Makers::default(), entry, shares)
+    fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
+        super::open(&Makers::default(), entry, None)
     }
     use images::messages::{DatagramEntry, SK_CLOSE, SkOptsEntry};
     use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM};
@@ -222,14 +266,12 @@ mod tests {
     fn a_listener_listens() {
         let port = free_port();
         let entry = entry(SOCK_STREAM, IPPROTO_TCP, SK_LISTEN, port);
-        let socket = open(&entry, false).unwrap();
+        let socket = open(&entry).unwrap();
         finish(&socket, &entry).unwrap();
         assert_eq!(sockets::option(&socket, SOL_SOCKET, libc::SO_SNDBUF).unwrap(), 20000);
         assert_eq!(sockets::option(&socket, SOL_SOCKET, libc::SO_REUSEADDR).unwrap(), 0);
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert!(
-            open(&entry, false).unwrap_err().to_string().contains(&format!("127.0.0.1:{port}"))
-        );
+        assert!(open(&entry).unwrap_err().to_string().contains(&format!("127.0.0.1:{port}")));
     }
 
     /// Bound to any address and connected, it goes on to be for IPv4, too.
@@ -247,8 +289,7 @@ mod tests {
             ..entry(SOCK_DGRAM, IPPROTO_UDP, 1, port)
         };
         for only in [false, true] {
-            let socket =
-                open(&InetSkEntry { v6only: Some(only), ..of_ipv6.clone() }, false).unwrap();
+            let socket = open(&InetSkEntry { v6only: Some(only), ..of_ipv6.clone() }).unwrap();
             let value = sockets::option(&socket, libc::SOL_IPV6, libc::IPV6_V6ONLY).unwrap();
             assert_eq!(value, u32::from(only));
             let socket = std::net::UdpSocket::from(socket);
@@ -260,16 +301,39 @@ mod tests {
         }
         // A connection would choose another address: that of the dump counts.
         let elsewhere = vec![0, 0, 0, u32::from_ne_bytes([0, 0, 0, 7])];
-        assert!(open(&InetSkEntry { src_addr: elsewhere, ..of_ipv6 }, false).is_err());
+        assert!(open(&InetSkEntry { src_addr: elsewhere, ..of_ipv6 }).is_err());
+    }
+
+    /// Those whose addresses meet, if they could not be bound again with what they have now.
+    #[test]
+    fn addresses_that_were_shared_when_they_were_bound() {
+        let at = |address: [u8; 4], reuseaddr| {
+            let mut entry = entry(SOCK_DGRAM, IPPROTO_UDP, SK_CLOSE, 123);
+            entry.src_addr = vec![u32::from_ne_bytes(address)];
+            entry.opts.reuseaddr = Some(reuseaddr);
+            entry
+        };
+        let shared = |one: &InetSkEntry, other: &InetSkEntry| {
+            let shared = Shared::of(&[one, other]);
+            (shared.option(one), shared.option(other))
+        };
+        let (any, here, there) = ([0; 4], [127, 0, 0, 1], [127, 0, 0, 2]);
+        let set = (Some(libc::SO_REUSEADDR), Some(libc::SO_REUSEADDR));
+        assert_eq!(shared(&at(any, false), &at(here, false)), set);
+        assert_eq!(shared(&at(here, true), &at(here, false)), set);
+        assert_eq!(shared(&at(here, true), &at(here, true)), (None, None));
+        assert_eq!(shared(&at(there, false), &at(here, false)), (None, None));
+        let elsewhere = InetSkEntry { ns_id: Some(7), ..at(any, false) };
+        assert_eq!(shared(&elsewhere, &at(here, false)), (None, None));
     }
 
     #[test]
     fn connections_and_strange_sockets_are_refused() {
         // A connection without a peer.
-        assert!(open(&entry(SOCK_STREAM, IPPROTO_TCP, 1, 0), false).is_err());
-        assert!(open(&entry(libc::SOCK_SEQPACKET, 132, SK_CLOSE, 0), false).is_err());
+        assert!(open(&entry(SOCK_STREAM, IPPROTO_TCP, 1, 0)).is_err());
+        assert!(open(&entry(libc::SOCK_SEQPACKET, 132, SK_CLOSE, 0)).is_err());
         let bad = InetSkEntry { src_addr: vec![1, 2], ..entry(SOCK_DGRAM, IPPROTO_UDP, 7, 0) };
-        assert!(open(&bad, false).is_err());
+        assert!(open(&bad).is_err());
     }
 
     #[test]
@@ -285,16 +349,16 @@ mod tests {
         };
         let group =
             InetSkEntry { src_addr: vec![u32::from_ne_bytes([239, 83, 7, 1])], ..udp.clone() };
-        assert!(open(&group, false).unwrap_err().to_string().contains("cannot be"));
+        assert!(open(&group).unwrap_err().to_string().contains("cannot be"));
         let stream = InetSkEntry {
             r#type: SOCK_STREAM.cast_unsigned(),
             proto: IPPROTO_TCP.cast_unsigned(),
             state: SK_LISTEN,
             ..udp.clone()
         };
-        assert!(open(&stream, false).unwrap_err().to_string().contains("cannot be"));
+        assert!(open(&stream).unwrap_err().to_string().contains("cannot be"));
         // This needs root.
-        let socket = std::net::UdpSocket::from(open(&udp, false).unwrap());
+        let socket = std::net::UdpSocket::from(open(&udp).unwrap());
         let mut bytes = [0; 16];
         let (count, sender) = socket.recv_from(&mut bytes).unwrap();
         assert_eq!(
