@@ -53,10 +53,7 @@ pub(crate) fn check(plan: &Plan, records: Option<&Path>) -> Result<(), Error> {
         });
     }
     // All who had these numbers are gone: what they left behind is not of the tree.
-    if let Some(id) = wanted(plan).find(|&id| group_exists(id)) {
-        return Err(left_behind(id));
-    }
-    Ok(())
+    wanted(plan).try_for_each(|id| await_group(id, deadline))
 }
 
 /// The same in a pid namespace of others that the tree is born into.
@@ -122,18 +119,28 @@ fn await_free(id: HostPid, deadline: Instant) -> Result<bool, Error> {
     Ok(end == End::Gone && !exists(id))
 }
 
-/// Says who has a number, and why.
-fn taken(id: HostPid) -> Error {
-    let of = |number: HostPid| Dir::open(number).and_then(|dir| Stat::read(&dir)).ok();
-    let named = |number: HostPid| match of(number) {
+/// What a process has in its `stat`, if it is there.
+fn stat_of(number: HostPid) -> Option<Stat> {
+    Dir::open(number).and_then(|dir| Stat::read(&dir)).ok()
+}
+
+/// A process with its name.
+fn named(number: HostPid) -> String {
+    match stat_of(number) {
         Some(stat) => format!("process {number} ({})", stat.comm.to_string_lossy()),
         None => format!("process {number}"),
-    };
-    let parent = |stat: &Stat| {
-        stat.ppid.map_or_else(|| "a process outside of this pid namespace".to_owned(), named)
-    };
+    }
+}
+
+/// The parent of a process, with its name.
+fn parent(stat: &Stat) -> String {
+    stat.ppid.map_or_else(|| "a process outside of this pid namespace".to_owned(), named)
+}
+
+/// Says who has a number, and why.
+fn taken(id: HostPid) -> Error {
     let object = format!("process {id}");
-    match of(id) {
+    match stat_of(id) {
         Some(stat) if stat.is_dead() => Error::refused(
             support::host::number_of_zombie(&parent(&stat), stat.ppid).of(id, object),
         ),
@@ -145,13 +152,42 @@ fn taken(id: HostPid) -> Error {
     }
 }
 
-/// Says who keeps a number in use, as a member of the group or session that has it.
-fn left_behind(id: HostPid) -> Error {
-    let stat = |pid| Dir::open(pid).and_then(|dir| Stat::read(&dir)).ok();
+/// Waits until no process group and no session has a number, if all who are in it are ending.
+fn await_group(id: HostPid, deadline: Instant) -> Result<(), Error> {
+    while group_exists(id) {
+        let members = members(id);
+        let lives = |stat: &&Stat| !stat.is_dead() && stat.flags & EXITING == 0;
+        if let Some(stat) = members.iter().find(lives) {
+            return Err(left_behind(id, Some(stat)));
+        }
+        for stat in &members {
+            let Ok(process) = PidFd::open(stat.pid) else { continue };
+            let end = process.await_end(true, deadline);
+            let end =
+                end.map_err(Error::kernel(format!("wait for the end of process {}", stat.pid)))?;
+            if end != End::Gone {
+                return Err(left_behind(id, Some(stat)));
+            }
+        }
+        if members.is_empty() && group_exists(id) {
+            return Err(left_behind(id, None));
+        }
+    }
+    Ok(())
+}
+
+/// The processes of the group or session that has a number.
+fn members(id: HostPid) -> Vec<Stat> {
     let is_member = |stat: &Stat| stat.pgrp == Some(id) || stat.session == Some(id);
-    let mut members =
-        processes().unwrap_or_default().into_iter().filter_map(stat).filter(is_member);
-    let refusal = match members.next() {
+    processes().unwrap_or_default().into_iter().filter_map(stat_of).filter(is_member).collect()
+}
+
+/// Says who keeps a number in use, as a member of the group or session that has it.
+fn left_behind(id: HostPid, member: Option<&Stat>) -> Error {
+    let refusal = match member {
+        Some(stat) if stat.is_dead() => {
+            support::host::number_of_group_of_zombie(stat.pid, &parent(stat), stat.ppid)
+        }
         Some(stat) => {
             let who = format!("process {} ({})", stat.pid, stat.comm.to_string_lossy());
             support::host::number_of_group(stat.pid, &who)
@@ -200,4 +236,40 @@ pub(crate) fn helpers(checkpoint: &Checkpoint, plan: &Plan) -> BTreeMap<ImagePid
     // Where children are born elsewhere no thread is made.
     let large = large.filter(|(process, _)| checkpoint.levels.for_children(process.pid).is_none());
     large.filter_map(|(process, _)| Some((process.pid, free.next()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A group in which there is a zombie alone is about to be free; one in which somebody lives is not.
+    #[test]
+    fn groups_whose_members_are_ending_are_waited_for() {
+        let mut child = Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let id = HostPid::new(child.id().cast_signed()).unwrap();
+        let later = Instant::now() + Duration::from_secs(60);
+        let said = await_group(id, later).unwrap_err().to_string();
+        assert!(said.contains("(cat) is in; end that process"), "{said}");
+
+        drop(child.stdin.take());
+        PidFd::open(id).unwrap().await_end(false, later).unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let said = await_group(id, soon).unwrap_err().to_string();
+        assert!(said.contains(&format!("zombie {id} is in")), "{said}");
+        assert!(said.contains("or end the parent: kill"), "{said}");
+
+        let waits = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            child.wait().unwrap()
+        });
+        await_group(id, later).unwrap();
+        waits.join().unwrap();
+    }
 }

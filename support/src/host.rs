@@ -268,14 +268,21 @@ pub fn runs_already(images: &Path) -> Refusal {
 /// A number that a zombie has, with its parent as it is said (`process 7 (sh)`).
 #[must_use]
 pub fn number_of_zombie(parent: &str, ppid: Option<HostPid>) -> Refusal {
-    let remedy = match ppid {
-        Some(ppid) => format!("have its parent wait for it, or end the parent: kill {ppid}"),
-        None => "have its parent wait for it, or end the parent".to_owned(),
-    };
     Refusal::new(
         format!("its number is in use by a zombie: {parent} has not waited for its child"),
-        remedy,
+        have_it_waited_for(ppid),
     )
+}
+
+/// What makes a zombie go.
+fn have_it_waited_for(ppid: Option<HostPid>) -> String {
+    match ppid {
+        // Whoever is the init of a pid namespace ends all of it.
+        Some(ppid) if ppid.get() != 1 => {
+            format!("have its parent wait for it, or end the parent: kill {ppid}")
+        }
+        _ => "have its parent wait for it, or restore in another pid namespace".to_owned(),
+    }
 }
 
 /// A number that somebody has, with its parent, as they are said.
@@ -304,6 +311,17 @@ pub fn number_of_group(member: HostPid, who: &str) -> Refusal {
     Refusal::new(
         format!("its number is in use as that of a process group or session, which {who} is in"),
         format!("end that process (kill {member}), or restore in another pid namespace"),
+    )
+}
+
+/// A number that a process group or session has in which there is a zombie, with its parent as it is said.
+#[must_use]
+pub fn number_of_group_of_zombie(zombie: HostPid, parent: &str, ppid: Option<HostPid>) -> Refusal {
+    Refusal::new(
+        format!(
+            "its number is in use as that of a process group or session, which zombie {zombie} is in: {parent} has not waited for its child"
+        ),
+        have_it_waited_for(ppid),
     )
 }
 
