@@ -163,12 +163,15 @@ fn describe(task: u64, fd: u32, file: u64, inode: u64, record: &mut FileRecord) 
     }
 }
 
-/// Whether it is a UDP socket in which no datagram waits for its end.
+/// Whether it is a UDP, ping or raw socket in which no datagram waits for its end.
 #[inline(always)]
 fn is_uncorked(file: u64) -> bool {
     const AF_INET: u16 = 2;
     const AF_INET6: u16 = 10;
     const DATAGRAMS: u16 = 2;
+    const RAW: u16 = 3;
+    const ICMP: u16 = 1;
+    const ICMP_OF_IPV6: u16 = 58;
     const UDP: u16 = 17;
     const UDP_LITE: u16 = 136;
     let socket: u64 = field(file, o::FILE_PRIVATE);
@@ -176,14 +179,19 @@ fn is_uncorked(file: u64) -> bool {
     let family: u16 = field(sock, o::SOCK_FAMILY);
     let kind: u16 = field(sock, o::SOCK_TYPE);
     let protocol: u16 = field(sock, o::SOCK_PROTOCOL_NUMBER);
-    let is_udp = (family == AF_INET || family == AF_INET6)
-        && kind == DATAGRAMS
-        && (protocol == UDP || protocol == UDP_LITE);
-    if !is_udp || offset(o::UDP_PENDING) == ABSENT {
+    if family != AF_INET && family != AF_INET6 {
         return false;
     }
-    let pending: i32 = field(sock, o::UDP_PENDING);
-    pending == 0
+    if kind == DATAGRAMS && (protocol == UDP || protocol == UDP_LITE) {
+        let pending: i32 = field(sock, o::UDP_PENDING);
+        return offset(o::UDP_PENDING) != ABSENT && pending == 0;
+    }
+    // These have no mark of it, and no other use for the queue.
+    if kind == RAW || kind == DATAGRAMS && (protocol == ICMP || protocol == ICMP_OF_IPV6) {
+        let parts: u32 = field(sock, o::SOCK_WRITE_QUEUE_LENGTH);
+        return offset(o::SOCK_WRITE_QUEUE_LENGTH) != ABSENT && parts == 0;
+    }
+    false
 }
 
 /// Whether a file without a name may be given one, which only its inode's state tells: the flags of the open

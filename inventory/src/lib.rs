@@ -336,7 +336,7 @@ pub struct OpenFile {
     /// /proc reader, which is not told.
     #[serde(skip)]
     pub linkable: Option<bool>,
-    /// Whether it is a UDP socket that is known to hold nothing back (`UDP_CORK`, `MSG_MORE`). The /proc reader is not told.
+    /// Whether it is a UDP, ping or raw socket that is known to hold nothing back (`UDP_CORK`, `MSG_MORE`). The /proc reader is not told.
     #[serde(skip)]
     pub uncorked: bool,
     /// How the terminal behind it is; `None` for what is none, and from the /proc reader, which is not told.

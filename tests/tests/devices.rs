@@ -118,12 +118,19 @@ fn a_device_that_is_there_stands_for_it() {
     case.is_connected();
 }
 
-/// Sends to somebody who never answers who he is: what is sent waits for that in the kernel.
+/// Sends to somebody who never answers who he is: what is sent waits for that in the kernel. Other sockets have sent
+/// as a server of DHCP does, which asks whether an address is free.
 const TO_NOBODY: &str = "
 import socket, time
-to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0')
+to = [(socket.socket(socket.AF_INET, kind, protocol), bytes) for kind, protocol, bytes in [
+    (socket.SOCK_DGRAM, 0, b'x' * 100),
+    (socket.SOCK_RAW, socket.IPPROTO_ICMP, b'\\x08\\x00\\xf7\\xff' + b'\\x00' * 4),
+    (socket.SOCK_DGRAM, socket.IPPROTO_ICMP, b'\\x08' + b'\\x00' * 7),
+]]
 while True:
-    to.sendto(b'x' * 100, ('10.78.0.9', 9))
+    for socket, bytes in to:
+        socket.sendto(bytes, ('10.78.0.9', 9))
     time.sleep(0.02)
 ";
 
@@ -139,9 +146,15 @@ fn datagrams_to_a_neighbour_that_is_not_there() {
     let mut program = Command::new("python3");
     let program = Program::start(program.args(["-c", TO_NOBODY]), &scratch.path("log"));
     let waits = || {
-        let sockets = fs::read_to_string("/proc/thread-self/net/udp").unwrap_or_default();
-        // tx_queue:rx_queue
-        sockets.lines().skip(1).any(|line| !line.contains(" 00000000:00000000 "))
+        ["udp", "icmp", "raw"].iter().all(|kind| {
+            let path = format!("/proc/thread-self/net/{kind}");
+            let sockets = fs::read_to_string(path).unwrap_or_default();
+            // tx_queue:rx_queue
+            let lines = sockets.lines().skip(1);
+            lines
+                .filter_map(|line| line.split_whitespace().nth(4))
+                .any(|queues| !queues.starts_with("00000000:"))
+        })
     };
     assert!(wait_until(Duration::from_secs(20), waits), "nothing waits");
     let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };

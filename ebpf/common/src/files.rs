@@ -13,7 +13,7 @@ pub mod beside {
     pub const LOCKS: u16 = 1 << 1;
     /// It has never had a name, and may be given one: made by `O_TMPFILE` without `O_EXCL`.
     pub const LINKABLE: u16 = 1 << 2;
-    /// A UDP socket that holds nothing back (`UDP_CORK`, `MSG_MORE`). Of another there is no telling.
+    /// A UDP, ping or raw socket that holds nothing back (`UDP_CORK`, `MSG_MORE`). Of another there is no telling.
     pub const UNCORKED: u16 = 1 << 3;
 }
 

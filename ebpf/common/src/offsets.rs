@@ -337,6 +337,7 @@ offsets! {
     SOCK_NODE = "sock.__sk_common.skc_node";
     SOCK_BIND_NODE = "sock.__sk_common.skc_bind_node";
     SOCK_RECEIVE_QUEUE_LENGTH = "sock.sk_receive_queue.qlen";
+    SOCK_WRITE_QUEUE_LENGTH = "sock.sk_write_queue.qlen" optional;
     SOCK_RECEIVED_BYTES = "sock.sk_backlog.rmem_alloc.counter";
     SOCK_CONNECTIONS = "sock.sk_ack_backlog";
     SOCK_SOCKET = "sock.sk_socket";
