@@ -121,13 +121,19 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let kept = fcntl(executable.as_raw_fd(), libc::F_DUPFD, 70);
     fs::create_dir(stage.path("directory")).expect("mkdir");
     let directory = at(43, File::open(stage.path("directory")).expect("open directory"));
+    // The root, which has no name to be opened by, in the ways of programs that follow no links.
+    let root = |fd, flags| {
+        let open = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | flags).open("/");
+        at(fd, open.expect("open the root"))
+    };
+    let _roots = [root(45, 0), root(46, libc::O_PATH)];
     // Whom and how to tell of readiness. The thread is this process.
     fcntl(duplicate.as_raw_fd(), libc::F_SETOWN, nix::unistd::getpid().as_raw());
     fcntl(duplicate.as_raw_fd(), F_SETSIG, libc::SIGRTMIN() + 1);
     let mut devices = devices();
     let child = child_sharing(&mut shared, stage);
 
-    let mut numbers = vec![40, 500, 41, 42, 43, 60, 61, 62, 63, kept, 0, 1, 2];
+    let mut numbers = vec![40, 500, 41, 42, 43, 45, 46, 60, 61, 62, 63, kept, 0, 1, 2];
     numbers.push(append.as_raw_fd());
     let state = |numbers: &[i32]| numbers.iter().map(|fd| Descriptor::of(*fd)).collect::<Vec<_>>();
     let before = state(&numbers);

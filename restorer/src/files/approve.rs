@@ -448,6 +448,8 @@ impl Approved {
         // The way through a handle is a link, and the flag is to be seen afterwards: by the name, then,
         // and what has been opened must be what was looked at.
         let below = start.path.strip_prefix("/").unwrap_or(&start.path);
+        // The root has no name.
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         let waiting = flags | OFlag::O_NONBLOCK;
         let opened = openat(start.from, below, waiting, Mode::empty())?;
         if !self.is(&paths::attributes(&opened)?) {

@@ -302,6 +302,7 @@ fn name_of(entry: &RegFileEntry) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
@@ -355,5 +356,11 @@ mod tests {
         let now = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL).unwrap();
         let both = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         assert_eq!(now & both, libc::O_NOFOLLOW);
+        for flags in [flags, flags | libc::O_PATH.cast_unsigned()] {
+            let root = RegFileEntry { name: b"/".to_vec(), flags, ..RegFileEntry::default() };
+            let fd = opener(Some(dir.path().to_owned())).open(&root).unwrap();
+            let now = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+            assert_eq!(now, dir.path());
+        }
     }
 }
