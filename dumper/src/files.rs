@@ -42,6 +42,7 @@ mod netlink_sockets;
 mod networks;
 mod nsfs;
 mod open_memory;
+mod other_names;
 mod other_options;
 mod outside;
 mod owners;

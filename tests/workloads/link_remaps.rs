@@ -37,6 +37,49 @@ fn given(directory: &Path) -> usize {
     names.filter(|name| name.to_string_lossy().contains("remap.")).count()
 }
 
+/// Files whose other name is beside the lost one: opened, mapped alone, made without a name, and a named semaphore.
+pub(crate) fn beside(stage: &Stage) -> Outcome {
+    let mut opened = lose(&stage.path("a name"), &stage.path("opened"), b"opened");
+    let mapped = lose(&stage.path("another"), &stage.path("mapped"), &pattern(53, 4096));
+    let rw = libc::PROT_READ | libc::PROT_WRITE;
+    let region = Region::map(4096, rw, libc::MAP_SHARED, Some((&mapped, 0)));
+    drop(mapped);
+    let mut nameless = OpenOptions::new();
+    let nameless = nameless.read(true).write(true).custom_flags(libc::O_TMPFILE);
+    let mut nameless = nameless.open(stage.dir()).expect("open a file without a name");
+    let itself = format!("/proc/self/fd/{}", nameless.as_raw_fd());
+    let (here, follow) = (nix::fcntl::AT_FDCWD, nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW);
+    nix::unistd::linkat(here, &*itself, here, &stage.path("nameless"), follow).expect("link");
+    let name = std::ffi::CString::new(format!("/stasis-test.{}", std::process::id()));
+    let name = name.expect("a name");
+    // SAFETY: the name is a string; the semaphore is used as one until the end.
+    let semaphore = unsafe { libc::sem_open(name.as_ptr(), libc::O_CREAT, 0o600, 3) };
+    assert!(semaphore != libc::SEM_FAILED, "no semaphore");
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    for (file, name) in [(&mut opened, "opened"), (&mut nameless, "nameless")] {
+        found.works("append", file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(b" on")));
+        let named = fs::read(stage.path(name)).unwrap_or_default();
+        found.must(&format!("{name} is the file of its name"), named.ends_with(b" on"));
+    }
+    region.bytes()[0] ^= 1;
+    let named = fs::read(stage.path("mapped")).unwrap_or_default();
+    found.must("what is mapped is the file of its name", named == region.bytes());
+    // SAFETY: the semaphore is open, and so is the second, which is another number of the same.
+    unsafe {
+        let again = libc::sem_open(name.as_ptr(), 0);
+        found.must("the semaphore has its name", again != libc::SEM_FAILED);
+        libc::sem_wait(semaphore);
+        let mut value = 0;
+        libc::sem_getvalue(again, &raw mut value);
+        found.same("value of the semaphore", &2, &value);
+        libc::sem_unlink(name.as_ptr());
+    }
+    found.outcome()
+}
+
 /// One of two such files is closed when the dump has given both their names, before it freezes anybody.
 pub(crate) fn closed(stage: &Stage) -> Outcome {
     let mut kept = lose(&stage.path("kept"), &stage.path("kept.other"), b"kept");

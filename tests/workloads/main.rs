@@ -234,6 +234,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("ping", datagrams::ping),
     ("pidfd_changing", pidfd::changing),
     ("nameless_peers", nameless::peers),
+    ("names_beside", link_remaps::beside),
     ("never_linked", nameless::never_linked),
     ("pipes", pipes::run),
     ("pipes_packets", pipes::packets),

@@ -30,9 +30,10 @@ pub(crate) fn inotify(stage: &Stage) -> Outcome {
     holding(stage, instance.into(), "inotify")
 }
 
-/// A file that has lost the name by which it was opened, and has another.
+/// A file that has lost the name by which it was opened, and has another in another directory.
 pub(crate) fn lost_name(stage: &Stage) -> Outcome {
-    let (name, other) = (stage.path("a name"), stage.path("other"));
+    std::fs::create_dir(stage.path("elsewhere")).expect("make a directory");
+    let (name, other) = (stage.path("a name"), stage.path("elsewhere/other"));
     let mut file =
         std::fs::File::options().read(true).write(true).create_new(true).open(&name).expect("make");
     file.write_all(b"one").expect("write");

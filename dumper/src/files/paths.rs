@@ -26,6 +26,7 @@ use support::files::process_behind;
 use super::PlanContext;
 use super::content::Content;
 use super::identity::FileSystems;
+use super::other_names;
 use super::problem::{Doing, Problem};
 use crate::mounts::{Place, is_lost};
 
@@ -64,6 +65,8 @@ pub(super) struct FileByPath {
     pub(super) ghost: bool,
     /// It is of `/proc`, about the process with this number there, which has ended.
     pub(super) about_dead: Option<HostPid>,
+    /// Its path is another name than that by which it was opened, which it has lost.
+    pub(super) renamed: bool,
     /// The name that it has lost, if it has others (and may be carried nevertheless).
     pub(super) lost: Option<PathBuf>,
     /// Which file it is.
@@ -116,9 +119,11 @@ impl FileByPath {
         Ok(target.into_vec())
     }
 
-    /// Whether it was a ghost and has a name by now, or the other way round.
+    /// Whether it was a ghost and has a name by now, or the other way round, or may have lost the name that was found.
     pub(super) const fn is_outdated(&self, now: &FileStat) -> bool {
-        self.ghost != is_ghost(now)
+        let then = &self.stat_of_then;
+        let is_changed = then.st_ctime != now.st_ctime || then.st_ctime_nsec != now.st_ctime_nsec;
+        self.ghost != is_ghost(now) || self.renamed && is_changed
     }
 
     /// The same file, looked at again: its link text does not tell that a deleted file was given
@@ -269,9 +274,21 @@ fn look(
             check_path(&place, &path, &stat, context.evasive_devices, || is_nfs(&handle))
         }
     };
+    let mut renamed = false;
     let (path, checked, lost) = match checked {
         Err(Problem::Lost { path }) if context.link_remaps.are_allowed() => {
             (path.clone(), Ok(()), Some(path))
+        }
+        Err(Problem::Lost { path }) if stat.st_mode & libc::S_IFMT == libc::S_IFREG => {
+            // What NFS calls so goes when it is closed.
+            let good = |name: &Path| !is_silly(name);
+            match other_names::beside(&place, &path, &stat, good) {
+                Some(other) => {
+                    renamed = true;
+                    (other, Ok(()), None)
+                }
+                None => (path.clone(), Err(Problem::Lost { path }), None),
+            }
         }
         checked => (path, checked, None),
     };
@@ -290,6 +307,7 @@ fn look(
         name,
         ghost,
         about_dead,
+        renamed,
         lost,
         identity,
         mount,
@@ -538,7 +556,15 @@ mod tests {
         let (here, follow) = (nix::fcntl::AT_FDCWD, nix::fcntl::AtFlags::AT_SYMLINK_FOLLOW);
         nix::unistd::linkat(here, &link, here, &dir.path().join("out"), follow).unwrap();
         assert!(found.is_outdated(&found.stat().unwrap()));
-        match found.anew(&context(None)) {
+        let named = found.anew(&context(None)).unwrap();
+        assert_eq!(named.name, dir.path().join("out").as_os_str().as_bytes());
+        // It has another name, and loses that: the time of its change tells.
+        assert!(named.renamed && !named.is_outdated(&named.stat().unwrap()));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        std::fs::rename(dir.path().join("out"), dir.path().join("elsewhere/out")).unwrap();
+        assert!(named.is_outdated(&named.stat().unwrap()));
+        match named.anew(&context(None)) {
             Err(Problem::Lost { .. }) => {}
             other => panic!("{other:?}"),
         }
@@ -557,7 +583,8 @@ mod tests {
     #[test]
     fn a_lost_name_and_a_taken_one_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        std::fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("elsewhere/other"));
         std::fs::write(&path, b"x").unwrap();
         std::fs::hard_link(&path, &other).unwrap();
         let file = handle(&path);

@@ -237,6 +237,8 @@ impl Survey<'_> {
         if is_ghost {
             self.ghost(found, id, &stat)?;
         }
+        // Whether it has that name still, is for the frozen look to say.
+        self.to_keep &= !found.renamed;
         // Of a process of the tree, or one that is there for a moment, nobody knows the number in another pid namespace.
         let about = process_behind(&found.name);
         if self.numbers.are_inside()
