@@ -201,13 +201,6 @@ pub const UNCHANGEABLE: Refusal = Refusal::fixed(
     "take that from it before the dump, by its descriptor (FS_IOC_SETFLAGS, as chattr -ia does it)",
 );
 
-/// A memfd that is sealed for new mappings, while an old one may write.
-pub const MEMFD_SEALED: Refusal = Refusal::fixed(
-    "it was sealed against writing (F_SEAL_FUTURE_WRITE) while it was mapped to be written, \
-                 and a restore could not map it so again",
-    "have the program unmap it before the dump",
-);
-
 /// A file that signals a process or group which its holder does not see.
 #[must_use]
 pub fn owner_unseen(pid: HostPid) -> Refusal {

@@ -190,6 +190,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("memfd_never_run", memfd::never_run),
     ("memfd_program", memfd::program),
     ("memfd_sealed", memfd::sealed),
+    ("memfd_sealed_for_others", memfd::sealed_for_others),
     ("memory", memory::run),
     ("mounts", mounts::run),
     ("mounts_deleted", mounts_deleted::deleted),

@@ -151,6 +151,46 @@ pub(crate) fn sealed(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// Sealed against writing by whoever maps it later, as a browser seals the memory that it hands to others: it is mapped to be
+/// written from before, and to be read since then. One is nothing but mapped. (After a restore by CRIU what was mapped since
+/// then may be written.)
+pub(crate) fn sealed_for_others(stage: &Stage) -> Outcome {
+    const SEALS: i32 = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+    let both = READ | libc::PROT_WRITE;
+    let sealed = |name| {
+        let file = make(name, libc::MFD_ALLOW_SEALING);
+        file.set_len(4096).expect("set the size");
+        let writer = Region::map(4096, both, libc::MAP_SHARED, Some((&file, 0)));
+        writer.bytes()[0] = 1;
+        fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS);
+        let reader = Region::map(4096, READ, libc::MAP_SHARED, Some((&file, 0)));
+        (file, writer, reader)
+    };
+    let (kept, kept_writer, kept_reader) = sealed(c"kept");
+    let (closed, writer, reader) = sealed(c"closed");
+    drop(closed);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("seals", &SEALS, &seals(&kept));
+    found.must("it cannot be written", kept.write_all_at(b"x", 0).is_err());
+    for (writer, reader) in [(&kept_writer, &kept_reader), (&writer, &reader)] {
+        // SAFETY: the region has a page, which is there to be read.
+        let first = || unsafe { std::ptr::read_volatile(reader.addr() as *const u8) };
+        found.same("what was written", &1, &first());
+        writer.bytes()[0] = 2;
+        found.same("what is written", &2, &first());
+        writer.bytes()[0] = 1;
+        // SAFETY: the page is our own; it stays as it is.
+        let changed = unsafe { libc::mprotect(reader.addr() as *mut _, 4096, both) };
+        found.must("what was mapped since then cannot be written", changed < 0);
+    }
+    let fd = kept.as_raw_fd();
+    // SAFETY: the kernel chooses where.
+    let new = unsafe { libc::mmap(std::ptr::null_mut(), 4096, both, libc::MAP_SHARED, fd, 0) };
+    found.must("nobody maps it to be written", new == libc::MAP_FAILED);
+    found.outcome()
+}
+
 const BLOCK: u64 = 512;
 
 /// What a file has beside its contents and rights. (CRIU has no place for it.)

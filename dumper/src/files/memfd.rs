@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use collector::{Mapping, OpenFile, Process, VmFlags};
+use collector::{OpenFile, Process};
 use ids::HostPid;
 use images::messages::{
     FileEntry, FileTimesEntry, FownEntry, MemfdFileEntry, MemfdInodeEntry, fd_type, vma_status,
@@ -227,7 +227,6 @@ impl Survey<'_> {
         if name == Some(like_none) {
             return Err(Problem::Refused(support::files::MEMFD_NAME));
         }
-        self.no_writer_before_the_seal(key, seals)?;
         let bytes = stat.st_size.cast_unsigned();
         let number = self.memfd_number(key);
         let contents = match self.frozen {
@@ -272,22 +271,6 @@ impl Survey<'_> {
         let known = &self.out.beside.of::<Inodes>().0;
         let taken = mapped.chain(known.values().map(|inode| inode.entry.inode_id));
         number(key.1, taken)
-    }
-
-    /// A seal against writing spares the mappings that there are; a restore maps after it has sealed.
-    fn no_writer_before_the_seal(&self, key: (u64, u64), seals: u32) -> Result<(), Problem> {
-        if seals & libc::F_SEAL_FUTURE_WRITE.cast_unsigned() == 0 {
-            return Ok(());
-        }
-        let mut mappings = self.inventory.processes.values().flat_map(|process| &process.mappings);
-        let writes = VmFlags::MAY_SHARE | VmFlags::MAY_WRITE;
-        let is_writer = |mapping: &Mapping| {
-            (mapping.device, mapping.inode) == key && mapping.flags.contains(writes)
-        };
-        match mappings.any(is_writer) {
-            true => Err(Problem::Refused(support::files::MEMFD_SEALED)),
-            false => Ok(()),
-        }
     }
 }
 

@@ -23,7 +23,6 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, SysconfVar, Uid, Whence, fchown, lseek, sysconf};
 use support::Refusal;
 
-use super::Error;
 use super::beside::{Beside, Part};
 use super::content::Needs;
 use super::file_kind::{FileKind, missing};
@@ -33,6 +32,7 @@ use super::opener::Opener;
 use super::opening::{Opening, flagged};
 use super::reopen::reopen;
 use super::user::User;
+use super::{Error, OpenFiles};
 use crate::run::Run;
 
 const O_ACCMODE: u32 = libc::O_ACCMODE.cast_unsigned();
@@ -64,6 +64,40 @@ struct Made {
     /// The description that came with it, until an open file is that. The kernel does not count it among
     /// those who write: while there is another one the memfd cannot be executed.
     first: Option<OwnedFd>,
+    /// The same description again, and the seals that it gets when all is mapped.
+    unsealed: Option<(OwnedFd, u32)>,
+}
+
+/// Memfds that are sealed when all that the images say is mapped.
+#[derive(Debug)]
+pub(crate) struct Unsealed(Vec<(OwnedFd, u32)>);
+
+impl Unsealed {
+    /// Seals them.
+    pub(crate) fn seal(self) -> Result<(), Error> {
+        let failed = |source| Error::Kernel { operation: "seal a memfd".to_owned(), source };
+        self.0.iter().try_for_each(|(memfd, seals)| add_seals(memfd, *seals)).map_err(failed)
+    }
+}
+
+impl OpenFiles {
+    /// The memfds that are to be sealed when all is mapped.
+    pub(crate) fn take_unsealed(&mut self) -> Unsealed {
+        let made = self.beside.of::<Inodes>().made.values_mut();
+        Unsealed(made.filter_map(|made| made.unsealed.take()).collect())
+    }
+}
+
+/// The seals that wait until all is mapped: against writing by what is mapped later, which spares what is
+/// mapped already, and the one against more seals.
+fn late_seals(inode: &MemfdInodeEntry) -> u32 {
+    const FUTURE_WRITE: u32 = libc::F_SEAL_FUTURE_WRITE.cast_unsigned();
+    match inode.seals & FUTURE_WRITE {
+        FUTURE_WRITE if !is_memory(inode) => {
+            inode.seals & (FUTURE_WRITE | libc::F_SEAL_SEAL.cast_unsigned())
+        }
+        _ => 0,
+    }
 }
 
 impl FileKind for Memfd {
@@ -191,7 +225,17 @@ impl Inodes {
                 let handle = reopen(&first, libc::O_PATH.cast_unsigned()).map_err(|errno| {
                     Error::kernel(format!("keep memfd {}", shown(inode)), errno)
                 })?;
-                Ok(place.insert(Made { handle, first: Some(first) }))
+                let unsealed = match late_seals(inode) {
+                    0 => None,
+                    seals => {
+                        let again = first.try_clone().map_err(|source| Error::Kernel {
+                            operation: format!("keep memfd {} to be sealed", shown(inode)),
+                            source,
+                        })?;
+                        Some((again, seals))
+                    }
+                };
+                Ok(place.insert(Made { handle, first: Some(first), unsealed }))
             }
         }
     }
@@ -202,6 +246,9 @@ impl Part for Inodes {
         for made in self.made.values_mut() {
             let handle = made.handle.try_clone()?;
             made.handle = keep.keep(handle)?;
+            if let Some((memfd, seals)) = made.unsealed.take() {
+                made.unsealed = Some((keep.keep(memfd)?, seals));
+            }
             // Nobody else will ask for it.
             made.first = None;
         }
@@ -285,8 +332,9 @@ fn make(entry: &MemfdInodeEntry, contents: &FileMemory) -> Result<OwnedFd, Error
         futimens(&file, &accessed, &changed).map_err(failed("set the times of"))?;
     }
     // The memory's file can be given no other seals than the one that it has.
-    if entry.seals != 0 && !is_memory(entry) {
-        add_seals(&file, entry.seals)
+    let seals = entry.seals & !late_seals(entry);
+    if seals != 0 && !is_memory(entry) {
+        add_seals(&file, seals)
             .map_err(|source| Error::Kernel { operation: format!("seal {what}"), source })?;
     }
     Ok(file.into())

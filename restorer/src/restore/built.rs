@@ -157,7 +157,7 @@ fn build(
     (checkpoint, groups): (&Checkpoint, &cgroups::Plan),
     tracer: &mut Tracer,
     ((root, mut go), entered): ((HostPid, File), impl FnOnce() -> Result<(), Error>),
-    (files, kept, attachments): (OpenFiles, OwnDescriptors, Attachments),
+    (mut files, kept, attachments): (OpenFiles, OwnDescriptors, Attachments),
 ) -> Result<Parked, Loss> {
     let root = tracer.seize_root(root)?;
     let rseq = root.rseq()?;
@@ -175,9 +175,11 @@ fn build(
     for task in grouped.into_values() {
         task.resume(0)?;
     }
+    let unsealed = files.take_unsealed();
     let (_, later, _) = files.into_kept();
     drop(kept);
     let parked = tracer.gather_all(checkpoint.threads())?;
+    unsealed.seal().map_err(Error::from)?;
     tracer.end_registrars();
     check_asked(plan, checkpoint, tracer.pids())?;
     drop((later, attachments));
