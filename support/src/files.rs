@@ -110,10 +110,35 @@ pub const KERNEL_LOG_READ: Refusal = Refusal::fixed(
     CLOSE,
 );
 
+/// Devices that are known not to be carried: their number (no minor: all of them), what has them open, and what helps.
+const DEVICES: [(u32, Option<u32>, &str, &str); 4] = [
+    (
+        10,
+        Some(229),
+        "it serves a FUSE file system (/dev/fuse), and the kernel does not give back what it was asked and has not answered",
+        "unmount the file system before the dump (umount), and mount it again after the restore; or dump the processes that \
+         use it without the one that serves it, which runs on",
+    ),
+    (
+        10,
+        Some(232),
+        "it runs a virtual machine (/dev/kvm)",
+        "have its own program save the machine; or run it without KVM (of QEMU: -accel tcg)",
+    ),
+    (226, None, "it draws by a graphics card (/dev/dri)", RENDER),
+    (195, None, "it computes on a graphics card (/dev/nvidia)", RENDER),
+];
+
+const RENDER: &str = "have the program close it before the dump, or run it without the card";
+
 /// A character device that no kind of file carries.
 #[must_use]
 pub fn unknown_device(major: u32, minor: u32) -> Refusal {
-    Refusal::new(format!("character device {major}:{minor} is not supported"), CLOSE)
+    let is_it = |of: &(u32, Option<u32>, _, _)| of.0 == major && of.1.is_none_or(|it| it == minor);
+    match DEVICES.into_iter().find(is_it) {
+        Some((_, _, reason, remedy)) => Refusal::fixed(reason, remedy),
+        None => Refusal::new(format!("character device {major}:{minor} is not supported"), CLOSE),
+    }
 }
 
 /// An epoll instance that watches a file twice, by a number that is free by now: that would have to be
@@ -295,3 +320,16 @@ pub const PACKETS_WAIT: Refusal = Refusal::fixed(
     "packets (written with O_DIRECT) wait in it behind other bytes, and where they begin is not told",
     "try again when they have been read",
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_their_numbers() {
+        let reason = |major, minor| unknown_device(major, minor).reason;
+        assert!(reason(10, 229).contains("FUSE") && reason(10, 232).contains("virtual machine"));
+        assert!(reason(226, 128).contains("graphics card"));
+        assert_eq!(reason(10, 7), "character device 10:7 is not supported");
+    }
+}
