@@ -333,7 +333,8 @@ fn a_worker_without_its_service_restores_nothing() {
     let work = serde_json::json!({
         "images_dir": images, "after": "resume", "shell_job": false, "cgroups": "soft",
         "tcp_close": false, "on_behalf_of": null, "records": scratch.path("restores"),
-        "labels": {}, "trust": null, "service": 1,
+        "labels": {}, "service": 1,
+        "keys": {"trust": null, "identities": {"identities": null, "identity_command": null}, "demand": false},
     });
     let mut worker = Command::new(built_program("stasis-restorer"))
         .arg("worker")
