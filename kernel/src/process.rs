@@ -24,7 +24,7 @@ pub enum Fork {
 
 /// `struct clone_args`, as far as it is used here.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct CloneArgs {
     flags: u64,
     pidfd: u64,
@@ -86,9 +86,17 @@ fn fork_numbered(
             | u64::from(flags.bits().cast_unsigned()),
         // The kernel gives a sibling that of the caller.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
+        ..CloneArgs::default()
+    };
+    clone_numbered(numbers, arguments)
+}
+
+/// Makes a process with these numbers and its own copy of all memory.
+fn clone_numbered(numbers: &[pid_t], arguments: CloneArgs) -> io::Result<Option<HostPid>> {
+    let arguments = CloneArgs {
         set_tid: numbers.as_ptr() as u64,
         set_tid_size: numbers.len() as u64,
-        ..CloneArgs::default()
+        ..arguments
     };
     // SAFETY: without CLONE_VM the child has a copy of all memory and goes on from here as after
     // fork(2); the arguments outlive the call.
@@ -183,8 +191,16 @@ fn stack() -> io::Result<u64> {
 pub fn fork_as_any(
     numbers: impl IntoIterator<Item = HostPid>,
 ) -> io::Result<Option<(HostPid, Fork)>> {
+    first_free(numbers, |number| fork_numbered(&[number], false, CloneFlags::empty()))
+}
+
+/// Forks with the first number that nobody has.
+fn first_free(
+    numbers: impl IntoIterator<Item = HostPid>,
+    fork: impl Fn(pid_t) -> io::Result<Option<HostPid>>,
+) -> io::Result<Option<(HostPid, Fork)>> {
     for number in numbers {
-        match fork_numbered(&[number.get()], false, CloneFlags::empty()) {
+        match fork(number.get()) {
             Ok(made) => {
                 let side = if made.is_some() { Fork::Parent } else { Fork::Child };
                 return Ok(Some((number, side)));
@@ -213,24 +229,28 @@ pub fn fork_any() -> io::Result<Option<HostPid>> {
     fork_beside(false)
 }
 
-/// Forks as [`fork_any`] does, a process that is born in a control group of version 2 (Linux 5.7); `group` is its directory.
+/// Forks as [`fork_as_any`] does, a process that is born in a control group of version 2 (Linux 5.7); `group` is its directory.
 ///
 /// # Errors
-/// When there can be no more processes, or this one may not put any there.
-pub fn fork_into(group: BorrowedFd<'_>) -> io::Result<Option<HostPid>> {
+/// As [`fork_as`], and when this process may not put any there.
+pub fn fork_into(
+    group: BorrowedFd<'_>,
+    numbers: impl IntoIterator<Item = HostPid>,
+) -> io::Result<Option<(HostPid, Fork)>> {
     /// `CLONE_INTO_CGROUP` of clone3(2).
     const INTO_CGROUP: u64 = 0x2_0000_0000;
-    let arguments = CloneArgs {
-        flags: INTO_CGROUP,
-        exit_signal: libc::SIGCHLD as u64,
-        cgroup: u64::from(group.as_raw_fd().cast_unsigned()),
-        ..CloneArgs::default()
-    };
-    // SAFETY: as in `fork_numbered`.
-    let made = answer(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
-    })?;
-    Ok(HostPid::new(made as i32))
+    let group = u64::from(group.as_raw_fd().cast_unsigned());
+    first_free(numbers, |number| {
+        clone_numbered(
+            &[number],
+            CloneArgs {
+                flags: INTO_CGROUP,
+                exit_signal: libc::SIGCHLD as u64,
+                cgroup: group,
+                ..CloneArgs::default()
+            },
+        )
+    })
 }
 
 /// Forks as [`fork_any`] does. A `sibling` becomes a child of the caller's parent, which gets the same signal at its end as at the
@@ -243,7 +263,7 @@ pub fn fork_beside(sibling: bool) -> io::Result<Option<HostPid>> {
         true => CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() },
         false => CloneArgs { exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() },
     };
-    // SAFETY: as in `fork_numbered`.
+    // SAFETY: as in `clone_numbered`.
     let made = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
     })?;
@@ -265,7 +285,7 @@ pub fn in_own_group(
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
-    // SAFETY: as in `fork_numbered`; the table of descriptors is that of both, and the child leaves all in it as it was but
+    // SAFETY: as in `clone_numbered`. the table of descriptors is that of both, and the child leaves all in it as it was but
     // for what it makes.
     let maker = answer(unsafe {
         libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())

@@ -169,8 +169,9 @@ fn await_group(id: HostPid, deadline: Instant) -> Result<(), Error> {
                 return Err(left_behind(id, Some(stat)));
             }
         }
-        if members.is_empty() && group_exists(id) {
-            return Err(left_behind(id, None));
+        // Whoever keeps it cannot be seen, or cannot be waited for.
+        if (members.is_empty() || Instant::now() >= deadline) && group_exists(id) {
+            return Err(left_behind(id, members.first()));
         }
     }
     Ok(())

@@ -93,7 +93,8 @@ pub fn restore(
     let locks = network::locks(images, first.map(ImagePid::get), entries, (&networks, is_joined));
 
     let makers = groups.of_files(&checkpoint.processes, &checkpoint.files.tables);
-    let makers = Arc::new(Makers::of(makers));
+    let numbers: Vec<HostPid> = numbers::spare(&plan).take(ATTEMPTS).collect();
+    let makers = Arc::new(Makers::of(makers, numbers.clone()));
     let of_files = checkpoint.files.pages();
     let bytes = of_files * images::PAGE_SIZE;
     progress.begin("open files", Some(bytes).filter(|bytes| *bytes != 0));
@@ -115,7 +116,7 @@ pub fn restore(
         ipc,
         work: prepared::work(&checkpoint) + roots.descriptors(),
         roots: Arc::new(roots),
-        numbers: numbers::spare(&plan).take(ATTEMPTS).collect(),
+        numbers,
     };
     let mut files = OpenFiles::open(std::mem::take(&mut checkpoint.files), &context)?;
     makers.end();

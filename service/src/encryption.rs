@@ -110,13 +110,14 @@ fn said(command: &str, within: Duration) -> Result<Zeroizing<String>, CommandErr
         // Who waited no longer has ended the command.
         drop(sender.send(read.map(|_| bytes)));
     });
-    let read = match reader {
-        Ok(_) => reading.recv_timeout(within),
+    let reader = match reader {
+        Ok(reader) => reader,
         Err(error) => {
             end(&mut child);
             return Err(run(error));
         }
     };
+    let read = reading.recv_timeout(within);
     let bytes = match read {
         Ok(Ok(bytes)) if bytes.len() as u64 <= MOST => bytes,
         other => {
@@ -131,6 +132,10 @@ fn said(command: &str, within: Duration) -> Result<Zeroizing<String>, CommandErr
             });
         }
     };
+    // It has told, and ends: a restore that follows has to be alone in its process.
+    if reader.join().is_err() {
+        tracing::debug!("the thread that read the identities has panicked");
+    }
     match child.wait() {
         Ok(status) if !status.success() => return Err(failed(format!("has failed ({status})"))),
         // A service that waits for all of its children has waited for this one: what it has said is looked at all the same.

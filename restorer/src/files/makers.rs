@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ids::HostPid;
 use images::messages::InetSkEntry;
 use kernel::passing;
-use kernel::process::{exit_now, fork_into, send_signal, wait_status};
+use kernel::process::{Fork, exit_now, fork_into, send_signal, wait_status};
 use kernel::sockets::create_pair;
 
 use super::ping;
@@ -25,14 +25,16 @@ pub struct Makers(Mutex<State>);
 struct State {
     /// The directories of groups, by the files whose sockets are of others than this process's.
     groups: HashMap<u32, Arc<File>>,
+    /// Numbers of processes that nobody of the tree has, nor anybody who acts for it.
+    numbers: Vec<HostPid>,
     /// By the numbers of the group's directory and of the network namespace; `None` where there can be none.
     started: BTreeMap<(u64, Option<u32>), Option<Maker>>,
 }
 
 impl Makers {
-    /// Those for these files.
-    pub(crate) fn of(groups: HashMap<u32, Arc<File>>) -> Self {
-        Self(Mutex::new(State { groups, started: BTreeMap::new() }))
+    /// Those for these files, which have some of these numbers.
+    pub(crate) fn of(groups: HashMap<u32, Arc<File>>, numbers: Vec<HostPid>) -> Self {
+        Self(Mutex::new(State { groups, numbers, started: BTreeMap::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -43,10 +45,10 @@ impl Makers {
     pub(super) fn create(&self, entry: &InetSkEntry) -> io::Result<OwnedFd> {
         let kind = [entry.family, entry.r#type, entry.proto].map(u32::cast_signed);
         let mut state = self.lock();
-        let State { groups, started } = &mut *state;
+        let State { groups, numbers, started } = &mut *state;
         let Some(group) = groups.get(&entry.id) else { return create(kind) };
         let place = (group.metadata()?.ino(), entry.ns_id);
-        let maker = started.entry(place).or_insert_with(|| match Maker::start(group) {
+        let maker = started.entry(place).or_insert_with(|| match Maker::start(group, numbers) {
             Ok(maker) => Some(maker),
             Err(error) => {
                 tracing::warn!("sockets are made in the control group of the restore: {error}");
@@ -77,11 +79,13 @@ struct Maker {
 }
 
 impl Maker {
-    fn start(group: &File) -> io::Result<Self> {
+    fn start(group: &File, numbers: &[HostPid]) -> io::Result<Self> {
         let (channel, theirs) = create_pair(libc::SOCK_SEQPACKET)?;
         let maker = HostPid::own();
-        if let Some(pid) = fork_into(group.as_fd())? {
-            return Ok(Self { pid, channel });
+        match fork_into(group.as_fd(), numbers.iter().copied())? {
+            None => return Err(io::ErrorKind::AlreadyExists.into()),
+            Some((pid, Fork::Parent)) => return Ok(Self { pid, channel }),
+            Some((_, Fork::Child)) => {}
         }
         drop(channel);
         exit_now(i32::from(super::actors::ends_with(maker).and_then(|()| work(&theirs)).is_err()))

@@ -144,11 +144,11 @@ pub(super) fn options(
 
 /// The directory that checkpoints are to come to, which holds none, and what keeps the way there.
 pub(super) fn place_of(
-    dumper: &Dumper,
+    root: &CheckpointRoot,
     user: Option<User>,
     directory: &Directory,
 ) -> Result<(PathBuf, Way), Problem> {
-    let prepared = dumper.root.of(user).prepare(directory);
+    let prepared = root.of(user).prepare(directory);
     let (path, way) = prepared.map_err(|error| directory_problem(directory, &error))?;
     if holds_checkpoint(&path) {
         let message = format!("directory {directory} holds a checkpoint already");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::asked::place_of;
 use super::metrics::DumpMetrics;
 use super::room::{Reserved, Room};
 use crate::access::{KeySettings, check_engine, no_access};
@@ -17,8 +18,8 @@ use containers::{Asked, Error, Places};
 use ids::HostPid;
 use images::Signer;
 use service::{
-    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, Way,
-    blocking, chain, holds_checkpoint,
+    Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, blocking,
+    chain,
 };
 
 /// Where engines keep their state, and stasis its own.
@@ -158,7 +159,7 @@ fn checkpoint(
     let (directory, _held) = match keeps {
         true => None,
         false => {
-            let (directory, way) = prepare(&state.root, request)?;
+            let (directory, way) = place_of(&state.root, None, &request.directory)?;
             Some((directory, (way, room(state, container.summary().pid)?)))
         }
     }
@@ -203,22 +204,4 @@ fn unsigned(signer: Option<&Signer>, directory: Option<&Path>) -> Option<String>
 fn room(state: &Containers, first: Option<i32>) -> Result<Option<Reserved>, Problem> {
     let first = first.and_then(HostPid::new);
     first.map(|first| state.room.reserve(first, None)).transpose()
-}
-
-fn prepare(
-    root: &CheckpointRoot,
-    request: &ContainerDumpRequest,
-) -> Result<(PathBuf, Way), Problem> {
-    let directory = &request.directory;
-    let (path, way) = root.prepare(directory).map_err(|error| {
-        let message = format!("use directory {directory}: {error}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message).of("directory")
-    })?;
-    if holds_checkpoint(&path) {
-        let message = format!("directory {directory} holds a checkpoint already");
-        return Err(Problem::new(StatusCode::CONFLICT, message)
-            .of("directory")
-            .remedy("name another directory"));
-    }
-    Ok((path, way))
 }

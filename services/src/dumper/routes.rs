@@ -66,7 +66,7 @@ fn prepare(
         let nowhere = Nowhere { path, encrypts };
         return Ok((options, Box::new(nowhere), (kept, None)));
     }
-    let (path, way) = place_of(dumper, user, directory)?;
+    let (path, way) = place_of(&dumper.root, user, directory)?;
     let directory = NewDirectory { path, options: WriteOptions::default() };
     Ok((options, destination(directory, recipients), (kept, Some(way))))
 }

@@ -130,7 +130,7 @@ fn prepare(
         let (id, _held) = (String::new(), (parents, None));
         return Ok(Prepared { id, trees, recipients, group: None, _held });
     }
-    let (path, way) = place_of(dumper, user, &request.directory)?;
+    let (path, way) = place_of(&dumper.root, user, &request.directory)?;
     let group = NewGroup::create(&path, WriteOptions::default());
     let group = group.map_err(|error| {
         let error = dumper::Error::Images(error);
