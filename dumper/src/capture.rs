@@ -317,8 +317,10 @@ fn compare(taken: &Inventory, whole: &Inventory) -> Result<(), Error> {
     for (&pid, process) in &taken.processes {
         let Some(other) = whole.processes.get(&pid) else { continue };
         let mut same_files = process.files.iter().zip(&other.files).map(|(one, two)| {
-            // Who is outside of the tree goes on to move marks, and positions that it shares.
-            OpenFile { mark: two.mark, position: two.position, ..one.clone() } == *two
+            // Who is outside of the tree goes on to move marks, and positions that it shares, and to lock files
+            // that are everybody's: /dev/null, and the one inode that all event files have.
+            let OpenFile { mark, position, locked, .. } = *two;
+            OpenFile { mark, position, locked, ..one.clone() } == *two
         });
         // The first guard region of a mapping sets this without the lock that the mark counts. The page map
         // tells of the region itself.

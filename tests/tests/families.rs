@@ -1,6 +1,9 @@
 //! Every family of state: natively, through a dump and a restore, with the target running on, and
 //! to and from CRIU.
 
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
 
 /// How often a program that changes all the while is carried.
@@ -214,6 +217,47 @@ mod bpfmap {
     }
 }
 
+/// Dumped and restored over and over by a program whose requests are in flight nearly all the while, and each is
+/// waited for. Somebody else locks and unlocks what is everybody's meanwhile.
+fn in_the_middle(family: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let workload = Workload::start(family, scratch.path("work"));
+    let shared = ["/dev/null", "/dev/zero"].map(|path| File::open(path).expect("open"));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                shared.iter().for_each(|file| file.lock_shared().expect("lock"));
+                shared.iter().for_each(|file| file.unlock().expect("unlock"));
+            }
+        });
+        let _over = Over(&is_over);
+        for round in 0..ROUNDS {
+            let images = scratch.path(&format!("images-{round}"));
+            let collector = Collector::start(&scratch.path(&format!("collector-{round}")));
+            let how = Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING };
+            Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
+            drop(collector);
+            machine.await_no_children();
+            Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
+            assert!(workload.program().is_alive(), "round {round}: {}", workload.log());
+        }
+    });
+    if let Err(what) = workload.check() {
+        panic!("it is not what it was: {what}");
+    }
+}
+
+/// Says that it is over when it is dropped, by a failure too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is in flight of asynchronous I/O is seen by programs alone.
 mod aio {
     use super::*;
@@ -254,25 +298,9 @@ mod aio {
         carried("aio_plain", Engine::Criu, Engine::Criu);
     }
 
-    /// Requests are in flight nearly all the while, and each is waited for.
     #[test]
     fn carried_in_the_middle() {
-        let machine = Machine::prepare();
-        let scratch = Scratch::new();
-        let workload = Workload::start("aio", scratch.path("work"));
-        for round in 0..ROUNDS {
-            let images = scratch.path(&format!("images-{round}"));
-            let collector = Collector::start(&scratch.path(&format!("collector-{round}")));
-            let how = Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING };
-            Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
-            drop(collector);
-            machine.await_no_children();
-            Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
-            assert!(workload.program().is_alive(), "round {round}: {}", workload.log());
-        }
-        if let Err(what) = workload.check() {
-            panic!("it is not what it was: {what}");
-        }
+        in_the_middle("aio");
     }
 
     #[test]
@@ -314,25 +342,9 @@ mod io_uring {
         running_on("io_uring_shared", true);
     }
 
-    /// Requests are in flight nearly all the while, and each is waited for.
     #[test]
     fn carried_in_the_middle() {
-        let machine = Machine::prepare();
-        let scratch = Scratch::new();
-        let workload = Workload::start("io_uring", scratch.path("work"));
-        for round in 0..ROUNDS {
-            let images = scratch.path(&format!("images-{round}"));
-            let collector = Collector::start(&scratch.path(&format!("collector-{round}")));
-            let how = Dump { collector: Some(&collector), cross_check: true, ..Dump::ENDING };
-            Engine::Stasis.dump(workload.pid(), &images, how).must_succeed("dump");
-            drop(collector);
-            machine.await_no_children();
-            Engine::Stasis.restore(&images, Dump::ENDING).must_succeed("restore");
-            assert!(workload.program().is_alive(), "round {round}: {}", workload.log());
-        }
-        if let Err(what) = workload.check() {
-            panic!("it is not what it was: {what}");
-        }
+        in_the_middle("io_uring");
     }
 
     #[test]
