@@ -57,6 +57,7 @@ pub mod rseq;
 pub mod rtnetlink;
 pub mod sched;
 pub mod seccomp;
+pub mod seeking;
 mod shared_mapping;
 pub mod shared_memory;
 pub mod signalfd;

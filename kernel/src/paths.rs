@@ -11,7 +11,12 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
 /// A handle: it opens nothing, and needs no right to what it leads to.
-const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+pub(crate) const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+/// No link is followed, and the root is not left.
+pub(crate) const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_NO_SYMLINKS
+    .union(ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    .union(ResolveFlag::RESOLVE_BENEATH);
 
 /// Whether links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +36,7 @@ pub fn find(root: impl AsFd, path: &Path, links: Links) -> io::Result<OwnedFd> {
     let below = path.strip_prefix("/").unwrap_or(path);
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     let (flags, resolve) = match links {
-        Links::Refused => (
-            HANDLE,
-            ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS
-                | ResolveFlag::RESOLVE_BENEATH,
-        ),
+        Links::Refused => (HANDLE, BENEATH),
         Links::Followed => (HANDLE.difference(OFlag::O_NOFOLLOW), ResolveFlag::RESOLVE_IN_ROOT),
     };
     match openat2(&root, below, OpenHow::new().flags(flags).resolve(resolve)) {

@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use images::Images;
 use images::messages::MntEntry;
 use kernel::procfs::Mounts;
+use kernel::seeking::Seeker;
 use kernel::user_namespaces::Inside;
 
 use crate::error::Error;
@@ -93,16 +94,20 @@ pub(crate) fn build(request: &Request<'_>) -> Result<Built, Error> {
     let plan = Plan::make(request)?;
     let mut outside = yard::outside(&plan, request.images)?;
     let stage = request.users.as_ref().map(|_| outside.stage()).transpose()?;
-    let work = |thread: &OwnedFd| Ok(trees::build(&plan, request, outside, thread));
+    let work = |by: (&OwnedFd, Option<&Seeker>)| Ok(trees::build(&plan, request, outside, by));
     let made = match (&request.users, &stage) {
         (Some(inside), Some(stage)) => {
             let staged = [("mnt", stage.namespace.as_fd())];
             let before = [inside.before, &staged].concat();
-            // On the stage nothing receives but what is to.
-            let make = || kernel::namespaces::in_receiving_mounts(work);
-            Inside { before: &before, ..*inside }.during(make)
+            Seeker::during(|seeker| {
+                // On the stage nothing receives but what is to.
+                let work = |thread: &OwnedFd| work((thread, Some(seeker)));
+                let make = || kernel::namespaces::in_receiving_mounts(work);
+                Inside { before: &before, ..*inside }.during(make)
+            })
+            .flatten()
         }
-        _ => kernel::namespaces::in_new_mounts(work),
+        _ => kernel::namespaces::in_new_mounts(|thread| work((thread, None))),
     };
     made.map_err(Error::kernel("make a mount namespace to build others in"))?
 }

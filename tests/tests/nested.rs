@@ -2,7 +2,7 @@
 //! compared is what the machine's root sees of every process before and afterwards. These tests need root.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use ids::HostPid;
 use kernel::namespaces::id;
 use kernel::sched::{Scheduling, io_priority, scheduling, set_io_priority, set_scheduling};
 use kernel::user_namespaces::owner_of;
+use nix::sched::{CloneFlags, unshare};
 use stasis_tests::{
     Dump, Engine, Machine, Outcome, Program, Scratch, children_of, require, wait_until,
 };
@@ -33,8 +34,7 @@ impl Tree {
         let stage = scratch.path("stage");
         fs::create_dir(&stage).expect("mkdir");
         std::os::unix::fs::chown(&stage, Some(1234), Some(1234)).expect("chown");
-        fs::set_permissions(&stage, std::os::unix::fs::PermissionsExt::from_mode(0o777))
-            .expect("chmod");
+        fs::set_permissions(&stage, fs::Permissions::from_mode(0o777)).expect("chmod");
         let mut command = Command::new(arguments[0]);
         command.args(&arguments[1..]).env("STAGE", &stage);
         let program = Program::start(&mut command, &scratch.path("log"));
@@ -79,7 +79,8 @@ impl Tree {
         let after = self.seen();
         let pairs = before.iter().zip(&after).filter(|(one, two)| one != two);
         let differ: Vec<_> = pairs.map(|(one, two)| format!("{one}\n{two}")).collect();
-        assert!(differ.is_empty() && before.len() == after.len(), "{}", differ.join("\n"));
+        assert!(differ.is_empty(), "{}", differ.join("\n"));
+        assert_eq!(before.len(), after.len(), "{before:#?}\n{after:#?}");
         fs::write(self.scratch.path("stage/go"), "go\n").expect("say so");
         let result = self.scratch.path("stage/result");
         wait_until(PATIENCE, || result.exists());
@@ -208,6 +209,24 @@ fn mounts_of_a_user() {
     let script =
         format!("mount -t tmpfs -o mode=755,nosuid memory /mnt && set -- /mnt || exit 1\n{INSIDE}");
     Tree::start(&[&USER[..], &["unshare", "-Urm", "sh", "-c", &script]].concat(), 1).carried();
+}
+
+/// A sandbox has copies of what is mounted on the machine, also below directories that nobody in it may go to, as engines of containers have
+/// theirs.
+#[test]
+fn mounts_in_directories_of_root_alone() {
+    let scratch = Scratch::new();
+    let hidden = scratch.path("hidden");
+    let place = hidden.join("place");
+    fs::create_dir_all(&place).expect("mkdir");
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o700)).expect("chmod");
+    // What is mounted here is of nobody else's business.
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace that stands for the machine's");
+    let place = place.to_str().expect("text");
+    for words in [&["--make-rprivate", "/"][..], &["-t", "tmpfs", "memory", place]] {
+        assert!(Command::new("mount").args(words).status().expect("mount").success());
+    }
+    mounts_of_a_user();
 }
 
 #[test]

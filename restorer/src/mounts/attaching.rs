@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use kernel::mounts;
 use kernel::paths::{Links, find};
+use kernel::seeking::Seeker;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
@@ -14,11 +15,11 @@ use super::plan::{Index, Plan};
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Attaches mounts in the calling thread's namespace, whose root becomes the first of them, and says of each that it is there before
-/// others are on it; the one that could not be, with its error.
+/// others are on it; the one that could not be, with its error. The seeker finds the places that the thread may not go to.
 pub(super) fn attach_all(
     plan: &Plan,
     order: &[Index],
-    copies: &BTreeMap<Index, OwnedFd>,
+    (copies, seeker): (&BTreeMap<Index, OwnedFd>, Option<&Seeker>),
     is_there: &mut dyn FnMut(Index, &OwnedFd),
 ) -> Result<(), (Index, io::Error)> {
     for index in order {
@@ -30,7 +31,11 @@ pub(super) fn attach_all(
                 return mounts::change_root(copy);
             };
             let parent = copies.get(parent).ok_or(io::ErrorKind::NotFound)?;
-            mounts::attach(copy, find(parent, below, Links::Refused)?)
+            let place = match seeker {
+                Some(seeker) => seeker.find(parent, below),
+                None => find(parent, below, Links::Refused),
+            };
+            mounts::attach(copy, place?)
         };
         placed().map_err(|error| (*index, error))?;
         if let Some(copy) = copies.get(index) {

@@ -14,6 +14,7 @@ use images::file_systems::overlay_layers;
 use kernel::mounts;
 use kernel::namespaces::{copy_mounts, enter};
 use kernel::paths::{Links, find};
+use kernel::seeking::Seeker;
 use nix::fcntl::{OFlag, open};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, mkdirat};
@@ -29,6 +30,8 @@ use crate::error::Error;
 pub(super) struct Here<'h> {
     pub(super) namespace: &'h OwnedFd,
     pub(super) root: &'h OwnedFd,
+    /// Of a thread that is in the user namespace of the tree: who finds the places that it may not go to.
+    pub(super) seeker: Option<&'h Seeker>,
 }
 
 impl Here<'_> {
@@ -57,7 +60,7 @@ pub(super) fn make(
             let missing = left.iter().copied().collect();
             let index = left.remove(next);
             let ready = ready(plan, order, late, &missing);
-            let made = one(plan, index, &ready, yard)
+            let made = one(plan, index, &ready, (yard, here.seeker))
                 .map_err(failed(&plan.mounts[index], "make the overlay of"));
             here.go_back()?;
             yard.give(&plan.mounts[index], index, made?)?;
@@ -109,7 +112,12 @@ fn ready(
 }
 
 /// Makes one, in a new namespace with what is ready; the thread stays there.
-fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> io::Result<OwnedFd> {
+fn one(
+    plan: &Plan,
+    index: Index,
+    ready: &[Index],
+    (yard, seeker): (&Yard, Option<&Seeker>),
+) -> io::Result<OwnedFd> {
     /// Bytes of options that mount(2) reads, of which it leaves out the rest without a word.
     const MOST: usize = 4096;
     let mount = &plan.mounts[index];
@@ -121,7 +129,7 @@ fn one(plan: &Plan, index: Index, ready: &[Index], yard: &Yard) -> io::Result<Ow
         copies.insert(*index, copy);
     }
     copy_mounts()?;
-    attach_all(plan, ready, &copies, &mut |_, _| {}).map_err(|(_, error)| error)?;
+    attach_all(plan, ready, (&copies, seeker), &mut |_, _| {}).map_err(|(_, error)| error)?;
     let entry = &mount.entry;
     // No path may lead out by a link of `/proc`, as to the root of this process.
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;

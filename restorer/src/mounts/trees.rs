@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kernel::mounts;
 use kernel::namespaces::copy_mounts;
 use kernel::paths::{Links, find};
+use kernel::seeking::Seeker;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
@@ -24,12 +25,13 @@ use super::{Built, Request, groups};
 use crate::error::Error;
 use crate::places::{Root, Roots, Sought, Writable};
 
-/// Builds all in the calling thread, which is in a namespace of its own and sees itself in `/proc` by `thread`.
+/// Builds all in the calling thread, which is in a namespace of its own and sees itself in `/proc` by `thread`. With
+/// a seeker, it is in the user namespace of the tree.
 pub(super) fn build(
     plan: &Plan,
     request: &Request<'_>,
     outside: Outside,
-    thread: &OwnedFd,
+    (thread, seeker): (&OwnedFd, Option<&Seeker>),
 ) -> Result<Built, Error> {
     let root_here = open("/", HANDLE, Mode::empty())
         .map_err(|errno| Error::kernel("open the own root")(errno.into()))?;
@@ -37,7 +39,7 @@ pub(super) fn build(
     let automounts = Automounts::read(plan, request.images)?;
     let mut yard = Yard::make(plan, request, outside, (&late, &automounts))?;
     let here = own(thread)?;
-    let place_here = Here { namespace: &here, root: &root_here };
+    let place_here = Here { namespace: &here, root: &root_here, seeker };
     overlays::make(plan, &late, &mut yard, &place_here)?;
     let seats = groups::seats(plan, &mut yard, &late)?;
     // All copies are made here: what is in another namespace is not copied.
@@ -56,7 +58,7 @@ pub(super) fn build(
     for (&number, order) in &plan.orders {
         copy_mounts().map_err(Error::kernel(format!("make mount namespace {number}")))?;
         let early: Vec<Index> = order.iter().copied().filter(|it| !late.contains(it)).collect();
-        place(plan, &early, &copies, request, &mut built.roots)?;
+        place(plan, &early, (&copies, seeker), request, &mut built.roots)?;
         let root = open("/", HANDLE, Mode::empty())
             .map_err(|errno| Error::kernel("open the root of a namespace")(errno.into()))?;
         built.namespaces.insert(number, own(thread)?);
@@ -144,11 +146,11 @@ fn own(thread: &OwnedFd) -> Result<OwnedFd, Error> {
 fn place(
     plan: &Plan,
     order: &[Index],
-    copies: &BTreeMap<Index, OwnedFd>,
+    (copies, seeker): (&BTreeMap<Index, OwnedFd>, Option<&Seeker>),
     request: &Request<'_>,
     roots: &mut Roots,
 ) -> Result<(), Error> {
-    attach_all(plan, order, copies, &mut |index, copy| {
+    attach_all(plan, order, (copies, seeker), &mut |index, copy| {
         let place = &plan.mounts[index].place;
         for Sought { mount: number, path, .. } in plan.hidden(index, request) {
             let below = path.strip_prefix(place).unwrap_or(path);
