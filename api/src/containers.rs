@@ -144,6 +144,10 @@ pub struct ContainerDumpRequest {
     pub directory_wanted: bool,
     /// Whether the container runs on; otherwise it is ended.
     pub leave_running: bool,
+    /// Find out what would be refused, for how long it would stand still, and how large the images would be
+    /// (`POST /v1/container-dry-runs`): nothing is written, and its engine hears nothing of it.
+    #[serde(default)]
+    pub dry_run: bool,
     /// It may have a terminal, or a session, of outside.
     #[serde(default)]
     pub shell_job: bool,

@@ -16,7 +16,7 @@ pub struct CheckpointRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     pub pid: Option<i32>,
-    /// Processes at the roots of several trees, in place of `pid`; with `together`.
+    /// Processes at the roots of several trees, in place of `pid` or beside it; with `together`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub pids: Vec<i32>,
@@ -44,7 +44,7 @@ pub struct CheckpointRequest {
     pub leave_running: Option<bool>,
     /// Find out what would be refused, for how long the tree would stand still, and how large the images would be: all is done as for a tree
     /// that runs on, which it does, and nothing is written. So it does stand still for a moment: `max_freeze_ms` says for how long at most.
-    /// `leave_running` may be absent then. Not of a container, and neither with `parent` nor `track`.
+    /// `leave_running` may be absent then. Of a container's its engine hears nothing. Neither with `parent` nor with `track`.
     #[serde(default)]
     pub dry_run: bool,
     /// The root may belong to a session (and a terminal) outside the tree.

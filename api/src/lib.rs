@@ -4,6 +4,7 @@
 //! silence. Times are whole microseconds (`_us`) or milliseconds (`_ms`), moments are
 //! milliseconds since 1970 (`_ms` with a past participle: `created_ms`), sizes are bytes.
 
+mod batches;
 mod cgroups;
 mod comparison;
 mod containers;
@@ -28,6 +29,7 @@ mod users;
 /// What the paths begin with by which checkpoints are uploaded: their bodies are as long as they are.
 pub const UPLOADS: &str = "/v1/uploads/";
 
+pub use batches::{Batch, RefusedTree};
 pub use cgroups::{CgroupRoot, CgroupsMode};
 pub use comparison::{
     BeforeAfter, ChangedFile, ChangedTask, ComparedCheckpoint, ComparedFile, ComparedTask,

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use images::store::{Destination, NewCheckpoint, Safe};
-use images::{Access, Images, NewDirectory, WriteOptions, names};
+use images::{Access, Cancel, Images, NewDirectory, WriteOptions, names};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 use tar::{Builder, EntryType, Header};
@@ -388,7 +388,7 @@ fn copy(
 /// Compares all of what was taken out with its manifest.
 fn check_whole(new: &dyn NewCheckpoint) -> Result<(), ArchiveError> {
     let place = new.place().unwrap_or_else(|| new.target());
-    let found = images::verify(&Images::open_locked(place, &Access::default())?)?;
+    let found = images::verify(place, &Access::default(), &Cancel::default())?;
     let own = |path: &Path| path.strip_prefix(place).unwrap_or(path).display().to_string();
     if let Some(damage) = found.damages.first() {
         let (path, what) = (own(&damage.path), damage.what.clone());

@@ -201,10 +201,9 @@ pub(crate) struct DumpOptions {
 }
 
 /// What the command of no engine has, or would be another process than the container's.
-const NOT_OF_ENGINES: [&str; 16] = [
+const NOT_OF_ENGINES: [&str; 15] = [
     "pid",
     "together",
-    "dry_run",
     "leave_stopped",
     "external",
     "ghost_limit",

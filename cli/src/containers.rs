@@ -15,26 +15,23 @@ use crate::args::{DumpOptions, ProgramPlaces, PsOptions};
 use crate::ps::{plain, reasons};
 use crate::restore::no_keys;
 use crate::show::explain;
-use crate::summaries;
+use crate::summaries::{self, Tried};
 use crate::voice::Voice;
 
 /// The container's checkpoint, made by its engine.
 pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
     check_engine(&options.recipients, options.demand).map_err(no_keys)?;
     let places = places(&options.engines, options.run_dir.clone(), &options.programs);
+    if options.dry_run {
+        return dry_run(name, options, &places, voice);
+    }
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
     if options.labels.is_some() && directory.is_none() {
         let error = "dump --container with --labels: an engine that keeps the images keeps no labels with them";
         return Err(Failure::with_remedy(error, "name a directory with -D, or leave --labels out"));
     }
-    let asked = Asked {
-        directory: directory.clone(),
-        leave_running: options.leave_running,
-        tcp_established: options.tcp_established,
-        ext_unix_sk: options.ext_unix_sk,
-        shell_job: options.shell_job,
-    };
+    let asked = asked(options, directory.clone());
     let signer = Signer::asked(options.signing.signing_key.as_deref())?;
     let listing = containers::list(&places);
     let container = listing.find(name, options.engine).map_err(failure)?;
@@ -55,6 +52,35 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
     done.warnings.iter().for_each(|warning| voice.note(warning));
     voice.conclude(&done, || summaries::of_container(&done, stdout().is_terminal()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds out what its checkpoint would be.
+fn dry_run(
+    name: &str,
+    options: &DumpOptions,
+    places: &Places,
+    voice: Voice,
+) -> Result<ExitCode, Failure> {
+    let listing = containers::list(places);
+    let container = listing.find(name, options.engine).map_err(failure)?;
+    let summary = containers::try_out(container, &asked(options, None), places).map_err(failure)?;
+    for warning in &summary.warnings {
+        voice.note(warning);
+    }
+    let root = container.summary().pid;
+    let tried = Tried { root, job: None, summary };
+    voice.conclude(&tried, || summaries::of_dry_run(&tried.summary))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn asked(options: &DumpOptions, directory: Option<PathBuf>) -> Asked {
+    Asked {
+        directory,
+        leave_running: options.leave_running,
+        tcp_established: options.tcp_established,
+        ext_unix_sk: options.ext_unix_sk,
+        shell_job: options.shell_job,
+    }
 }
 
 fn places(engines: &EngineSettings, run_dir: PathBuf, programs: &ProgramPlaces) -> Places {

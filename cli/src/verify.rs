@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use api::{DamagedFile, Verification};
-use images::{Access, Images, Signer};
+use images::{Access, Cancel, Signer};
 use serde_json::json;
 use services::access::access;
 
@@ -20,8 +20,7 @@ use criu::Failure;
 pub(crate) fn run(options: &VerifyOptions, voice: Voice) -> Result<ExitCode, Failure> {
     let trusted = options.trust.trusted_keys.as_deref();
     let access = access(trusted, &options.identities, options.demand).map_err(no_keys)?;
-    let images = Images::open_locked(&options.directory, &access);
-    let found = images.and_then(|images| images::verify(&images)).map_err(explain)?;
+    let found = images::verify(&options.directory, &access, &Cancel::default()).map_err(explain)?;
     let found = catalog::verification(&found, |path| path.display().to_string());
     tell(&found, voice)
 }
@@ -69,8 +68,8 @@ pub(crate) fn sign(options: &SignOptions, voice: Voice) -> Result<ExitCode, Fail
     let signer = Signer::read(&options.signing_key)?;
     let directory = &options.directory;
     // It is what is stored that is signed.
-    let images = Images::open_locked(directory, &Access::default());
-    let found = images.and_then(|images| images::verify(&images)).map_err(explain)?;
+    let found =
+        images::verify(directory, &Access::default(), &Cancel::default()).map_err(explain)?;
     if !found.damages.is_empty() || !found.unknown.is_empty() || !found.in_part.is_empty() {
         let found = catalog::verification(&found, |path| path.display().to_string());
         tell(&found, voice)?;

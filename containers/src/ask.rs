@@ -12,7 +12,7 @@ use crate::container::{Container, is_id};
 use crate::error::Error;
 use crate::places::{Places, believed};
 use crate::run::{PATIENCE, Run, on_path};
-use crate::{docker, oci, own_criu, podman};
+use crate::{docker, oci, own_criu, podman, shim};
 
 /// The containers of this machine.
 #[derive(Debug)]
@@ -169,7 +169,10 @@ fn docker_containers(_: &Places) -> Result<Vec<Container>, Error> {
     // One that has gone meanwhile fails it, and the others are told all the same.
     let told =
         Run { program: &program, words: &inspect, with: &[], patience: Some(PATIENCE) }.end()?;
-    let all = docker::parse(socket, &told.out).map_err(strange("docker inspect"))?;
+    let mut all = docker::parse(socket, &told.out).map_err(strange("docker inspect"))?;
+    for one in &mut all {
+        one.below = shim::below(one).map(Box::new);
+    }
     let experimental = ask(&program, &words(&docker::EXPERIMENTAL))?;
     let able = experimental.trim_ascii() == b"true";
     Ok(judged(all, |one| {

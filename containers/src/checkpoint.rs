@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use api::ContainerCheckpoint;
+use api::{ContainerCheckpoint, DumpSummary};
 use images::{Images, names};
 use support::{containers, word};
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::own_criu;
 use crate::places::Places;
 use crate::run::{Run, on_path, said};
-use crate::words::{Asked, of};
+use crate::words::{Asked, of, of_dry_run};
 
 /// A directory for images that goes again unless it is kept, or holds a checkpoint: the container may have ended with
 /// it, whatever the engine says.
@@ -32,11 +32,7 @@ impl Made {
 
     /// The errors in the log that a dump has left in it.
     fn errors(&self) -> String {
-        let log = self.0.as_ref().and_then(|path| fs::read(path.join("dump.log")).ok());
-        let log = String::from_utf8_lossy(log.as_deref().unwrap_or_default()).into_owned();
-        let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-        let last = errors.len().saturating_sub(5);
-        said(errors.get(last..).unwrap_or_default().join("\n").as_bytes())
+        self.0.as_deref().map(errors).unwrap_or_default()
     }
 }
 
@@ -91,6 +87,50 @@ pub fn checkpoint(
         }),
         warnings: Vec::new(),
     })
+}
+
+/// Finds out what a checkpoint of a container would cost, and what would be refused: all is done as for one that runs on, which it does,
+/// and nothing is written. Its engine hears nothing of it.
+///
+/// # Errors
+/// If something speaks against it, or the command fails: the container runs on in any case.
+pub fn try_out(
+    container: &Container,
+    asked: &Asked,
+    places: &Places,
+) -> Result<DumpSummary, Error> {
+    let first = own_criu::directory(&places.run_dir)?;
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Place { operation, path, source }
+    };
+    // Whoever runs the container leaves files of its own there.
+    let scratch = tempfile::Builder::new().prefix("dry-run-").tempdir_in(&places.run_dir);
+    let scratch = scratch.map_err(failed("make a directory in", &places.run_dir))?;
+    let words = of_dry_run(container, asked, scratch.path()).map_err(Error::Refused)?;
+    let program = on_path(words.program).ok_or_else(|| {
+        Error::Refused(vec![container.refused(containers::without_command(words.program))])
+    })?;
+    let told = scratch.path().join("dry-run.json");
+    let mut with = environment(&first, places);
+    with.push(("STASIS_DRY_RUN", (&told).into()));
+    let run = Run { program: &program, words: &words.words, with: &with, patience: None };
+    let ended = run.end()?;
+    if !ended.success {
+        let said = format!("{}{}", said(&ended.err), errors(scratch.path()));
+        return Err(Error::Failed { command: run.called(), said });
+    }
+    let told = fs::read(&told).map_err(failed("read", &told))?;
+    serde_json::from_slice(&told).map_err(|source| Error::Strange { command: run.called(), source })
+}
+
+/// The errors in the log that a dump has left in a directory.
+fn errors(directory: &Path) -> String {
+    let log = fs::read(directory.join("dump.log"));
+    let log = String::from_utf8_lossy(log.as_deref().unwrap_or_default()).into_owned();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
+    let last = errors.len().saturating_sub(5);
+    said(errors.get(last..).unwrap_or_default().join("\n").as_bytes())
 }
 
 /// What an engine is given in its environment.

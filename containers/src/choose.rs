@@ -20,8 +20,9 @@ pub(crate) fn merged(mut all: Vec<Container>) -> Vec<Container> {
     });
     let mut kept: Vec<Container> = Vec::with_capacity(all.len());
     for one in all {
-        if !kept.iter().any(|above| is_same(above, &one)) {
-            kept.push(one);
+        match kept.iter_mut().find(|above| is_same(above, &one)) {
+            Some(above) => above.below = Some(Box::new(one)),
+            None => kept.push(one),
         }
     }
     for one in &mut kept {

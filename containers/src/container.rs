@@ -17,6 +17,8 @@ pub struct Container {
     pub(crate) place: PathBuf,
     /// Another engine that has it run by this one, as far as it shows.
     pub(crate) owner: Option<&'static str>,
+    /// The same container as runc or crun knows it, which its engine has it run by.
+    pub(crate) below: Option<Box<Self>>,
 }
 
 impl Container {
@@ -41,7 +43,7 @@ impl Container {
             checkpointable: true,
             refusals,
         };
-        Self { summary, bundle: String::new(), place: PathBuf::new(), owner: None }
+        Self { summary, bundle: String::new(), place: PathBuf::new(), owner: None, below: None }
     }
 
     /// What is said of it.

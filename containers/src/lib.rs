@@ -13,6 +13,7 @@
 //! | [`words`] | the words of the engine's command |
 //! | [`places`] | where engines keep their state, and whether that can be believed |
 //! | [`own_criu`] | the `criu` that engines are to find, and the one that daemons would find |
+//! | [`shim`] | what containerd's shim says of the runc that it has a container run by |
 //! | [`run`] | runs a command to its end |
 //! | [`ask`] | asks the engines that are there |
 //! | [`checkpoint`] | has an engine checkpoint one |
@@ -32,10 +33,11 @@ mod own_criu;
 mod places;
 mod podman;
 mod run;
+mod shim;
 mod words;
 
 pub use ask::{Listing, list};
-pub use checkpoint::checkpoint;
+pub use checkpoint::{checkpoint, try_out};
 pub use container::Container;
 pub use error::Error;
 pub use places::Places;

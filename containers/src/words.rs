@@ -98,6 +98,48 @@ pub(crate) fn of(
     })
 }
 
+/// The words of the command that tries a checkpoint of a container out: that of runc or crun, whichever has run it, as nothing is to become
+/// known to its engine.
+///
+/// # Errors
+/// With what speaks against it.
+pub(crate) fn of_dry_run(
+    container: &Container,
+    asked: &Asked,
+    directory: &Path,
+) -> Result<Words, Vec<Unsupported>> {
+    let asked = Asked {
+        directory: match container.summary.engine {
+            ContainerEngine::Podman => None,
+            _ => Some(directory.to_owned()),
+        },
+        leave_running: true,
+        ..asked.clone()
+    };
+    // What speaks against the checkpoint.
+    of(container, &asked, "a-dry-run")?;
+    let of_engine = |one: &Container| match one.summary.engine {
+        // It has runc run all of its containers.
+        ContainerEngine::Runc | ContainerEngine::Containerd => Some("runc"),
+        ContainerEngine::Crun => Some("crun"),
+        ContainerEngine::Podman | ContainerEngine::Docker => None,
+    };
+    let below = container.below.as_deref();
+    let found = [Some(container), below].into_iter().flatten();
+    let found = found.filter_map(|one| Some((of_engine(one)?, one))).next();
+    let Some((program, one)) = found else {
+        let name = container.summary.engine.name();
+        return Err(vec![container.refused(containers::without_runtime(name))]);
+    };
+    let options: Vec<&str> = asked
+        .options()
+        .into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(option, _)| option)
+        .collect();
+    Ok(oci(program, one, &asked, &options, directory))
+}
+
 /// Words, then `--` and those that an engine or a user has chosen.
 fn words(own: &[&str], chosen: &[&str]) -> Vec<OsString> {
     own.iter().chain(&["--"]).chain(chosen).map(OsString::from).collect()

@@ -1,11 +1,12 @@
 //! `criu dump` and `criu pre-dump`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dumper::{AfterDump, CgroupProperties, Connections, DumpOptions, DumpReport, ExternalUnix};
 use hooks::{Hooks, Point};
 use images::page_server::PagesElsewhere;
-use images::{Destination, Images, NewDirectory, Quiet, WriteOptions, names};
+use images::{Destination, Images, NewDirectory, Nowhere, Quiet, WriteOptions, names};
 use tracing::{info, warn};
 
 use crate::cgroup_properties::{self, PropertiesError};
@@ -161,6 +162,9 @@ pub(crate) fn run(
     hooks: &mut dyn Hooks,
 ) -> Result<Done, Error> {
     let asked = asked(options, host, directories, Error::Dump)?;
+    if let Some(file) = &host.dry_run {
+        return dry_run(asked, file);
+    }
     let parent = asked.parent.as_ref();
     let dump = |to: &dyn Destination| dumper::dump(&asked, to, hooks, &mut Quiet);
     let report = with_destination(options, directories, parent, Error::Dump, dump)?;
@@ -172,6 +176,22 @@ pub(crate) fn run(
     info!("frozen for {} us: {}", report.frozen.as_micros(), report.account);
     info!("inventory from {:?}", report.source);
     info!("Dumping finished successfully");
+    Ok(Done::Dumped(Box::new(report)))
+}
+
+/// Finds out what a dump would be.
+fn dry_run(asked: DumpOptions, file: &Path) -> Result<Done, Error> {
+    if asked.after != AfterDump::Resume {
+        return Err(Error::Usage("a dry run (STASIS_DRY_RUN) is of a tree that runs on"));
+    }
+    let asked = DumpOptions { dry_run: true, keep_dirty_log: false, ..asked };
+    let nowhere = Nowhere { path: "a dry run".into(), encrypts: false };
+    let report = dumper::dump(&asked, &nowhere, &mut hooks::Nobody, &mut Quiet);
+    let report = report.map_err(|error| Error::Dump(error.into()))?;
+    let told = serde_json::to_vec(&api::DumpSummary::from(&report)).map_err(std::io::Error::from);
+    told.and_then(|told| std::fs::write(file, told)).map_err(|error| {
+        Error::Dump(Failure::from(format!("tell of a dry run in {}: {error}", file.display())))
+    })?;
     Ok(Done::Dumped(Box::new(report)))
 }
 

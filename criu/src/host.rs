@@ -15,6 +15,9 @@ pub struct Host {
     pub configuration: Vec<PathBuf>,
     /// A file from which options are read in any case.
     pub configuration_too: Option<PathBuf>,
+    /// A dump is tried out, of a tree that runs on, and this file is told as JSON what it would be ([`api::DumpSummary`]): nothing is
+    /// written, and neither an action script nor who sent the request is told of its steps.
+    pub dry_run: Option<PathBuf>,
 }
 
 impl Host {
@@ -29,6 +32,7 @@ impl Host {
             programs: Home::at(path("STASIS_BPF_DIR"), path("STASIS_CACHE_DIR")),
             configuration: [Some(system), home].into_iter().flatten().collect(),
             configuration_too: path("CRIU_CONFIG_FILE"),
+            dry_run: path("STASIS_DRY_RUN"),
         }
     }
 }

@@ -64,6 +64,7 @@ fn requests_at_the_same_time_have_logs_of_their_own() {
             programs: programs.clone(),
             configuration: Vec::new(),
             configuration_too: None,
+            dry_run: None,
         };
         let done = run(Command::Dump, &target.request(&images), &host).unwrap();
         programs.clear().unwrap();
@@ -90,6 +91,7 @@ fn a_request_that_fails_is_an_error_and_the_next_is_served() {
         programs: Home::at(Some("none".into()), None),
         configuration: Vec::new(),
         configuration_too: None,
+        dry_run: None,
     };
     let target = Target::start();
 

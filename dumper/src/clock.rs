@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
+use images::Cancel;
+
 use crate::error::Error;
 use crate::options::{DumpOptions, FrozenAccount};
 use crate::pulse::Pulse;

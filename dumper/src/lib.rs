@@ -6,7 +6,6 @@
 //! mappings, memory, registers, timers.
 
 mod aio;
-mod cancel;
 mod capture;
 mod cgroup_roots;
 mod cgroup_settings;
@@ -69,7 +68,6 @@ mod userfaults;
 mod users;
 mod write;
 
-pub use cancel::Cancel;
 pub use cgroup_settings::CgroupProperties;
 pub use dump::dump;
 pub use error::Error;

@@ -9,12 +9,11 @@ use api::{CgroupRoot, CgroupsMode};
 use collector::Home;
 use ids::HostPid;
 use images::messages::CpuinfoEntry;
-use images::{Images, Signer};
+use images::{Cancel, Images, Signer};
 use kernel::netfilter::Method as LockMethod;
 use kernel::rights::User;
 use support::tree::Surroundings;
 
-use crate::cancel::Cancel;
 use crate::cgroup_settings::CgroupProperties;
 use crate::files::{Connections, ExternalUnix};
 use crate::mounts::MountOptions;

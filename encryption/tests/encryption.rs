@@ -18,7 +18,7 @@ use images::encryption::Decrypts;
 use images::messages::{InventoryEntry, ManifestEntry, PagemapEntry, PagemapHead, page_flags};
 use images::store::Encrypts;
 use images::{
-    Access, Destination, EncryptedDirectory, Error, Folder, ImageWriter, Images, Lineage,
+    Access, Cancel, Destination, EncryptedDirectory, Error, Folder, ImageWriter, Images, Lineage,
     NewDirectory, PAGE_SIZE, Safe, Signer, TrustedKeys, WriteOptions, encode, make_safe, names,
     sign, verify,
 };
@@ -239,7 +239,7 @@ fn nobody_else_reads_it() {
     // All of it can be compared, and listed.
     let locked = Images::open_locked(&path, &Access::default()).unwrap();
     assert!(locked.is_locked() && locked.is_encrypted());
-    let found = verify(&locked).unwrap();
+    let found = verify(&path, &Access::default(), &Cancel::default()).unwrap();
     assert!(found.locked && found.damages.is_empty() && found.unknown.is_empty(), "{found:?}");
     assert_eq!(found.files, 6 * 3);
     assert_eq!(locked.files().unwrap().len(), 3 * 5);
@@ -356,8 +356,13 @@ fn it_is_signed_as_any_other_also_by_who_cannot_read_it() {
     sign(&place.path("one"), &Signer::read(&place.path("1.key")).unwrap()).unwrap();
     assert_eq!(place.look_as("one", &trusting).unwrap(), 3);
     let locked = Access { keys, ..Access::default() };
-    let locked = Images::open_locked(&place.path("one"), &locked).unwrap();
-    assert!(verify(&locked).unwrap().signed_by.is_some());
+    let found = verify(&place.path("one"), &locked, &Cancel::default()).unwrap();
+    assert!(found.signed_by.is_some());
+    // Of one that nobody wants any more nothing is said.
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let found = verify(&place.path("one"), &locked, &cancel);
+    assert!(matches!(found, Err(Error::Cancelled { .. })), "{found:?}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub(crate) async fn checkpoint(
 }
 
 /// Starts a checkpoint as a request means it.
-async fn begin_meant(
+pub(crate) async fn begin_meant(
     gateway: &Gateway,
     asker: &Asker,
     asked: &Asked,
@@ -107,9 +107,40 @@ async fn meant(
             let told = listed(&several[..several.len().min(20)]);
             let message = format!("it selects {} trees: {told}", several.len());
             Err(Problem::field("select", message)
-                .remedy("select one of them, send together: true, and all are checkpointed in one frozen moment, or have a policy checkpoint them one by one (PUT /v1/policies/NAME, paused; POST /v1/policies/NAME/run)"))
+                .remedy("select one of them, send together: true, and all are checkpointed in one frozen moment, or send it to POST /v1/batches, and they are checkpointed one by one"))
         }
     }
+}
+
+/// A request for each of the trees that one names, or selects, by their roots.
+pub(crate) async fn one_by_one(
+    gateway: &Gateway,
+    asker: &Asker,
+    request: CheckpointRequest,
+) -> Result<Vec<(i32, CheckpointRequest)>, Problem> {
+    if request.together {
+        let message = "those of a batch stand still one by one";
+        return Err(Problem::field("together", message)
+            .remedy("leave it out, or send the request to POST /v1/checkpoints"));
+    }
+    // It is chosen among the same trees.
+    let request = meant(gateway, asker, CheckpointRequest { together: true, ..request }).await?;
+    let of = |pid| {
+        let below = |of_all: &Option<Directory>, field: &str| {
+            let place = of_all.as_ref().map(|of_all| within_that(of_all, pid));
+            place.transpose().map_err(|problem| problem.of(field))
+        };
+        let one = CheckpointRequest {
+            pid: Some(pid),
+            pids: Vec::new(),
+            together: false,
+            directory: below(&request.directory, "directory")?,
+            parent: below(&request.parent, "parent")?,
+            ..request.clone()
+        };
+        Ok((pid, one))
+    };
+    several(&request)?.into_iter().map(of).collect()
 }
 
 /// Refuses labels that policies alone give, but for those that a checkpoint has.
@@ -140,8 +171,9 @@ pub(crate) async fn begin(
     }
     if !request.pids.is_empty() {
         let message = "several processes are named, and not that they are checkpointed together";
-        return Err(Problem::field("pids", message)
-            .remedy("send together: true, or a request with pid for each"));
+        return Err(Problem::field("pids", message).remedy(
+            "send together: true, or the request to POST /v1/batches: there is a job for each then",
+        ));
     }
     match (request.pid, &request.container) {
         (Some(pid), None) => checkpoint_of_process(gateway, wanted, pid).await,
@@ -202,33 +234,23 @@ fn check_dry_run(request: &CheckpointRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The trees that are to be checkpointed together.
-fn together(asker: &Asker, request: &CheckpointRequest) -> Result<Vec<i32>, Problem> {
+/// The several trees that a request names.
+fn several(request: &CheckpointRequest) -> Result<Vec<i32>, Problem> {
     for (field, wanted) in
         [("container", request.container.is_some()), ("engine", request.engine.is_some())]
     {
         if wanted {
             let message = "engines checkpoint one container at a time";
-            return Err(Problem::field(field, message).remedy("leave it out, or together"));
+            return Err(Problem::field(field, message)
+                .remedy("name processes, or the one container alone, in POST /v1/checkpoints"));
         }
     }
-    if request.pid.is_some() && !request.pids.is_empty() {
-        let message = "both one process and several are named";
-        return Err(Problem::field("pid", message).remedy("have it among the others"));
-    }
-    let pids: Vec<i32> = request.pids.iter().copied().chain(request.pid).collect();
+    let pids: Vec<i32> = request.pid.into_iter().chain(request.pids.iter().copied()).collect();
     if pids.is_empty() || pids.len() > TogetherRequest::MOST {
         let message = format!("{} trees are named, of 1 to {}", pids.len(), TogetherRequest::MOST);
         return Err(Problem::field("pids", message).remedy("send pids or select, of fewer trees"));
     }
-    if asker.user.is_some() && pids.len() as u64 > AT_WORK {
-        let message = format!("{} trees, and a user may have {AT_WORK} at work", pids.len());
-        return Err(Problem::field("pids", message).remedy(
-            "name fewer, or have root send the request (or send it with the gateway's token)",
-        ));
-    }
     for (index, pid) in pids.iter().enumerate() {
-        check_pid(*pid).map_err(|problem| problem.of("pids"))?;
         if pids[..index].contains(pid) {
             return Err(Problem::field("pids", format!("process {pid} is named twice"))
                 .remedy("name it once"));
@@ -246,7 +268,16 @@ fn within_that(of_all: &Directory, pid: i32) -> Result<Directory, Problem> {
 
 async fn checkpoint_together(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Accepted, Problem> {
     let Wanted { asker, request, .. } = wanted;
-    let pids = together(asker, request)?;
+    let pids = several(request)?;
+    if asker.user.is_some() && pids.len() as u64 > AT_WORK {
+        let message = format!("{} trees, and a user may have {AT_WORK} at work", pids.len());
+        return Err(Problem::field("pids", message).remedy(
+            "name fewer, or have root send the request (or send it with the gateway's token)",
+        ));
+    }
+    for pid in &pids {
+        check_pid(*pid).map_err(|problem| problem.of("pids"))?;
+    }
     check_dry_run(request)?;
     let directory = free(gateway, asker, request.directory.as_ref(), "together").await?;
     let mut dumps = Vec::with_capacity(pids.len());
@@ -303,7 +334,6 @@ async fn checkpoint_of_container(
     let Wanted { asker, asked, request, stays, labels } = wanted;
     // What no engine's own command has.
     for (field, wanted) in [
-        ("dry_run", request.dry_run),
         ("tcp_close", request.tcp_close),
         ("skip_in_flight", request.skip_in_flight),
         ("link_remap", request.link_remap),
@@ -325,6 +355,7 @@ async fn checkpoint_of_container(
         directory,
         directory_wanted,
         leave_running: stays,
+        dry_run: request.dry_run,
         shell_job: request.shell_job,
         tcp_established: request.tcp_established,
         labels: labels.clone(),

@@ -88,6 +88,17 @@ pub(crate) struct Asked {
 }
 
 impl Manner {
+    /// How one of several trees is asked for, of which each has a job of its own.
+    pub(crate) fn of_one(&self, pid: i32) -> Self {
+        let key = self.key.as_ref().map(|key| format!("{key}/{pid}"));
+        Self { wait: Duration::ZERO, key }
+    }
+
+    /// For how long the answer is held back.
+    pub(crate) const fn patience(&self) -> Duration {
+        self.wait
+    }
+
     /// How this request is asked for, which is compared as it was sent with what else is sent by the same name.
     pub(crate) fn of(
         self,
@@ -520,12 +531,9 @@ pub(crate) async fn cancel_job(
     };
     tracing::info!("{asker}: cancel job {id}, {}", described(&job));
     if !gateway.queue.leave(&id) {
-        if job.kind == JobKind::Verify || job.container.is_some() {
+        if job.container.is_some() {
             cancelling(&gateway, &id, None).await?;
-            let message = match job.kind {
-                JobKind::Verify => "a verification cannot be cancelled once it is at work",
-                _ => "the container's engine is at work, which cannot be told to stop",
-            };
+            let message = "the container's engine is at work, which cannot be told to stop";
             return Err(Problem::new(StatusCode::CONFLICT, message)
                 .remedy(format!("wait until it is finished: GET /v1/jobs/{id}?wait=60s")));
         }

@@ -6,6 +6,7 @@ mod access;
 mod archives;
 mod args;
 mod audit;
+mod batches;
 mod callers;
 mod checkpoints;
 mod contents;

@@ -20,6 +20,7 @@ use crate::services::{problem, with_query};
 fn routes() -> OpenApiRouter<Gateway> {
     OpenApiRouter::with_openapi(openapi::document())
         .merge(crate::checkpoints::router())
+        .merge(crate::batches::router())
         .merge(crate::contents::router())
         .merge(crate::archives::router())
         .merge(crate::restores::router())

@@ -91,6 +91,14 @@ impl Services {
         self.dumper.post_as(id, "/v1/container-dumps", request).await
     }
 
+    pub(crate) async fn try_container(
+        &self,
+        id: &str,
+        request: &ContainerDumpRequest,
+    ) -> Result<DumpSummary, ClientError> {
+        self.dumper.post_as(id, "/v1/container-dry-runs", request).await
+    }
+
     pub(crate) async fn containers(&self) -> Result<ContainerList, ClientError> {
         self.dumper.get("/v1/containers").await
     }

@@ -41,6 +41,7 @@ impl Work {
     pub(crate) fn kind(&self) -> JobKind {
         match self {
             Self::Dump(request) if request.dry_run => JobKind::DryRun,
+            Self::Container(request) if request.dry_run => JobKind::DryRun,
             Self::Together(request) if request.dumps.iter().any(|dump| dump.dry_run) => {
                 JobKind::DryRun
             }
@@ -98,10 +99,13 @@ pub(crate) fn described(job: &Job) -> String {
             format!("checkpoint of processes {} together to {directory}", listed(&job.pids))
         }
         (JobKind::Checkpoint, None, None) => format!("checkpoint to {directory}"),
-        (JobKind::DryRun, None, _) => {
+        (JobKind::DryRun, _, Some(name)) => {
+            format!("dry run of a checkpoint of container {name:?}")
+        }
+        (JobKind::DryRun, None, None) => {
             format!("dry run of a checkpoint of processes {} together", listed(&job.pids))
         }
-        (JobKind::DryRun, pid, _) => {
+        (JobKind::DryRun, pid, None) => {
             let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
             format!("dry run of a checkpoint of process {pid}")
         }
@@ -127,6 +131,9 @@ pub(crate) async fn perform(
     let done = match work {
         Work::Dump(request) => services.dump(id, request).await.map(Outcome::Dumped),
         Work::Together(request) => services.dump_together(id, request).await.map(Outcome::Together),
+        Work::Container(request) if request.dry_run => {
+            services.try_container(id, request).await.map(Outcome::Dumped)
+        }
         Work::Container(request) => {
             services.checkpoint_container(id, request).await.map(Outcome::Checkpointed)
         }

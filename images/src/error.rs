@@ -24,6 +24,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Nobody wants it any more.
+    #[error("{}: its verification was cancelled", path.display())]
+    Cancelled {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The images are of a version that is not known.
     #[error(
         "inventory.img: images of version {version} are not supported (1 and 2 are); restore the checkpoint by the CRIU or stasis that wrote it"

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use crate::cancel::Cancel;
 use crate::encryption::{self, Decrypts, EncryptedPages, Refused};
 use crate::error::Error;
 use crate::keys::{Distrust, KeyId, TrustedKeys};
@@ -19,7 +20,9 @@ use crate::names::{self, Image};
 use crate::pagemap::{PageMap, PageRun, PageRuns};
 use crate::reader::ImageReader;
 use crate::signatures::{self, Vouched};
-use crate::store::{Content, Directory, Identity, ImageFile, ImageStore, Opened, PageSource};
+use crate::store::{
+    Content, Directory, Identity, ImageFile, ImageStore, Opened, PageSource, Wanted,
+};
 
 /// Reads an image of a checkpoint.
 pub type StoredReader<M> = ImageReader<BufReader<Box<dyn Content>>, M>;
@@ -90,6 +93,17 @@ impl Images {
     /// As [`Images::open_as`], but for [`Error::Encrypted`].
     pub fn open_locked(path: &Path, access: &Access) -> Result<Self, Error> {
         Self::of_store(Arc::new(Directory::open(path)?), &Arc::new(access.clone()), true)
+    }
+
+    /// The same, of which nothing is read any more once that is cancelled.
+    pub(crate) fn open_wanted(
+        path: &Path,
+        access: &Access,
+        cancel: &Cancel,
+    ) -> Result<Self, Error> {
+        let store: Arc<dyn ImageStore> = Arc::new(Directory::open(path)?);
+        let store = Arc::new(Wanted::new(store, cancel.clone()));
+        Self::of_store(store, &Arc::new(access.clone()), true)
     }
 
     /// Takes a directory that is open already; `path` is what errors call it.

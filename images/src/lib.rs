@@ -17,6 +17,7 @@
 pub mod archives;
 pub mod attribute_ids;
 pub mod build_id;
+mod cancel;
 pub mod checkpoint;
 pub mod encryption;
 mod error;
@@ -43,6 +44,7 @@ pub mod store;
 mod verify;
 mod writer;
 
+pub use cancel::Cancel;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use held::{Held, HeldRun};

@@ -8,6 +8,7 @@ mod directory;
 mod encrypted;
 mod memory;
 mod nowhere;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -25,6 +26,7 @@ pub use directory::{
 pub use encrypted::{DirectoryKind, EncryptedDirectory, EncryptedOutput, Encrypts};
 pub use memory::{Memory, MemoryDestination, MemoryStore, NewInMemory};
 pub use nowhere::Nowhere;
+pub(crate) use wanted::Wanted;
 
 /// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

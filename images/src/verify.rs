@@ -1,10 +1,11 @@
 //! Whether all of a checkpoint is as it was written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::cancel::Cancel;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::images::Images;
+use crate::images::{Access, Images};
 use crate::keys::KeyId;
 use crate::lineage::Lineage;
 use crate::names;
@@ -38,12 +39,21 @@ pub struct Verified {
     pub damages: Vec<Damage>,
 }
 
-/// Reads all of a checkpoint, and of its parents, and compares it with what was written. What is damaged does not end it: all of it is
-/// told.
+/// Reads all of the checkpoint in a directory, and of its parents, and compares it with what was written. What is damaged does not end it:
+/// all of it is told. Of one that is encrypted, and that nothing is given to read by, what is stored is compared.
 ///
 /// # Errors
-/// If the files cannot be listed.
-pub fn verify(images: &Images) -> Result<Verified, Error> {
+/// As [`Images::open_locked`]; if the files cannot be listed; [`Error::Cancelled`].
+pub fn verify(path: &Path, access: &Access, cancel: &Cancel) -> Result<Verified, Error> {
+    let found = Images::open_wanted(path, access, cancel).and_then(|images| compare(&images));
+    match cancel.is_cancelled() {
+        // What was found then may have come of that.
+        true => Err(Error::Cancelled { path: path.into() }),
+        false => found,
+    }
+}
+
+fn compare(images: &Images) -> Result<Verified, Error> {
     let mut found = Verified {
         signed_by: images.vouched_by(),
         locked: images.is_locked(),

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use stasis_images::messages::{FdinfoEntry, FileEntry, InventoryEntry, PagemapHead, PstreeEntry};
 use stasis_images::{
-    Destination, Error, ImageWriter, Images, NewDirectory, PAGE_SIZE, Safe, WriteOptions, encode,
-    make_safe, names, parents_of, remove, verify,
+    Access, Cancel, Destination, Error, ImageWriter, Images, NewDirectory, PAGE_SIZE, Safe,
+    WriteOptions, encode, make_safe, names, parents_of, remove, verify,
 };
 
 fn inventory() -> InventoryEntry {
@@ -378,7 +378,7 @@ fn all_that_has_changed_is_told_and_nothing_else() {
     let target = place.path().join("checkpoint");
     write_long(&target, Safe::AtOnce);
     // It has no tree in it, which is found when every file is as it was.
-    let found = || verify(&Images::open(&target).unwrap()).unwrap();
+    let found = || verify(&target, &Access::default(), &Cancel::default()).unwrap();
     let first = found();
     assert_eq!(
         (first.files, first.bytes > 18 << 20, first.unknown.len()),

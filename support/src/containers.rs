@@ -34,6 +34,16 @@ pub fn without_command(command: &str) -> Refusal {
     )
 }
 
+/// A container that neither runc nor crun is seen to run for its engine.
+#[must_use]
+pub fn without_runtime(engine: &str) -> Refusal {
+    Refusal::new(
+        format!("a dry run asks runc or crun, which {engine} has its containers run by, and neither lists it"),
+        "name their state directories (STASIS_RUNC_STATE, STASIS_CRUN_STATE, STASIS_CONTAINERD_STATE), or checkpoint it with leave-running"
+            .to_owned(),
+    )
+}
+
 /// An engine that was built without what it calls CRIU by.
 #[must_use]
 pub fn built_without_criu(command: &str) -> Refusal {

@@ -1,13 +1,14 @@
 //! Jobs that are cancelled, or wait for their turn.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use stasis_tests::faults::Random;
-use stasis_tests::{Machine, Scratch, Services, WebServer, wait_until};
+use stasis_tests::{Machine, Program, Scratch, Services, WebServer, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -84,6 +85,39 @@ fn of_a_cancelled_restore_nothing_or_all_is_there() {
     services.restore("end").expect("restore");
     assert!(counts(&web));
     machine.end_tree(pid);
+}
+
+/// A program with much memory, so that it takes a while to read its checkpoint.
+const LARGE: &str = "import os, sys, time
+kept = bytearray(os.urandom(1 << 20)) * 256
+open(sys.argv[1], 'w').close()
+time.sleep(1000)
+";
+
+#[test]
+fn a_cancelled_verification_reads_no_further() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let services = Services::start(&scratch.path("services"));
+    let ready = scratch.path("ready");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", LARGE]).arg(&ready);
+    let program = Program::start(&mut command, &scratch.path("log"));
+    assert!(wait_until(SOON, || ready.exists()), "it is not up");
+    services.checkpoint(program.pid(), "large", true).expect("checkpoint");
+    let mut random = Random::new(0x7e51f7);
+    let mut ends = [0, 0];
+    for _ in 0..TIMES {
+        let id = begun(&services, "/v1/verifications", &json!({"directory": "large"}));
+        std::thread::sleep(random.below(Duration::from_millis(40)));
+        let job = cancelled(&services, &id);
+        let is_done = job["state"] == "done";
+        // What was read until then says nothing of the checkpoint.
+        assert_eq!(job["verified"]["sound"], if is_done { json!(true) } else { Value::Null });
+        ends[usize::from(is_done)] += 1;
+    }
+    assert!(ends[0] > 0, "none was cancelled in time");
+    machine.end_all();
 }
 
 #[test]

@@ -311,6 +311,15 @@ fn a_container_is_dumped_by_its_name() {
     let images = container.scratch.path("images");
     let dump = ["dump", "--container", container.id(), "-D", utf8(&images)];
     let before = container.count().expect("a count");
+    let state = || container.runc(&["state", container.id()]).must_succeed("runc state").stdout;
+    let was = state();
+    let tried = ["dump", "--container", container.id(), "--dry-run", "--json"];
+    let tried = stasis(&container, &tried).must_succeed("a dry run").stdout;
+    let tried: Value = serde_json::from_str(&tried).expect("JSON");
+    assert_eq!(tried["pid"].as_i64(), container.pid(), "{tried}");
+    assert!(tried["image_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{tried}");
+    assert_eq!((state(), images.exists()), (was, false));
+    let before = container.counts_on(before);
     stasis(&container, &[&dump[..], &["--leave-running"]].concat()).must_succeed("stasis dump");
     container.counts_on(before);
     assert!(images.join("inventory.img").is_file() && images.join("stats-dump").is_file());
@@ -424,6 +433,11 @@ fn a_container_is_dumped_by_the_services() {
     assert_eq!(removed.status, 204, "with what the engine has put there: {}", removed.text);
     let failed = services.job("/v1/checkpoints", &asked("first", true)).expect_err("it is there");
     assert_eq!(failed["field"], "directory");
+    let tried = json!({"container": container.id(), "dry_run": true});
+    let tried = services.job("/v1/checkpoints", &tried).expect("a dry run");
+    assert_eq!((&tried["kind"], &tried["container"]), (&json!("dry_run"), &json!(container.id())));
+    assert!(tried["dump"]["frozen_us"].as_u64().is_some_and(|frozen| frozen > 0), "{tried}");
+    let before = container.counts_on(before);
     for (field, body) in [
         ("link_remap", json!({"container": "x", "leave_running": true, "link_remap": true})),
         ("container", json!({"container": "x", "pid": 7, "leave_running": true})),

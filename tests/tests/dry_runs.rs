@@ -117,14 +117,14 @@ fn a_gateway_tries_it_too() {
     )
     .expect("another");
     workload.check().expect("it runs on");
-    for (body, field) in [
-        (json!({"pid": workload.pid(), "dry_run": true, "track": true}), "track"),
-        (json!({"container": "web", "dry_run": true}), "dry_run"),
-    ] {
-        let refused = services.call("POST", "/v1/checkpoints", Some(&body.to_string()));
-        assert_eq!(refused.status, 422, "{}", refused.text);
-        assert_eq!(refused.body["field"], field, "{}", refused.text);
-    }
+    let body = json!({"pid": workload.pid(), "dry_run": true, "track": true});
+    let refused = services.call("POST", "/v1/checkpoints", Some(&body.to_string()));
+    assert_eq!(
+        (refused.status, &refused.body["field"]),
+        (422, &json!("track")),
+        "{}",
+        refused.text
+    );
     let listed = services.call("GET", "/v1/checkpoints", None).body;
     assert_eq!(listed["checkpoints"], json!([]), "{listed}");
     let left: Vec<_> = std::fs::read_dir(services.checkpoints()).expect("the root").collect();

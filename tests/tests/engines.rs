@@ -171,6 +171,14 @@ fn a_container_of_podman_is_dumped_by_its_name() {
         stasis(&rig, &["dump", "--container", "counts", "--engine", "runc", "-D", &at("i")]);
     assert!(refused.stderr.contains("no container"), "{}", refused.stderr);
     let before = rig.count().expect("a count");
+    let tried = ["dump", "--container", "counts", "--dry-run", "--json"];
+    let tried = stasis(&rig, &tried).must_succeed("a dry run").stdout;
+    let tried: Value = serde_json::from_str(&tried).expect("JSON");
+    assert!(tried["frozen_us"].as_u64().is_some_and(|frozen| frozen > 0), "{tried}");
+    let before = rig.counts_on(before);
+    let never =
+        podman(&rig, &["container", "inspect", "--format", "{{.State.Checkpointed}}", "counts"]);
+    assert_eq!(never.must_succeed("podman inspect").stdout.trim(), "false");
     stasis(&rig, &["dump", "--container", "counts", "--leave-running"]).must_succeed("stasis dump");
     rig.counts_on(before);
     let said = stasis(&rig, &["dump", "--container", &id[..12]]).must_succeed("stasis dump").stdout;
@@ -212,6 +220,9 @@ fn a_container_of_docker_is_dumped_by_its_name() {
     let said = stasis(&["ps", "--containers"]).must_succeed("stasis ps").stdout;
     let line = said.lines().find(|line| line.contains(&name)).unwrap_or_default();
     assert!(line.contains("docker") && line.contains("yes"), "{said}");
+    let tried = stasis(&["dump", "--container", &name, "--dry-run"]).must_succeed("a dry run");
+    assert!(tried.stdout.contains("frozen"), "{}", tried.stdout);
+    let before = rig.counts_on(before);
     stasis(&["dump", "--container", &name, "--leave-running"]).must_succeed("stasis dump");
     rig.counts_on(before);
     let said = stasis(&["dump", "--container", &name]).must_succeed("stasis dump").stdout;

@@ -135,6 +135,7 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
     let scratch = Scratch::new();
     let services = Services::start(&scratch.path("services"));
     let web = WebServer::start(&scratch.path("web"));
+    let other = WebServer::start(&scratch.path("other"));
     let pid = web.program.pid();
     let address = services.address();
     let token = std::fs::read_to_string(services.token_file()).expect("the token");
@@ -176,6 +177,19 @@ fn a_checkpoint_is_made_looked_at_restored_and_removed_by_clicks() {
         browser.look("inside").await;
         browser.click("form[action='/do/verify'] button").await;
         browser.job_says("good", "done").await;
+
+        // Another one in the same moment.
+        client.goto(&format!("{address}/new?pid={pid}")).await.expect("go");
+        let second = other.program.pid();
+        browser.find("#with").await.send_keys(&second.to_string()).await.expect("type");
+        browser.find("#directory").await.send_keys("of/both").await.expect("type");
+        browser.click("input[value=on]").await;
+        browser.click("button.first").await;
+        browser.job_says("good", "done").await;
+        browser.look("together").await;
+        for pid in [pid, second] {
+            assert!(services.checkpoints().join(format!("of/both/{pid}")).exists(), "of {pid}");
+        }
 
         // A tree that is ended, and comes back.
         client.goto(&format!("{address}/new?pid={pid}")).await.expect("go");

@@ -128,6 +128,62 @@ fn one_job_takes_all_of_them() {
 }
 
 #[test]
+fn each_of_a_batch_has_a_job_of_its_own() {
+    let _machine = Machine::prepare();
+    let rig = Rig::start(&["pipes", "unsupported-inotify", "unix_sockets"]);
+    let (services, pids) = (&rig.services, rig.pids());
+    let by_path = json!({"command": rig.scratch.path("program-").to_string_lossy()});
+    let request = json!({"select": by_path, "directory": "each", "leave_running": true});
+    let asker = services.asker();
+    let ask = |request: &Value, key: &str| {
+        let answer =
+            asker.ask("POST", "/v1/batches?wait=60s", Some(&request.to_string()), Some(key));
+        answer.expect("an answer")
+    };
+    let batch = ask(&request, "x");
+    assert_eq!(batch.status, 200, "{}", batch.text);
+    let jobs = batch.body["jobs"].as_array().expect("jobs").clone();
+    let told: Vec<_> = jobs.iter().map(|job| (&job["pid"], &job["state"])).collect();
+    let expected = [json!("done"), json!("failed"), json!("done")];
+    let pids_told: Vec<Value> = pids.iter().map(|pid| json!(pid)).collect();
+    assert_eq!(told, pids_told.iter().zip(&expected).collect::<Vec<_>>(), "{}", batch.text);
+    assert_eq!(rig.below("each"), [pids[0], pids[2]].map(|pid| format!("each/{pid}")));
+    rig.must_run_on();
+
+    // The same request once more begins nothing.
+    let ids = |batch: &Value| -> Vec<Value> {
+        batch["jobs"].as_array().expect("jobs").iter().map(|job| job["id"].clone()).collect()
+    };
+    assert_eq!(ids(&ask(&request, "x").body), ids(&batch.body));
+    // By another name two of the places are taken, and that one is free whose dump had failed.
+    let again = ask(&request, "y").body;
+    assert_eq!(ids(&again).len(), 1, "{again}");
+    let refused = again["refused"].as_array().expect("trees");
+    assert!(refused.iter().all(|one| one["error"]["code"] == "conflict"), "{again}");
+
+    // What speaks against all is the answer.
+    let none = json!({"pids": [pids[0]], "directory": "each", "leave_running": true});
+    let answer = ask(&none, "z");
+    assert_eq!(
+        (answer.status, &answer.body["field"]),
+        (409, &json!("directory")),
+        "{}",
+        answer.text
+    );
+    for (wrong, field) in [
+        (json!({"pids": pids, "together": true, "leave_running": true}), "together"),
+        (json!({"pids": pids}), "leave_running"),
+        (json!({"container": "web", "leave_running": true}), "container"),
+        (json!({"leave_running": true}), "pids"),
+        (json!({"select": {}, "leave_running": true}), "select"),
+    ] {
+        let answer = ask(&wrong, field);
+        assert_eq!((answer.status, &answer.body["field"]), (422, &json!(field)), "{}", answer.text);
+    }
+    rig.nothing_is_left_over();
+}
+
+#[test]
 fn what_cannot_be_together_is_refused() {
     let _machine = Machine::prepare();
     let rig = Rig::start(&["pipes", "unsupported-inotify"]);
@@ -145,7 +201,7 @@ fn what_cannot_be_together_is_refused() {
         (vec![("pids", json!([]))], "pids"),
         (vec![("pids", json!((1..=65).collect::<Vec<_>>()))], "pids"),
         (vec![("pids", json!([pids[0], i32::MAX]))], "pids"),
-        (vec![("pid", json!(pids[0]))], "pid"),
+        (vec![("pid", json!(pids[0]))], "pids"),
         (vec![("container", json!("x"))], "container"),
         (vec![("select", json!({"comm": "x"}))], "select"),
         (vec![("dry_run", json!(true)), ("track", json!(true))], "track"),

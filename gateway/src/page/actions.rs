@@ -22,6 +22,9 @@ use crate::{checkpoints, restores};
 pub(super) struct CheckpointForm {
     #[serde(default)]
     pid: String,
+    /// Roots of other trees, for the same frozen moment.
+    #[serde(default)]
+    with: String,
     #[serde(default)]
     container: String,
     #[serde(default)]
@@ -58,6 +61,12 @@ where
     }
 }
 
+/// The numbers that somebody has typed, with commas or spaces between.
+fn numbers(field: &str, text: &str) -> Result<Vec<i32>, Problem> {
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    words.filter_map(|word| typed(field, word).transpose()).collect()
+}
+
 fn directory(text: &str) -> Result<Directory, Problem> {
     text.parse().map_err(|error: DirectoryError| {
         Problem::field("directory", error.to_string()).remedy(Directory::REMEDY)
@@ -82,10 +91,11 @@ pub(super) async fn checkpoint(
         "end" => Some(false),
         _ => None,
     };
+    let pids = numbers("with", &form.with)?;
     let request = CheckpointRequest {
         pid: typed("pid", &form.pid)?,
-        pids: Vec::new(),
-        together: false,
+        together: !pids.is_empty(),
+        pids,
         select: None,
         container: typed("container", &form.container)?,
         engine: None,

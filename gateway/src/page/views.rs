@@ -555,15 +555,17 @@ pub(super) fn new(asker: &Asker, pid: Option<i32>, container: Option<&str>) -> M
                         Some(name) => input type="hidden" name="container" value=(name);,
                         None => { label for="pid" { "Process" } input #pid type="number" name="pid" min="1" required value=[pid]; }
                     }
+                    @if container.is_none() {
+                        label for="with" { "Together with" }
+                        input #with type="text" name="with" placeholder="other processes in the same frozen moment: 812, 930";
+                    }
                     span { "Afterwards it" }
                     span {
                         label { input type="radio" name="after" value="on" required; " runs on" }
                         " "
                         label { input type="radio" name="after" value="end"; " is ended, once its images are safe" }
-                        @if container.is_none() {
-                            " "
-                            label { input type="radio" name="after" value="try"; " runs on, and there is no checkpoint: a dry run, to see what it would cost" }
-                        }
+                        " "
+                        label { input type="radio" name="after" value="try"; " runs on, and there is no checkpoint: a dry run, to see what it would cost" }
                     }
                     label for="directory" { "Directory" }
                     input #directory type="text" name="directory" placeholder="made up, if it is empty";

@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use images::Images;
+use images::Cancel;
 use service::{
     Body, CheckpointRoot, OnBehalfOf, OperationName, Operations, Page, Problem, blocking, chain,
 };
@@ -223,8 +223,11 @@ async fn verify(
 ) -> Result<Json<Verification>, Problem> {
     let (_, path) = place(&state.root, asker, &directory)?;
     let operation = state.operations.begin(operation, asker.0)?;
+    let cancel = Cancel::default();
+    let cancels = cancel.clone();
+    operation.cancelled_by(move || cancels.cancel());
     blocking(move || {
-        let found = verified(&state, &path, &directory);
+        let found = verified(&state, &path, &directory, &cancel);
         if let Ok(found) = &found {
             state.metrics.verified(found);
         }
@@ -239,12 +242,15 @@ fn verified(
     Checkpoints { root, keys, .. }: &Checkpoints,
     path: &FilePath,
     directory: &Directory,
+    cancel: &Cancel,
 ) -> Result<Verification, Problem> {
     let access = access(keys.trust.trusted_keys.as_deref(), &keys.identities, keys.demand);
-    let found = Images::open_locked(path, &access.map_err(|error| no_access(&error))?);
-    let found = found.and_then(|images| images::verify(&images));
-    let found = match found {
+    let access = access.map_err(|error| no_access(&error))?;
+    let found = match images::verify(path, &access, cancel) {
         Ok(found) => found,
+        Err(error @ images::Error::Cancelled { .. }) => {
+            return Err(Problem::new(StatusCode::CONFLICT, chain(&error)).coded(Code::Cancelled));
+        }
         Err(images::Error::NotACheckpoint { .. } | images::Error::OpenDirectory { .. }) => {
             return Err(none(directory).of("directory"));
         }

@@ -9,14 +9,18 @@ use super::room::{Reserved, Room};
 use crate::access::{KeySettings, check_engine, no_access};
 use crate::has_no_room;
 use crate::trust::no_key;
-use api::{Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, User};
+use api::{
+    Code, ContainerCheckpoint, ContainerDumpRequest, ContainerEngine, ContainerList, DumpSummary,
+    User,
+};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use containers::{Asked, Error, Places};
+use containers::{Asked, Error, Listing, Places};
 use ids::HostPid;
 use images::Signer;
+use serde::Serialize;
 use service::{
     Body, CheckpointRoot, EngineSettings, OnBehalfOf, OperationName, Operations, Problem, blocking,
     chain,
@@ -53,6 +57,7 @@ pub(super) fn router(
     Router::new()
         .route("/v1/containers", get(list))
         .route("/v1/container-dumps", post(make))
+        .route("/v1/container-dry-runs", post(make_dry))
         .with_state(Containers { root, keys, places, room, operations, metrics })
 }
 
@@ -109,6 +114,32 @@ async fn make(
     operation: OperationName,
     Body(request): Body<ContainerDumpRequest>,
 ) -> Result<Json<ContainerCheckpoint>, Problem> {
+    if request.dry_run {
+        let message = "a dry run makes no checkpoint";
+        return Err(Problem::field("dry_run", message).remedy("POST /v1/container-dry-runs"));
+    }
+    let frozen = |done: &ContainerCheckpoint| done.frozen_us;
+    by_engine((state, asker, operation), request, checkpoint, frozen).await
+}
+
+async fn make_dry(
+    State(state): State<Containers>,
+    asker: OnBehalfOf,
+    operation: OperationName,
+    Body(request): Body<ContainerDumpRequest>,
+) -> Result<Json<DumpSummary>, Problem> {
+    let request = ContainerDumpRequest { dry_run: true, ..request };
+    let frozen = |tried: &DumpSummary| Some(tried.frozen_us);
+    by_engine((state, asker, operation), request, try_out, frozen).await
+}
+
+/// Does something by a container's engine, and counts and tells what came of it. `frozen` says for how long it stood still.
+async fn by_engine<T: Serialize + Send + 'static>(
+    (state, asker, operation): (Containers, OnBehalfOf, OperationName),
+    request: ContainerDumpRequest,
+    work: fn(&Containers, &ContainerDumpRequest) -> Result<T, Problem>,
+    frozen: fn(&T) -> Option<u64>,
+) -> Result<Json<T>, Problem> {
     not_for(asker.0)?;
     if CheckpointRoot::is_of_users(&request.directory) {
         let message = format!("directory {}: checkpoints of users lie there", request.directory);
@@ -116,23 +147,17 @@ async fn make(
     }
     let operation = state.operations.begin(operation, asker.0)?;
     blocking(move || {
-        let name = request.container.clone();
+        let (name, dry_run) = (&request.container, request.dry_run);
         let start = Instant::now();
-        state.metrics.container_begun();
-        let done = checkpoint(&state, &request);
-        state.metrics.container_finished(done.as_ref(), start.elapsed());
+        state.metrics.container_begun(dry_run);
+        let done = work(&state, &request);
+        let counted = done.as_ref().map(frozen);
+        state.metrics.container_finished(dry_run, counted, start.elapsed());
         operation.end(done.as_ref());
+        let what = if dry_run { "try a checkpoint of container" } else { "checkpoint container" };
         match &done {
-            Ok(done) => {
-                let (name, engine) = (&done.name, done.engine);
-                tracing::info!("{asker}: container {name:?} of {engine} is checkpointed");
-            }
-            Err(problem) => {
-                tracing::warn!(
-                    "{asker}: checkpoint container {name:?}: {}",
-                    problem.detail.message
-                );
-            }
+            Ok(_) => tracing::info!("{asker}: {what} {name:?}: it is done"),
+            Err(problem) => tracing::warn!("{asker}: {what} {name:?}: {}", problem.detail.message),
         }
         done
     })
@@ -140,16 +165,40 @@ async fn make(
     .map(Json)
 }
 
-fn checkpoint(
-    state: &Containers,
-    request: &ContainerDumpRequest,
-) -> Result<ContainerCheckpoint, Problem> {
+/// Finds out what a checkpoint would be.
+fn try_out(state: &Containers, request: &ContainerDumpRequest) -> Result<DumpSummary, Problem> {
+    let listing = may_be_asked(state)?;
+    let container =
+        listing.find(&request.container, request.engine).map_err(|error| problem(&error))?;
+    let tried = containers::try_out(container, &asked(request, None), &state.places);
+    tried.map_err(|error| problem(&error))
+}
+
+/// The containers, if engines may make checkpoints here.
+fn may_be_asked(state: &Containers) -> Result<Listing, Problem> {
     let keys = &state.keys;
     check_engine(&keys.recipients, keys.demand).map_err(|error| {
         Problem { status: StatusCode::UNPROCESSABLE_ENTITY, ..no_access(&error) }
             .coded(Code::Unsupported)
     })?;
-    let listing = containers::list(&state.places);
+    Ok(containers::list(&state.places))
+}
+
+fn asked(request: &ContainerDumpRequest, directory: Option<PathBuf>) -> Asked {
+    Asked {
+        directory,
+        leave_running: request.leave_running,
+        tcp_established: request.tcp_established,
+        ext_unix_sk: false,
+        shell_job: request.shell_job,
+    }
+}
+
+fn checkpoint(
+    state: &Containers,
+    request: &ContainerDumpRequest,
+) -> Result<ContainerCheckpoint, Problem> {
+    let listing = may_be_asked(state)?;
     let container =
         listing.find(&request.container, request.engine).map_err(|error| problem(&error))?;
     // These keep their checkpoints themselves, where they are given no place.
@@ -164,13 +213,7 @@ fn checkpoint(
         }
     }
     .unzip();
-    let asked = Asked {
-        directory,
-        leave_running: request.leave_running,
-        tcp_established: request.tcp_established,
-        ext_unix_sk: false,
-        shell_job: request.shell_job,
-    };
+    let asked = asked(request, directory);
     if !request.labels.is_empty() && asked.directory.is_none() {
         let message = "the engine keeps the images itself, and no labels with them";
         return Err(Problem::field("labels", message).remedy("leave them out"));

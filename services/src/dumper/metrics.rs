@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Code, ContainerCheckpoint, Verification};
+use api::{Code, Verification};
 use dumper::DumpReport;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use service::Problem;
@@ -98,24 +98,27 @@ impl DumpMetrics {
         }
     }
 
-    pub(super) fn container_begun(&self) {
-        self.running.with_label_values(&[CONTAINER]).inc();
+    pub(super) fn container_begun(&self, dry_run: bool) {
+        self.running.with_label_values(&[of_container(dry_run)]).inc();
     }
 
+    /// Counts what an engine was asked for; it says how long the container stood still, microseconds, if that is known.
     pub(super) fn container_finished(
         &self,
-        result: Result<&ContainerCheckpoint, &Problem>,
+        dry_run: bool,
+        result: Result<Option<u64>, &Problem>,
         took: Duration,
     ) {
-        self.running.with_label_values(&[CONTAINER]).dec();
+        let target = of_container(dry_run);
+        self.running.with_label_values(&[target]).dec();
         match result {
-            Ok(done) => {
-                self.done(CONTAINER, took);
-                if let Some(frozen) = done.frozen_us.map(Duration::from_micros) {
-                    self.frozen.with_label_values(&[CONTAINER]).observe(frozen.as_secs_f64());
+            Ok(frozen) => {
+                self.done(target, took);
+                if let Some(frozen) = frozen.map(Duration::from_micros) {
+                    self.frozen.with_label_values(&[target]).observe(frozen.as_secs_f64());
                 }
             }
-            Err(problem) => self.failed(CONTAINER, problem.detail.code),
+            Err(problem) => self.failed(target, problem.detail.code),
         }
     }
 
@@ -123,6 +126,10 @@ impl DumpMetrics {
         let outcome = if found.sound { "sound" } else { "damaged" };
         self.verifications.with_label_values(&[outcome]).inc();
     }
+}
+
+const fn of_container(dry_run: bool) -> &'static str {
+    if dry_run { DRY_RUN } else { CONTAINER }
 }
 
 /// Which dump of a process tree is counted.

@@ -10,9 +10,9 @@ use api::{
 };
 use axum::Json;
 use axum::extract::State;
-use dumper::{Cancel, DumpOptions, Member, Together, dump_together};
+use dumper::{DumpOptions, Member, Together, dump_together};
 use encryption::Recipients;
-use images::{Destination, NewGroup, Nowhere, Progress, WriteOptions};
+use images::{Cancel, Destination, NewGroup, Nowhere, Progress, WriteOptions};
 use service::{Body, OnBehalfOf, OperationName, OperationProgress, Problem, Way, blocking};
 
 use super::asked::{Dumper, options, place_of, whole_name};
