@@ -374,6 +374,10 @@ fn no_room(source: io::Error) -> Error {
     Error::Kernel { operation: "make room for descriptors".to_owned(), source }
 }
 
+/// The protocols of netlink sockets by which programs register for more than groups: the kernel keeps that by the socket's port, where
+/// nobody can read it.
+const REGISTERING: [i32; 2] = [libc::NETLINK_GENERIC, libc::NETLINK_AUDIT];
+
 /// The open files of a frozen tree, in memory.
 #[derive(Debug, Default)]
 pub struct Captured {
@@ -413,9 +417,20 @@ impl Captured {
         self.places.get(&(pid, FileReference::Exe)).copied()
     }
 
-    /// What is to be told of packets and connections that are not in the images.
+    /// What is to be told of packets, connections and registrations that are not in the images.
     fn left_out(&self) -> Vec<String> {
         let mut told = Vec::new();
+        let files = self.files.iter().chain(&self.cached);
+        let may_be_registered = files.filter_map(|file| file.nlsk.as_deref());
+        let may_be_registered = may_be_registered
+            .filter(|socket| REGISTERING.contains(&socket.protocol.cast_signed()))
+            .count();
+        if may_be_registered > 0 {
+            told.push(format!(
+                "{may_be_registered} generic or audit netlink sockets: what they may have registered for in the kernel (statistics of \
+                 tasks that end, frames of nl80211, to be the audit daemon) is shown nowhere, and is not in the images"
+            ));
+        }
         if self.left_behind > 0 {
             told.push(format!(
                 "packets that waited in {} raw or packet sockets, copies of what passed, or in network \

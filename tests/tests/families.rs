@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use stasis_tests::{Collector, Dump, Engine, Machine, Scratch, Workload};
+use stasis_tests::{Collector, Dump, Engine, Machine, Program, Scratch, Workload, wait_until};
 
 /// How often a program that changes all the while is carried.
 const ROUNDS: usize = 15;
@@ -385,6 +385,29 @@ fn unnamed_files_are_told_of_without_programs() {
         assert_eq!(outcome.stderr.contains(&said), is_told, "{family}: {}", outcome.stderr);
         workload.check().expect("the program's own check");
     }
+}
+
+/// What a netlink socket has registered for by its port the kernel keeps elsewhere, and shows nobody.
+#[test]
+fn registrations_that_nobody_sees_are_told_of() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    for (protocol, is_told) in [("NETLINK_ROUTE", false), ("16", true)] {
+        let ready = scratch.path(&format!("ready-{protocol}"));
+        let script = format!(
+            "import socket, sys, time\nheld = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, {})\n\
+             held.bind((0, 0)); open(sys.argv[1], 'w').close(); time.sleep(1000)",
+            protocol.replace("NETLINK", "socket.NETLINK")
+        );
+        let mut command = std::process::Command::new("/usr/bin/python3");
+        command.args(["-c", &script]).arg(&ready);
+        let program = Program::start(&mut command, &scratch.path("log"));
+        assert!(wait_until(std::time::Duration::from_secs(20), || ready.exists()), "it is not up");
+        let outcome = Engine::Stasis.dump(program.pid(), &scratch.path(protocol), Dump::RUNNING_ON);
+        let outcome = outcome.must_succeed("dump");
+        assert_eq!(outcome.stderr.contains("generic or audit"), is_told, "{}", outcome.stderr);
+    }
+    machine.end_all();
 }
 
 /// Keys are seen by programs alone.
