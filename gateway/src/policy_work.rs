@@ -62,18 +62,18 @@ async fn keep_swept(gateway: Gateway) {
 pub(crate) async fn begin(gateway: &Gateway, name: &str) -> bool {
     let Some((policy, at_work)) = gateway.policies.begin(name) else { return false };
     let run = PolicyRun { started_ms: now_ms(), ..PolicyRun::default() };
-    note(gateway, name, &run, false).await;
+    note(gateway, name, &run).await;
     tokio::spawn(at(gateway.clone(), policy, run, at_work));
     true
 }
 
 /// Notes how a run fares.
-async fn note(gateway: &Gateway, name: &str, run: &PolicyRun, good: bool) {
+async fn note(gateway: &Gateway, name: &str, run: &PolicyRun) {
     let (name, run) = (name.to_owned(), run.clone());
-    gateway.policies.ask(move |policies| policies.note(&name, &run, good)).await;
+    gateway.policies.ask(move |policies| policies.note(&name, &run)).await;
 }
 
-async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWork) {
+async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, at_work: AtWork) {
     let name = &policy.name;
     let asker = Asker::new(format!("policy {name}"), Rights::all().into());
     match requests(&gateway, &asker, &policy, run.started_ms).await {
@@ -89,7 +89,7 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
                 }
                 let taken = checkpoint(&gateway, &asker, request, &mut run).await;
                 count(&gateway, name, |metrics| metrics.taken(name, taken));
-                note(&gateway, name, &run, false).await;
+                note(&gateway, name, &run).await;
             }
         }
         Err(problem) => run.problem = Some(problem.detail),
@@ -100,11 +100,11 @@ async fn at(gateway: Gateway, policy: Policy, mut run: PolicyRun, _at_work: AtWo
         Some(problem) => tracing::warn!("{asker}: {}", problem.message),
         None => tracing::info!("{asker}: {} checkpoints taken", run.done),
     }
-    note(&gateway, name, &run, good).await;
     count(&gateway, name, |metrics| metrics.ran(name, good));
     if let Some(policy) = gateway.policies.get(name) {
         sweep(&gateway, &policy).await;
     }
+    gateway.policies.ask(move |_| at_work.end(&run, good)).await;
 }
 
 /// Counts something of a policy, if there is one of that name still.

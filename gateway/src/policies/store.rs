@@ -187,11 +187,17 @@ impl Policies {
         Ok(())
     }
 
-    /// Notes how a run fares. `good`: it has taken checkpoints of all.
-    pub(crate) fn note(&self, name: &str, run: &PolicyRun, good: bool) {
+    /// Notes how a run fares.
+    pub(crate) fn note(&self, name: &str, run: &PolicyRun) {
+        self.note_both(name, run, false, |_| ());
+    }
+
+    /// Notes it together with something else, so that nobody sees one without the other. `good`: it has taken checkpoints of all.
+    fn note_both(&self, name: &str, run: &PolicyRun, good: bool, other: impl FnOnce(&mut Kept)) {
         let _one = self.change();
         let policy = {
             let mut kept = self.lock();
+            other(&mut kept);
             let Some(policy) = kept.all.get_mut(name) else { return };
             policy.last = Some(run.clone());
             if good {
@@ -210,7 +216,10 @@ impl Policies {
         let mut kept = self.lock();
         let policy = kept.all.get(name)?.clone();
         let begun = kept.at_work.insert(name.to_owned());
-        begun.then(|| (policy, AtWork { policies: self.clone(), name: name.to_owned() }))
+        begun.then(|| {
+            let name = name.to_owned();
+            (policy, AtWork { policies: self.clone(), name, has_ended: false })
+        })
     }
 
     /// Those that are to be at work now, and in how many milliseconds the next one is.
@@ -234,11 +243,25 @@ impl Policies {
 pub(crate) struct AtWork {
     policies: Policies,
     name: String,
+    has_ended: bool,
+}
+
+impl AtWork {
+    /// Notes how its run has ended: whoever sees that may have it at work anew. `good`: it has taken checkpoints of all.
+    pub(crate) fn end(mut self, run: &PolicyRun, good: bool) {
+        let name = &self.name;
+        self.policies.note_both(name, run, good, |kept| {
+            kept.at_work.remove(name);
+        });
+        self.has_ended = true;
+    }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.policies.lock().at_work.remove(&self.name);
+        if !self.has_ended {
+            self.policies.lock().at_work.remove(&self.name);
+        }
         self.policies.changed.notify_one();
     }
 }
@@ -277,7 +300,7 @@ mod tests {
         let (due, wait) = policies.due();
         assert!(due.is_empty() && wait.is_some_and(|wait| wait > 3_500_000));
         let long_ago = PolicyRun { started_ms: 1, finished_ms: Some(2), ..PolicyRun::default() };
-        policies.note("p", &long_ago, true);
+        policies.note_both("p", &long_ago, true, |_| ());
         assert_eq!(policies.due().0, ["p"]);
         // Another gateway knows it.
         let again = Policies::of(state).unwrap();
