@@ -102,6 +102,7 @@ use held::HeldFiles;
 use held_memfd::HeldMemfds;
 use in_flight::InFlight;
 pub use link_remaps::{GivenLinks, LinkRemaps};
+use netlink_sockets::may_be_registered;
 pub(crate) use networks::Attached;
 pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
@@ -374,10 +375,6 @@ fn no_room(source: io::Error) -> Error {
     Error::Kernel { operation: "make room for descriptors".to_owned(), source }
 }
 
-/// The protocols of netlink sockets by which programs register for more than groups: the kernel keeps that by the socket's port, where
-/// nobody can read it.
-const REGISTERING: [i32; 2] = [libc::NETLINK_GENERIC, libc::NETLINK_AUDIT];
-
 /// The open files of a frozen tree, in memory.
 #[derive(Debug, Default)]
 pub struct Captured {
@@ -421,10 +418,7 @@ impl Captured {
     fn left_out(&self) -> Vec<String> {
         let mut told = Vec::new();
         let files = self.files.iter().chain(&self.cached);
-        let may_be_registered = files.filter_map(|file| file.nlsk.as_deref());
-        let may_be_registered = may_be_registered
-            .filter(|socket| REGISTERING.contains(&socket.protocol.cast_signed()))
-            .count();
+        let may_be_registered = files.filter(|file| may_be_registered(file)).count();
         if may_be_registered > 0 {
             told.push(format!(
                 "{may_be_registered} generic or audit netlink sockets: what they may have registered for in the kernel (statistics of \

@@ -16,6 +16,13 @@ use super::problem::{Doing, Problem};
 use super::socket_options;
 use super::survey::Survey;
 
+/// Whether a file is a socket of a protocol by which programs register for more than groups: the kernel keeps that by the socket's port,
+/// where nobody can read it.
+pub(super) fn may_be_registered(entry: &FileEntry) -> bool {
+    let protocol = entry.nlsk.as_ref().map(|socket| socket.protocol.cast_signed());
+    matches!(protocol, Some(libc::NETLINK_GENERIC | libc::NETLINK_AUDIT))
+}
+
 /// A netlink socket.
 #[derive(Debug)]
 pub(super) struct NetlinkSocket;
