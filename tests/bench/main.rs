@@ -18,14 +18,14 @@ use std::process::{Command, ExitCode, Stdio};
 use clap::Parser;
 use stasis_tests::{Engine, Machine, Scratch, Services, find_criu};
 
-use measure::{Bench, Deeds, Means};
-use report::{Accounts, BARE, Contained, GATEWAY, Line, Report, Runs, START};
+use measure::{Bench, Deeds, Keys, Means};
+use report::{Accounts, BARE, Contained, ENCRYPTION, GATEWAY, Line, Report, Runs, START};
 use shapes::{ROWS, Row, Shape};
 
 /// Measure frozen time, dump and restore, beside CRIU
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rows to measure: small, files, mappings, threads, processes, connections, terminals, memfds, gib, four-gib, gateway, bare, start, container,
+    /// Rows to measure: small, files, mappings, threads, processes, connections, terminals, memfds, gib, four-gib, gateway, encryption, bare, start, container,
     /// container-redis, container-processes
     #[arg(long, value_name = "ROW", value_delimiter = ',', value_parser = row_names())]
     only: Vec<String>,
@@ -67,7 +67,11 @@ struct Args {
 
 fn row_names() -> Vec<&'static str> {
     let containers = containers::SHAPES.iter().map(|shape| shape.name);
-    ROWS.iter().map(|row| row.name).chain([GATEWAY, BARE, START]).chain(containers).collect()
+    ROWS.iter()
+        .map(|row| row.name)
+        .chain([GATEWAY, ENCRYPTION, BARE, START])
+        .chain(containers)
+        .collect()
 }
 
 impl Args {
@@ -156,6 +160,29 @@ impl Session<'_> {
             }
             report.lines.push(Line::gateway(tracked, &direct, &served));
         }
+    }
+
+    /// 256 MiB, as they are and encrypted, in turns.
+    fn encryption(&self, report: &mut Report) {
+        println!("256 MiB, encrypted");
+        let keys = match Keys::make(&self.bench.scratch) {
+            Ok(keys) => keys,
+            Err(what) => return report.failed(what),
+        };
+        let (mut plain, mut encrypted) = (Vec::new(), Vec::new());
+        let deeds = Deeds { restored: !self.args.no_restore, tracked: false };
+        for _ in 0..self.args.runs() {
+            for (means, times) in [
+                (Means::Engine(Engine::Stasis), &mut plain),
+                (Means::Encrypting(&keys), &mut encrypted),
+            ] {
+                match self.bench.once(means, Shape::Memory, 256, deeds) {
+                    Ok(taken) => times.push(taken),
+                    Err(what) => report.failed(what),
+                }
+            }
+        }
+        report.lines.extend(Line::encryption(&plain, &encrypted));
     }
 
     /// All but large memory, by the command where no service runs and by one beside the services, in
@@ -268,6 +295,9 @@ fn measured(args: &Args, services: &Services, scratch: Scratch, machine: Machine
     }
     if args.wants(GATEWAY) && !args.account {
         session.gateway(&mut report);
+    }
+    if args.wants(ENCRYPTION) && !args.account {
+        session.encryption(&mut report);
     }
     if !args.account && (args.wants(BARE) || args.wants(START)) {
         session.bare(&mut report);

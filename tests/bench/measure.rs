@@ -17,8 +17,28 @@ pub(crate) enum Means<'a> {
     Engine(Engine),
     /// The command where no service runs.
     Bare,
+    /// The command, encrypting to a recipient.
+    Encrypting(&'a Keys),
     /// The gateway, and behind it the services.
     Services(&'a Services),
+}
+
+/// A key of age's, and to whom it belongs.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    identities: PathBuf,
+    recipients: PathBuf,
+}
+
+impl Keys {
+    /// Makes them, by age-keygen.
+    pub(crate) fn make(scratch: &Scratch) -> Result<Self, String> {
+        let (identities, recipients) = (scratch.path("bench.key"), scratch.path("bench.pub"));
+        let mut make = Command::new("sh");
+        make.args(["-c", "umask 077; age-keygen -o \"$0\" && age-keygen -y \"$0\" > \"$1\""]);
+        timed(make.args([&identities, &recipients]))?;
+        Ok(Self { identities, recipients })
+    }
 }
 
 /// What is done with a target.
@@ -89,6 +109,13 @@ fn dump(
             command.arg(pid.to_string()).arg("-D").arg(images).arg("--leave-running");
             Ok((timed(&mut command)?, Value::Null))
         }
+        Means::Encrypting(keys) => {
+            let mut command = Engine::Stasis.command("dump");
+            command.arg(pid.to_string()).env("STASIS_BPF_DIR", &places.served);
+            command.arg("--recipients").arg(&keys.recipients);
+            let time = timed(command.arg("-D").arg(images).arg("--leave-running"))?;
+            Ok((time, Value::Null))
+        }
         Means::Engine(engine) => {
             let mut command = engine.command("dump");
             if engine == Engine::Stasis {
@@ -107,15 +134,24 @@ fn dump(
     }
 }
 
-fn restore(engine: Engine, images: &Path) -> Result<Duration, String> {
+/// Restores, if this is done by a command that was made for it.
+fn restore(means: Means<'_>, images: &Path) -> Result<Option<Duration>, String> {
+    let (engine, keys) = match means {
+        Means::Engine(engine) => (engine, None),
+        Means::Encrypting(keys) => (Engine::Stasis, Some(keys)),
+        Means::Bare | Means::Services(_) => return Ok(None),
+    };
     let mut command = engine.command("restore");
     command.arg("-D").arg(images);
+    if let Some(keys) = keys {
+        command.arg("--identities").arg(&keys.identities);
+    }
     let detached: &[&str] = if engine == Engine::Stasis {
         &["--detach"]
     } else {
         &["-d", "--tcp-established", "-o", "restore.log"]
     };
-    timed(command.args(detached))
+    timed(command.args(detached)).map(Some)
 }
 
 /// Where commands find eBPF programs.
@@ -218,9 +254,9 @@ impl Bench<'_> {
         let (dumped, summary) = dump(means, shape, workload.pid(), &images, &self.places())?;
         let (frozen, dump) = (millis(workload.gap()?), millis(dumped));
         let mut times = Times { frozen, dump, restore: None, summary };
-        if let (true, Means::Engine(engine)) = (restored, means) {
+        if restored {
             self.machine.end_tree(workload.pid());
-            times.restore = Some(millis(restore(engine, &images)?));
+            times.restore = restore(means, &images)?.map(millis);
         }
         workload.check()?;
         Ok(times)
@@ -232,6 +268,7 @@ impl std::fmt::Display for Means<'_> {
         formatter.write_str(match self {
             Means::Services(_) => "gateway",
             Means::Bare => "stasis without services",
+            Means::Encrypting(_) => "stasis, encrypting",
             Means::Engine(Engine::Criu) => "CRIU",
             Means::Engine(_) => "stasis",
         })

@@ -34,6 +34,9 @@ pub(crate) struct Runs(Vec<(Engine, Times)>);
 /// The row that compares a dump by the services with one by the command.
 pub(crate) const GATEWAY: &str = "gateway";
 
+/// The row that compares an encrypted checkpoint with a plain one.
+pub(crate) const ENCRYPTION: &str = "encryption";
+
 /// The rows that compare a command without services with one beside them.
 pub(crate) const BARE: &str = "bare";
 
@@ -140,6 +143,25 @@ impl Line {
             ours: served.to_vec(),
             theirs: direct.to_vec(),
         }
+    }
+
+    /// What encryption costs; where CRIU's times stand elsewhere, those of a plain checkpoint.
+    pub(crate) fn encryption(plain: &[Times], encrypted: &[Times]) -> impl Iterator<Item = Self> {
+        type Time = fn(&Times) -> Option<f64>;
+        let times: [(&str, Time); 3] = [
+            ("frozen", |times| Some(times.frozen)),
+            ("dump", |times| Some(times.dump)),
+            ("restore", |times| times.restore),
+        ];
+        times.into_iter().map(|(what, time)| {
+            let of = |all: &[Times]| all.iter().filter_map(time).collect::<Vec<f64>>();
+            let (row, title) = (ENCRYPTION.to_owned(), "256 MiB, encrypted, and plain".to_owned());
+            let theirs = of(plain);
+            // It costs what it costs, but for the frozen time.
+            let goal = median(&theirs)
+                .map(|plain| if what == "frozen" { plain + 0.5 } else { 5.0 * plain });
+            Self { row, title, what, goal, ours: of(encrypted), theirs }
+        })
     }
 
     /// A target as the bare command freezes it; where CRIU's time stands elsewhere, that of a command
@@ -324,7 +346,8 @@ impl Report {
         println!("|---|---|---|---|---|---|---|---|");
         let mut rows: Vec<&str> = self.lines.iter().map(|line| line.row.as_str()).collect();
         rows.dedup();
-        for row in rows.into_iter().filter(|row| ![GATEWAY, BARE, START].contains(row)) {
+        for row in rows.into_iter().filter(|row| ![GATEWAY, ENCRYPTION, BARE, START].contains(row))
+        {
             let of = |what| self.lines.iter().find(|line| line.row == row && line.what == what);
             let Some(frozen) = of("frozen") else { continue };
             let time = |runs: &[f64]| match median(runs) {
@@ -352,6 +375,20 @@ impl Report {
         }
         self.print_bare();
         self.print_gateway();
+        self.print_encryption();
+    }
+
+    fn print_encryption(&self) {
+        if !self.lines.iter().any(|line| line.row == ENCRYPTION) {
+            return;
+        }
+        println!("\n| 256 MiB, milliseconds | plain | encrypted | times |\n|---|---|---|---|");
+        for line in self.lines.iter().filter(|line| line.row == ENCRYPTION) {
+            if let (Some(plain), Some(encrypted)) = (median(&line.theirs), median(&line.ours)) {
+                let (what, times) = (line.what, encrypted / plain);
+                println!("| {what} | {plain:.1} | **{encrypted:.1}** | {times:.1} |");
+            }
+        }
     }
 
     /// What the gateway adds, also where it adds most.
