@@ -250,3 +250,15 @@ pub fn no_way(mount_point: &Path) -> Refusal {
         format!("dump again with --external {}", named(mount_point)),
     )
 }
+
+/// A restore: what is mounted below something of the machine's, at a place that is not there any more.
+pub const PLACE_IS_GONE: Refusal = Refusal::fixed(
+    "the directory or file that it was mounted on is not there any more",
+    "make it again, or have `stasis criu restore --skip-mnt` leave out what is mounted there",
+);
+
+/// A restore: what comes from outside is not where it was.
+pub const SOURCE_IS_GONE: Refusal = Refusal::fixed(
+    "what it comes from, outside of the tree, is not there any more",
+    "make it again, or have `stasis criu restore --skip-mnt` leave out what is mounted there",
+);

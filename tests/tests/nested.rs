@@ -2,7 +2,9 @@
 //! compared is what the machine's root sees of every process before and afterwards. These tests need root.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -95,7 +97,9 @@ impl Tree {
         let mut known = Vec::new();
         let mut lines = Vec::new();
         for pid in self.processes() {
-            see(pid, pid == self.program.pid(), &mut known, &mut lines);
+            let told = see(pid, pid == self.program.pid(), &mut known, &mut lines);
+            // One that was about to end has; then it has not come to stand.
+            lines.extend(told.err().map(|error| format!("{pid}: {error}")));
         }
         lines
     }
@@ -115,12 +119,12 @@ fn scheduled(pid: i32) -> (Scheduling, u32) {
     (scheduling(pid).expect("scheduling"), io_priority(pid).expect("I/O priority"))
 }
 
-fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
+fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) -> io::Result<()> {
     let path = |name: &str| format!("/proc/{pid}/{name}");
     let mut say = |what: &str, value: String| lines.push(format!("{pid} {what}: {value}"));
     for kind in KINDS {
-        let namespace = File::open(path(&format!("ns/{kind}"))).expect("a namespace");
-        let own = number(known, namespace.metadata().expect("stat").ino());
+        let namespace = File::open(path(&format!("ns/{kind}")))?;
+        let own = number(known, namespace.metadata()?.ino());
         let owner = owner_of(&namespace).and_then(id).ok();
         let owner = owner.map(|owner| number(known, owner));
         say(kind, format!("{own} of {owner:?}"));
@@ -144,7 +148,7 @@ fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
         "NoNewPrivs",
         "Seccomp",
     ];
-    for line in fs::read_to_string(path("status")).expect("status").lines() {
+    for line in fs::read_to_string(path("status"))?.lines() {
         let Some((name, value)) = line.split_once(':') else { continue };
         if told.contains(&name) && !(is_root && name == "PPid") {
             say(name, value.trim().to_owned());
@@ -155,15 +159,15 @@ fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
     }
     say("scheduling", format!("{:?}", scheduled(pid)));
     for name in ["cwd", "root", "exe"] {
-        say(name, fs::read_link(path(name)).expect("a link").display().to_string());
+        say(name, fs::read_link(path(name))?.display().to_string());
     }
     // What is mounted on the machine is other tests' business.
     let own = fs::read_link("/proc/self/ns/mnt").expect("a link");
-    if fs::read_link(path("ns/mnt")).expect("a link") == own {
-        return;
+    if fs::read_link(path("ns/mnt"))? == own {
+        return Ok(());
     }
     // Those of one place are in the order of placing; of others the order is nobody's business.
-    let mounts = fs::read_to_string(path("mountinfo")).expect("mounts");
+    let mounts = fs::read_to_string(path("mountinfo"))?;
     let mut mounts: Vec<&str> =
         mounts.lines().filter(|line| !line.contains("/stasis-test.")).collect();
     mounts.sort_by_key(|line| line.split(' ').nth(4));
@@ -175,6 +179,7 @@ fn see(pid: i32, is_root: bool, known: &mut Vec<u64>, lines: &mut Vec<String>) {
         let kinds = &words[dash + 1..dash + 3];
         say("mount", format!("{:?} {} {kinds:?} {of_file_system}", &words[3..6], words.len()));
     }
+    Ok(())
 }
 
 /// Counts, has a file in memory and waits to be told to look at it. `$1` is where.
@@ -211,22 +216,55 @@ fn mounts_of_a_user() {
     Tree::start(&[&USER[..], &["unshare", "-Urm", "sh", "-c", &script]].concat(), 1).carried();
 }
 
+/// Mounts a file system in memory below a directory of root alone, in a namespace that stands for the machine's: what is mounted here is of
+/// nobody else's business. Where it is.
+fn mounted_out_of_reach(scratch: &Scratch) -> PathBuf {
+    let hidden = scratch.path("hidden");
+    let place = hidden.join("place");
+    fs::create_dir_all(&place).expect("mkdir");
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o700)).expect("chmod");
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let shown = place.to_str().expect("text");
+    for words in [&["--make-rprivate", "/"][..], &["-t", "tmpfs", "memory", shown]] {
+        assert!(Command::new("mount").args(words).status().expect("mount").success());
+    }
+    place
+}
+
 /// A sandbox has copies of what is mounted on the machine, also below directories that nobody in it may go to, as engines of containers have
 /// theirs.
 #[test]
 fn mounts_in_directories_of_root_alone() {
     let scratch = Scratch::new();
-    let hidden = scratch.path("hidden");
-    let place = hidden.join("place");
-    fs::create_dir_all(&place).expect("mkdir");
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o700)).expect("chmod");
-    // What is mounted here is of nobody else's business.
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace that stands for the machine's");
-    let place = place.to_str().expect("text");
-    for words in [&["--make-rprivate", "/"][..], &["-t", "tmpfs", "memory", place]] {
-        assert!(Command::new("mount").args(words).status().expect("mount").success());
-    }
+    mounted_out_of_reach(&scratch);
     mounts_of_a_user();
+}
+
+/// A container of the machine may have ended meanwhile.
+#[test]
+fn a_mount_of_the_machine_that_is_gone_is_named_and_can_be_left_out() {
+    let scratch = Scratch::new();
+    let place = mounted_out_of_reach(&scratch);
+    let tree =
+        Tree::start(&["unshare", "-Urm", "sh", "-c", &format!("set -- $STAGE\n{INSIDE}")], 1);
+    let images = scratch.path("images");
+    let outside = ["--external", "mnt[]:m"];
+    let mut dump = Engine::Stasis.dump_command(tree.program.pid(), &images, Dump::ENDING);
+    Outcome::of(dump.args(outside)).must_succeed("dump");
+    tree.machine.await_no_children();
+    assert!(Command::new("umount").arg(&place).status().expect("umount").success());
+    fs::remove_dir(&place).expect("rmdir");
+    let restore = |engine: Engine, more: &[&str]| {
+        let mut restore = engine.restore_command(&images, Dump::ENDING);
+        Outcome::of(restore.args(outside).args(more))
+    };
+    let refused = restore(Engine::Stasis, &[]);
+    let said = "what it comes from, outside of the tree, is not there any more";
+    assert!(!refused.success && refused.stderr.contains(said), "{}", refused.stderr);
+    assert!(refused.stderr.contains(place.to_str().expect("text")), "{}", refused.stderr);
+    let left_out = ["--skip-mnt", place.to_str().expect("text")];
+    restore(Engine::CriuFace, &left_out).must_succeed("restore");
+    tree.machine.end_all();
 }
 
 #[test]

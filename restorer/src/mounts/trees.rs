@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 
 use super::attaching::attach_all;
 use super::automounts::Automounts;
-use super::failed::failed;
+use super::failed::{failed, without_place};
 use super::last_change::last_change;
 use super::late::Late;
 use super::lateness;
@@ -160,7 +160,7 @@ fn place(
             }
         }
     })
-    .map_err(|(index, error)| failed(&plan.mounts[index], "place")(error))?;
+    .map_err(|(index, error)| without_place(&plan.mounts[index], error))?;
     // What is read-only need not be written to any more.
     for index in order {
         let (mount, copy) = (&plan.mounts[*index], copies.get(index));

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::automounts::Automounts;
-use super::failed::failed;
+use super::failed::{failed, without_source};
 use super::plan::{Index, Mount, Plan, Source};
 use super::{Request, contents, flags, late, lateness};
 use crate::error::Error;
@@ -98,7 +98,7 @@ pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
         let copy = open(path.as_path(), HANDLE, Mode::empty())
             .map_err(io::Error::from)
             .and_then(|found| mounts::copy(found, Path::new(""), false))
-            .map_err(failed(mount, &format!("copy {} for", path.display())))?;
+            .map_err(|error| without_source(mount, path, error))?;
         // From now on nothing is mounted into it from outside that is not to be.
         let receives = mount.shares_outside && mount.group().0 == 0;
         let propagation = match mount.shares_outside {
