@@ -17,7 +17,9 @@
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{blob, calls, fpu, kernel, memory, regs, settings, sigframe, syscall, tls, vdso};
+pub use x86_64::{
+    blob, calls, compat, fpu, kernel, memory, regs, settings, sigframe, syscall, tls, vdso,
+};
 #[cfg(all(target_arch = "x86_64", feature = "images"))]
 pub use x86_64::{image, processor};
 

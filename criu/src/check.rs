@@ -38,7 +38,7 @@ const FEATURES: &[(&str, When, Ask)] = &[
     ("can_map_vdso", Extra, Kernel(Feature::MapVdso)),
     ("cgroupns", Extra, Kernel(Feature::CgroupNamespaces)),
     ("clone3_set_tid", Extra, Kernel(Feature::Clone3SetTid)),
-    ("compat_cr", Experimental, NotCarried("programs of 32-bit code")),
+    ("compat_cr", Experimental, Kernel(Feature::Compat)),
     ("external_net_ns", Named, Kernel(Feature::SocketNamespace)),
     ("fdinfo_lock", Extra, Kernel(Feature::FdinfoLocks)),
     ("get_rseq_conf", Extra, Kernel(Feature::PtraceRseq)),

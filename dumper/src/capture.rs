@@ -376,7 +376,7 @@ fn read_tasks(
             if let Some(stopped) = &thread.stopped {
                 task.threads.push(ThreadCapture::read(
                     &dir,
-                    process,
+                    (process, task.attributes.abi),
                     stopped,
                     (states, bits),
                     &mut buffer,

@@ -2,6 +2,7 @@
 
 use arch::fpu::Layout;
 use arch::image;
+use arch::regs::Abi;
 use collector::settings::in_empty_session;
 use images::messages::{
     CoreEntry, CredsEntry, MemoryPolicyEntry, RlimitEntry, RseqEntry, SaEntry, SchedulingEntry,
@@ -42,6 +43,7 @@ pub(crate) fn thread(
         registers: capture.registers(),
         handler: signals.handler,
         extended: &capture.original.extended,
+        segments: capture.segments.as_ref(),
         clear_child_tid: in_task.clear_child_tid,
         permitted: task.map(|(_, report, ..)| report.state.permitted),
         identification_faults: in_task.identification_faults,
@@ -94,7 +96,7 @@ fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture
         }),
         loginuid: Some(task.attributes.login_uid),
         oom_score_adj: Some(task.attributes.oom_score_adj),
-        sigactions: actions(&report.state.actions),
+        sigactions: actions(task.attributes.abi, &report.state.actions),
         child_subreaper: Some(report.state.child_subreaper != 0),
         stop_signo: stopped.then_some(task.group_stop.cast_unsigned()),
         stop_told: (stopped && task.settings.stop_told).then_some(true),
@@ -220,7 +222,7 @@ fn queue(pending: &[&RawSigInfo]) -> SignalQueueEntry {
 }
 
 /// Actions of all signals but the two that have none.
-fn actions(actions: &[SigAction]) -> Vec<SaEntry> {
+fn actions(abi: Abi, actions: &[SigAction]) -> Vec<SaEntry> {
     let fixed = [libc::SIGKILL, libc::SIGSTOP];
     (1..)
         .zip(actions)
@@ -230,7 +232,7 @@ fn actions(actions: &[SigAction]) -> Vec<SaEntry> {
             flags: action.flags,
             restorer: action.restorer,
             mask: action.mask,
-            compat_sigaction: Some(false),
+            compat_sigaction: Some(abi == Abi::Compat),
             mask_extended: None,
         })
         .collect()
@@ -267,7 +269,7 @@ mod tests {
     fn actions_leave_out_kill_and_stop() {
         let all: Vec<_> =
             (1..=64).map(|signal| SigAction { handler: signal, ..SigAction::default() }).collect();
-        let entries = actions(&all);
+        let entries = actions(Abi::Native, &all);
         assert_eq!(entries.len(), 62);
         assert_eq!((entries[7].sigaction, entries[8].sigaction), (8, 10));
         assert_eq!((entries[16].sigaction, entries[17].sigaction), (18, 20));

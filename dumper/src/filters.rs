@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use arch::kernel::AUDIT_ARCH;
+use arch::regs::Abi;
 use arch::syscall::nr;
 use kernel::seccomp::{Filter, INSTRUCTION_BYTES};
 
@@ -17,6 +18,8 @@ pub(crate) struct Call {
     /// Its name.
     pub(crate) name: &'static str,
     number: usize,
+    /// What filters see as its architecture.
+    architecture: u32,
     /// Its arguments, those that are known.
     args: [Option<u64>; 6],
 }
@@ -24,17 +27,30 @@ pub(crate) struct Call {
 impl Call {
     /// With arguments that may be anything.
     pub(crate) const fn any(name: &'static str, number: usize) -> Self {
-        Self { name, number, args: [None; 6] }
+        Self::with(name, number, [None; 6])
     }
 
     /// With a first argument that says what is asked.
     pub(crate) const fn of(name: &'static str, number: usize, first: u64) -> Self {
-        Self { name, number, args: [Some(first), None, None, None, None, None] }
+        Self::with(name, number, [Some(first), None, None, None, None, None])
     }
 
     /// With these arguments.
     pub(crate) const fn with(name: &'static str, number: usize, args: [Option<u64>; 6]) -> Self {
-        Self { name, number, args }
+        Self { name, number, architecture: AUDIT_ARCH, args }
+    }
+
+    /// The same, made at an instruction of a task's own code ([`arch::sigframe::codes`]).
+    pub(crate) fn made_at(self, abi: Abi) -> Self {
+        let compat = match abi {
+            Abi::Native => None,
+            Abi::Compat => arch::syscall::compat_number(self.number),
+        };
+        compat.map_or(self, |number| Self {
+            number: number as usize,
+            architecture: arch::compat::AUDIT_ARCH,
+            ..self
+        })
     }
 
     /// The word at this place of `struct seccomp_data`, if it is known. (Little endian.)
@@ -42,7 +58,7 @@ impl Call {
         const FIRST_ARGUMENT: u32 = 16;
         match offset {
             0 => u32::try_from(self.number).ok(),
-            4 => Some(AUDIT_ARCH),
+            4 => Some(self.architecture),
             FIRST_ARGUMENT.. => {
                 let place = offset - FIRST_ARGUMENT;
                 let argument = (*self.args.get(place as usize / 8)?)?;

@@ -74,11 +74,12 @@ fn refuse_all(inventory: &Inventory, tasks: &BTreeMap<HostPid, TaskCapture>) -> 
         let Some(process) = inventory.processes.get(pid) else { continue };
         let mut threads = task.threads.iter();
         if let Some(leader) = threads.next().filter(|_| task.report.is_none()) {
-            let calls = calls_of_parasite(!task.timers.0.is_empty());
+            let calls = calls_of_parasite(task.attributes.abi, !task.timers.0.is_empty());
             refuse_to_ask(process, leader.tid, &leader.seccomp, &calls)?;
         }
         for thread in threads.filter(|thread| thread.in_task.is_none()) {
-            refuse_to_ask(process, thread.tid, &thread.seccomp, &calls_of_threads())?;
+            let calls = calls_of_threads(task.attributes.abi);
+            refuse_to_ask(process, thread.tid, &thread.seccomp, &calls)?;
         }
     }
     Ok(())
@@ -113,7 +114,7 @@ fn request(
     let bytes = Request::region_bytes(timers.len());
     // As much as all of them need: so the ranges do not meet, wherever they are.
     given.regions += bytes;
-    let region = mappings::free_range(&memory.mappings, given.regions)
+    let region = mappings::free_range(gadgets.abi, &memory.mappings, given.regions)
         .map(|range| range + given.regions - bytes)
         .ok_or_else(|| inject_error(pid)(inject::Error::NoRoom { tid: pid }))?;
     let leader = process.threads.get(&pid);

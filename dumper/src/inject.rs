@@ -6,7 +6,7 @@
 //! | state | abandoned, the task… |
 //! |---|---|
 //! | its own registers | runs on |
-//! | at a [`syscall; ret`](Codes) of its own code, the stack pointer at a [signal frame](Home) | makes that one system call, returns into the sigreturn trampoline and runs on |
+//! | at a [`syscall; ret`](arch::sigframe::codes) of its own code, the stack pointer at a [signal frame](Home) | makes that one system call, returns into the sigreturn trampoline and runs on |
 //! | the same, with a second frame that unmaps what the call maps | maps, unmaps, runs on |
 //! | in the parasite | reports to nobody, leaves as in the second state by unmapping the parasite, runs on |
 //!
@@ -78,6 +78,15 @@ pub enum Error {
     NoCodes {
         /// The process.
         pid: HostPid,
+    },
+    /// It is in other code than its program's.
+    #[error(
+        "thread {tid} is in other code than its program is made of (32-bit code in a 64-bit program, or \
+         the other way round), so nothing can be run in it safely"
+    )]
+    OtherCode {
+        /// The thread.
+        tid: HostPid,
     },
     /// A system call failed in the task.
     #[error("system call {call} inside thread {tid}")]

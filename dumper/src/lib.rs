@@ -45,6 +45,7 @@ mod own_namespaces;
 mod plan;
 mod pre_dump;
 mod processes;
+mod programs;
 pub mod ps;
 mod pulse;
 mod rendezvous;

@@ -1,6 +1,7 @@
 //! Mappings: their entries in `mm-PID.img`.
 
 use arch::memory::END_OF_SPACE;
+use arch::regs::Abi;
 use collector::settings::ProcessSettings;
 use collector::{Mapping, VmFlags};
 use images::MappingKind;
@@ -129,19 +130,22 @@ pub(crate) fn guard(region: &PageRun) -> VmaEntry {
 
 /// A free range of `bytes` between a process's mappings, far from where the kernel puts new ones:
 /// it fills an address space from the top, so the lowest gap above 4 GiB is the last that it
-/// would choose.
-pub(crate) fn free_range(mappings: &[Mapping], bytes: u64) -> Option<u64> {
-    const LOWEST: u64 = 1 << 32;
+/// would choose; in a 32-bit program the lowest of all, but for what programs with null pointers meet.
+pub(crate) fn free_range(abi: Abi, mappings: &[Mapping], bytes: u64) -> Option<u64> {
     /// Room that a stack above may grow into.
     const DISTANCE: u64 = 1 << 24;
-    let mut at = LOWEST;
-    for mapping in mappings.iter().filter(|mapping| mapping.end > LOWEST) {
+    let (lowest, end) = match abi {
+        Abi::Native => (1 << 32, END_OF_SPACE),
+        Abi::Compat => (DISTANCE, arch::compat::END_OF_SPACE),
+    };
+    let mut at = lowest;
+    for mapping in mappings.iter().filter(|mapping| mapping.end > lowest && mapping.start < end) {
         if mapping.start >= at + bytes + DISTANCE {
             break;
         }
         at = at.max(mapping.end + DISTANCE);
     }
-    (at + bytes <= END_OF_SPACE).then_some(at)
+    (at + bytes <= end).then_some(at)
 }
 
 #[cfg(test)]
@@ -201,11 +205,11 @@ mod tests {
     #[test]
     fn the_free_range_keeps_its_distance() {
         let low = mapping(0x40_0000, 0x50_0000, VmFlags::READ, 0, "");
-        assert_eq!(free_range(std::slice::from_ref(&low), 0x3000), Some(1 << 32));
+        assert_eq!(free_range(Abi::Native, std::slice::from_ref(&low), 0x3000), Some(1 << 32));
         let there = mapping(1 << 32, (1 << 32) + 0x1000, VmFlags::READ, 0, "");
-        let at = free_range(&[low, there], 0x3000).unwrap();
+        let at = free_range(Abi::Native, &[low, there], 0x3000).unwrap();
         assert!(at >= (1 << 32) + 0x1000 + (1 << 24));
         let all = mapping(0, 0x7fff_ffff_f000, VmFlags::READ, 0, "");
-        assert_eq!(free_range(&[all], 0x1000), None);
+        assert_eq!(free_range(Abi::Native, &[all], 0x1000), None);
     }
 }

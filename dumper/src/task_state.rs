@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use arch::regs::Abi;
 use collector::settings::{ProcessSettings, ThreadSettings, memory_failure, unusual_by_flags};
 use collector::{InTask, Inventory, Process};
 use ids::{Clash, HostPid};
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::labels::Labels;
 use crate::numbers::Numbers;
 use crate::processes::is_zombie;
+use crate::programs::{self, abi_of};
 use crate::seccomp::Chains;
 use crate::unsupported;
 
@@ -70,6 +72,8 @@ pub(crate) struct ProcessAttributes {
     /// `u32::MAX` for none.
     pub(crate) login_uid: u32,
     pub(crate) personality: u32,
+    /// Whose code its program is.
+    pub(crate) abi: Abi,
     /// As far as the kernel tells them to others; read where no inventory has them.
     pub(crate) settings: Option<ProcessSettings>,
 }
@@ -177,7 +181,7 @@ fn personality(dir: &Dir, buffer: &mut Vec<u8>) -> Result<u32, Error> {
 }
 
 impl ProcessAttributes {
-    fn read(dir: &Dir, settings: Wanted) -> Result<Self, Error> {
+    fn read(pid: HostPid, dir: &Dir, settings: Wanted) -> Result<Self, Error> {
         let mut buffer = Vec::with_capacity(4096);
         let personality = personality(dir, &mut buffer)?;
         let settings = match settings {
@@ -200,6 +204,7 @@ impl ProcessAttributes {
             // A kernel without auditing has no such file, and then there is no such id.
             login_uid: LoginUid::read_with(dir, &mut buffer).map_or(u32::MAX, |uid| uid.0),
             personality,
+            abi: abi_of(pid).unwrap_or(Abi::Native),
         })
     }
 
@@ -217,6 +222,7 @@ impl ProcessAttributes {
             ("oom_score_adj", self.oom_score_adj == other.oom_score_adj),
             ("login uid", self.login_uid == other.login_uid),
             ("personality", self.personality == other.personality),
+            ("kind of the program", self.abi == other.abi),
         ])
     }
 
@@ -259,7 +265,9 @@ impl TaskStates {
         let alive = |process: &&Process| !is_zombie(process) && !process.kernel_thread;
         for process in inventory.processes.values().filter(alive) {
             let Ok(dir) = Dir::open(process.pid) else { continue };
-            if let Ok(read) = ProcessAttributes::read(&dir, Wanted::of_process(process)) {
+            if let Ok(read) =
+                ProcessAttributes::read(process.pid, &dir, Wanted::of_process(process))
+            {
                 states.processes.insert(process.pid, (process_mark(process), read));
             }
             for &tid in process.threads.keys() {
@@ -306,6 +314,7 @@ impl TaskStates {
             let process = inventory.processes.get(&attributes.status.tgid);
             let mode = attributes.status.seccomp;
             found.extend(process.and_then(|process| of_seccomp(process, tid, mode, readable)));
+            found.extend(process.and_then(|process| self.in_mixed_program(process, tid)));
             found.extend(of_tracer(tid, attributes.status.tracer, Some(own)));
             found.extend(attributes.labels.unsupported(tid, &self.labels));
             found.extend(attributes.in_place_of_programs(tid, root));
@@ -313,9 +322,15 @@ impl TaskStates {
         });
         self.processes
             .keys()
-            .filter_map(|&pid| unsupported::of_program(pid))
+            .filter_map(|&pid| programs::unsupported(pid))
             .chain(of_threads)
             .collect()
+    }
+
+    /// A thread of a 64-bit program that has what only 32-bit code has use for.
+    fn in_mixed_program(&self, process: &Process, tid: HostPid) -> Option<Unsupported> {
+        let (_, attributes) = self.processes.get(&process.pid)?;
+        programs::of_segments(process, tid, attributes.abi)
     }
 
     /// Whether the filters of those that have some can be read.
@@ -333,7 +348,7 @@ impl TaskStates {
         match self.processes.remove(&process.pid) {
             Some((mark, attributes)) if holds(mark, process_mark(process)) => {
                 if self.cross_check {
-                    let again = ProcessAttributes::read(dir, Wanted::Yes)?;
+                    let again = ProcessAttributes::read(process.pid, dir, Wanted::Yes)?;
                     compared(process.pid, attributes.differs(&again))?;
                     let known = process.in_process.as_ref().map(|known| known.settings);
                     compared(process.pid, known.and_then(|known| again.differs_from(&known)))?;
@@ -341,9 +356,9 @@ impl TaskStates {
                 Ok(attributes)
             }
             _ => {
-                let found = unsupported::of_program(process.pid);
+                let found = programs::unsupported(process.pid);
                 unsupported::refuse(process.pid, found.into_iter().collect())?;
-                ProcessAttributes::read(dir, Wanted::of_process(process))
+                ProcessAttributes::read(process.pid, dir, Wanted::of_process(process))
             }
         }
     }

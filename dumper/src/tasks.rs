@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arch::regs::GeneralRegs;
+use arch::compat;
+use arch::regs::{Abi, GeneralRegs};
+use arch::tls::Segments;
 use collector::settings::{ProcessSettings, ThreadSettings};
 use collector::{Process, Thread};
 use ids::HostPid;
@@ -12,6 +14,7 @@ use parasite::task::Time;
 
 use crate::error::Error;
 use crate::inject::{Bits, Original, ParasiteReport, ThreadState};
+use crate::programs;
 use crate::seccomp::Seccomp;
 use crate::task_state::{ProcessAttributes, TaskStates, ThreadAttributes};
 use crate::unsupported;
@@ -38,6 +41,8 @@ pub(crate) struct TaskCapture {
 pub(crate) struct ThreadCapture {
     pub(crate) tid: HostPid,
     pub(crate) original: Original,
+    /// Of 32-bit code.
+    pub(crate) segments: Option<Segments>,
     pub(crate) attributes: ThreadAttributes,
     pub(crate) settings: ThreadSettings,
     pub(crate) comm: Vec<u8>,
@@ -69,14 +74,16 @@ impl TaskCapture {
         (states, bits): (&mut TaskStates, Option<&Bits>),
         buffer: &mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let leader = ThreadCapture::read(dir, process, stopped, (states, bits), buffer)?;
+        let attributes = states.of_process(dir, process)?;
+        let abi = attributes.abi;
+        unsupported::refuse(process.pid, programs::of_actions(process, abi).into_iter().collect())?;
+        let leader = ThreadCapture::read(dir, (process, abi), stopped, (states, bits), buffer)?;
         let timers = match &process.in_process {
             Some(known) if !known.timers => PosixTimers(Vec::new()),
             _ => PosixTimers::read(dir)?,
         };
         let shared_pending =
             process.threads.get(&process.pid).map_or(0, |leader| leader.shared_pending);
-        let attributes = states.of_process(dir, process)?;
         let known = process.in_process.as_ref().map(|known| known.settings);
         Ok(Self {
             settings: known.or(attributes.settings).unwrap_or_default(),
@@ -91,10 +98,10 @@ impl TaskCapture {
 }
 
 impl ThreadCapture {
-    /// Reads all of a thread that ptrace and the kernel tell.
+    /// Reads all of a thread that ptrace and the kernel tell; `abi` is that of its program.
     pub(crate) fn read(
         dir: &Dir,
-        process: &Process,
+        (process, abi): (&Process, Abi),
         stopped: &Stopped,
         (states, bits): (&mut TaskStates, Option<&Bits>),
         buffer: &mut Vec<u8>,
@@ -114,17 +121,30 @@ impl ThreadCapture {
                     signature: known.rseq_signature,
                     ..RseqConfiguration::default()
                 },
-                (known.robust_list, ROBUST_LIST_BYTES),
+                match abi {
+                    Abi::Native => (known.robust_list, ROBUST_LIST_BYTES),
+                    Abi::Compat => (known.compat_robust_list, compat::ROBUST_LIST_BYTES),
+                },
             ),
             _ => {
                 let failed =
                     |source| Error::Process { operation: "read the robust list", pid: tid, source };
-                (stopped.rseq()?, kernel::sched::robust_list(tid).map_err(failed)?)
+                let robust_list = match abi {
+                    Abi::Native => kernel::sched::robust_list(tid),
+                    Abi::Compat => kernel::sched::compat_robust_list(tid),
+                };
+                (stopped.rseq()?, robust_list.map_err(failed)?)
             }
         };
         let original =
             Original::of(stopped, &rseq, buffer).map_err(|source| Error::Inject { pid, source })?;
-        unsupported::of_thread(pid, tid, &original)?;
+        unsupported::of_thread(pid, (tid, abi), &original)?;
+        let mixed = programs::of_segments(process, tid, abi);
+        unsupported::refuse(pid, mixed.into_iter().collect())?;
+        let segments = match abi {
+            Abi::Native => None,
+            Abi::Compat => Some(stopped.segments()?),
+        };
         let attributes = states.of_thread(dir, process, tid)?;
         let settings = known.in_task.map(|known| known.settings);
         let seccomp = Seccomp::read(stopped, attributes.status.seccomp, &mut states.filters)?;
@@ -132,6 +152,7 @@ impl ThreadCapture {
         Ok(Self {
             tid,
             original,
+            segments,
             settings: settings.or(attributes.settings).unwrap_or_default(),
             attributes,
             comm: known.comm.as_encoded_bytes().to_vec(),

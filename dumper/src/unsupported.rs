@@ -14,9 +14,7 @@ use kernel::cgroup::{Cgroup, Hierarchies, Version};
 use kernel::process::exists;
 use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
 use support::Unsupported;
-use support::settings::{
-    of_code_of_32_bits, of_policy_without_bpf, of_program_of_32_bits, of_registers, of_unusual,
-};
+use support::settings::{of_mixed_code, of_policy_without_bpf, of_registers, of_unusual};
 use support::tree::{Surroundings, of_tree};
 
 use crate::error::Error;
@@ -178,24 +176,16 @@ pub(crate) fn surroundings(options: &DumpOptions) -> Result<Surroundings, Error>
     Ok(Surroundings { own, namespaces, shell_job, allow_uprobes, ..Surroundings::default() })
 }
 
-/// A program that is not of this processor's own kind.
-pub(crate) fn of_program(pid: HostPid) -> Option<Unsupported> {
-    is_32_bit(pid).then(|| of_program_of_32_bits(pid))
-}
-
-/// By the class byte of the program's ELF header.
-fn is_32_bit(pid: HostPid) -> bool {
-    const CLASS_32: u8 = 1;
-    let mut head = [0; 5];
-    std::fs::File::open(format!("/proc/{pid}/exe"))
-        .and_then(|mut exe| exe.read_exact(&mut head))
-        .is_ok_and(|()| head == [0x7f, b'E', b'L', b'F', CLASS_32])
-}
-
-/// What only a stopped thread shows: state of the processor that the images have no field for.
-pub(crate) fn of_thread(pid: HostPid, tid: HostPid, original: &Original) -> Result<(), Error> {
-    if original.registers.abi() != Abi::Native {
-        return refuse(pid, vec![of_code_of_32_bits(pid, tid)]);
+/// What only a stopped thread shows: code of another kind than its program (`abi`), and state of the processor that the images have no
+/// field for.
+pub(crate) fn of_thread(
+    pid: HostPid,
+    (tid, abi): (HostPid, Abi),
+    original: &Original,
+) -> Result<(), Error> {
+    let registers = &original.registers;
+    if registers.abi() != abi || abi == Abi::Compat && !registers.is_plain_compat() {
+        return refuse(pid, vec![of_mixed_code(pid, tid)]);
     }
     let foreign = arch::fpu::foreign_components(&original.extended);
     let names: Vec<_> = arch::fpu::names(foreign).collect();

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
+use arch::regs::Abi;
 use collector::{Inventory, Mapping, Process, VmFlags};
 use freezer::Release;
 use hooks::{Moment, Point};
@@ -393,7 +394,7 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: state.files.exe(pid).unwrap_or(0),
-        mm_saved_auxv: auxiliary_vector(&task.attributes.auxv.0),
+        mm_saved_auxv: auxiliary_vector(task.attributes.abi, &task.attributes.auxv.0),
         vmas,
         aios: state.aio.of(pid).to_vec(),
         dumpable: report.map(|report| report.state.dumpable),
@@ -403,7 +404,11 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
             .filter(|flags| *flags != 0),
         future_locks: Some(task.settings.future_locks).filter(|locks| *locks != 0),
         deny_write_execute: Some(task.settings.deny_write_execute).filter(|deny| *deny != 0),
-        mapping_base: Some(task.settings.mapping_base).filter(|base| *base != 0),
+        mapping_base: Some(match task.attributes.abi {
+            Abi::Native => task.settings.mapping_base,
+            Abi::Compat => task.settings.compat_mapping_base,
+        })
+        .filter(|base| *base != 0),
         merge_memory: task.settings.merge_memory.then_some(true),
         policies,
         protection_keys: (keys.taken != 0).then_some(keys.taken),
@@ -413,8 +418,11 @@ fn memory_map(state: &TreeState, pid: HostPid, task: &TaskCapture) -> Result<MmE
 
 /// The auxiliary vector without the pair of zeros that ends it and the padding behind: the kernel
 /// ends it anew when it is set, and CRIU has room for 44 words, which the entries of Linux 6.18
-/// alone fill.
-fn auxiliary_vector(words: &[u64]) -> Vec<u64> {
+/// alone fill. In the one of 32-bit code a pair is one of these words.
+fn auxiliary_vector(abi: Abi, words: &[u64]) -> Vec<u64> {
+    if abi == Abi::Compat {
+        return words.iter().take_while(|pair| **pair != 0).copied().collect();
+    }
     words.chunks_exact(2).take_while(|pair| pair[0] != 0).flatten().copied().collect()
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
     if leads && memory != 0 {
         settings.default_memory_flags = field(memory, o::MM_DEFAULT_FLAGS);
         settings.mapping_base = field(memory, o::MM_MAPPING_BASE);
+        settings.compat_mapping_base = field(memory, o::MM_COMPAT_MAPPING_BASE);
         let group: u64 = field(field(task, o::TASK_SIGNAL), o::SIGNAL_AUTOGROUP);
         settings.autogroup_nice = field(group, o::AUTOGROUP_NICE);
         settings.protection_keys = field(memory, o::MM_PROTECTION_KEYS);

@@ -90,6 +90,7 @@ fn signals(seq: *mut seq_file, task: u64) {
     };
     fill(&mut signals.clear_child_tid, task, o::TASK_CLEAR_CHILD_TID);
     fill(&mut signals.robust_list, task, o::TASK_ROBUST_LIST);
+    fill(&mut signals.compat_robust_list, task, o::TASK_COMPAT_ROBUST_LIST);
     fill(&mut signals.rseq, task, o::TASK_RSEQ);
     fill(&mut signals.continues, task, o::TASK_CONTINUES);
     emit(seq, &signals);
@@ -158,6 +159,9 @@ fn marks(seq: *mut seq_file, task: u64, leads: bool) {
     emit(seq, &marks);
 }
 
+/// How many segments a thread can have.
+const SEGMENTS: usize = 3;
+
 #[inline(never)]
 fn processor(seq: *mut seq_file, task: u64) {
     let fpu = extended_state(task);
@@ -165,6 +169,7 @@ fn processor(seq: *mut seq_file, task: u64) {
     let ports: u64 = field(task, o::TASK_IO_BITMAP);
     let descriptors: u64 = field(memory, o::MM_LOCAL_DESCRIPTORS);
     let state: u64 = field(fpu, o::FPU_STATE);
+    let segments: [u64; SEGMENTS] = field(task, o::TASK_SEGMENTS);
     let record = TaskProcessor {
         permitted: field(fpu, o::FPU_PERMITTED),
         flags: field(task, o::TASK_INFO_FLAGS),
@@ -172,6 +177,9 @@ fn processor(seq: *mut seq_file, task: u64) {
         ports: u32::from(ports != 0),
         port_level: field::<u64>(task, o::TASK_IO_LEVEL) as u32,
         local_descriptors: u32::from(descriptors != 0),
+        space_flags: field(memory, o::MM_SPACE_FLAGS),
+        segments: u32::from(segments != [0; SEGMENTS]),
+        pad: 0,
     };
     emit(seq, &record);
 }

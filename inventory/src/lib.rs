@@ -240,6 +240,8 @@ pub struct InTask {
     pub parent_death_signal: i32,
     /// Head of the list of robust futexes, 0 for none.
     pub robust_list: u64,
+    /// The same of 32-bit code, whose list has members of 32 bits.
+    pub compat_robust_list: u64,
     /// Restartable sequences: address of the area, 0 for none.
     pub rseq: u64,
     /// Restartable sequences: bytes of the area, 0 for none.
@@ -258,6 +260,8 @@ pub struct InTask {
     /// The kernel's flags of the thread, whose bits have other meanings from kernel to kernel
     /// (`thread_info.flags`).
     pub kernel_flags: u64,
+    /// It has segments for its thread-local storage, as 32-bit code has them (`set_thread_area`).
+    pub segments: bool,
     /// It may use I/O ports.
     pub ports: bool,
     /// Equal marks of a thread, taken at two times, mean that between them nothing has changed of

@@ -38,6 +38,8 @@ pub struct ProcessSettings {
     pub future_locks: u32,
     /// `mm->mmap_base`; 0 if that is not known.
     pub mapping_base: u64,
+    /// The same for calls of 32-bit code.
+    pub compat_mapping_base: u64,
     /// As `PR_GET_MDWE` gives it.
     pub deny_write_execute: u32,
     /// `PR_SET_MEMORY_MERGE`.

@@ -193,6 +193,7 @@ features! {
     NsPid = "nspid", Useful, files::nspid, "tell the pids that a task has in its namespaces";
     MapVdso = "map_vdso", Informative, probes::map_vdso,
         "map the vDSO of a task at another address";
+    Compat = "compat", Informative, probes::compat, "carry programs of 32-bit code";
     OverlayMaps = "overlayfs_maps", Informative, files::overlayfs_maps,
         "find the mapped files of an overlayfs through /proc/PID/map_files";
     Uffd = "userfaultfd", Informative, probes::uffd, "serve the pages of a task when it touches them";

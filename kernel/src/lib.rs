@@ -17,6 +17,7 @@ pub mod bpf;
 pub mod bpfmap;
 pub mod cgroup;
 pub mod clocks;
+pub mod compat;
 pub mod credentials;
 pub mod datagrams;
 pub mod descriptors;

@@ -13,7 +13,8 @@ use std::io;
 use std::marker::PhantomData;
 
 use arch::fpu::REGSET;
-use arch::regs::GeneralRegs;
+use arch::regs::{self, GeneralRegs};
+use arch::tls::{self, Segment, Segments};
 use ids::HostPid;
 use libc::{c_int, c_long, c_void};
 
@@ -160,7 +161,6 @@ pub struct RseqConfiguration {
     pub pad: u32,
 }
 
-const NT_PRSTATUS: usize = 1;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 const PTRACE_EVENT_STOP: c_int = 128;
@@ -331,8 +331,7 @@ impl Stopped {
     /// [`Error::Gone`] when the task was killed.
     pub fn registers(&self) -> Result<GeneralRegs> {
         let mut regs = GeneralRegs::default();
-        let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: GeneralRegs::BYTES };
-        self.regset("read registers of", false, NT_PRSTATUS, &mut iov)?;
+        ptrace("read registers of", regs::GET, self.tid, 0, (&raw mut regs).cast())?;
         Ok(regs)
     }
 
@@ -361,12 +360,31 @@ impl Stopped {
     /// [`Error::Gone`] when the task was killed; refused where a value is not one that user mode
     /// may hold.
     pub fn set_registers(&self, regs: &GeneralRegs) -> Result<()> {
-        let mut iov = libc::iovec {
-            iov_base: std::ptr::from_ref(regs).cast_mut().cast(),
-            iov_len: GeneralRegs::BYTES,
-        };
-        self.regset("write registers of", true, NT_PRSTATUS, &mut iov)?;
+        let from = std::ptr::from_ref(regs).cast_mut().cast();
+        ptrace("write registers of", regs::SET, self.tid, 0, from)?;
         self.settled.set(true);
+        Ok(())
+    }
+
+    /// The segments that a thread in 32-bit code has for its thread-local storage.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when the task was killed; refused of one that is in 64-bit code.
+    pub fn segments(&self) -> Result<Segments> {
+        let mut segments = Segments::default();
+        let mut iov =
+            libc::iovec { iov_base: (&raw mut segments).cast(), iov_len: size_of::<Segments>() };
+        self.regset("read segments of", false, tls::REGSET, &mut iov)?;
+        Ok(segments)
+    }
+
+    /// Gives a thread such a segment.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when the task was killed; refused if it is none of a thread.
+    pub fn set_segment(&self, segment: &Segment) -> Result<()> {
+        let from = std::ptr::from_ref(segment).cast_mut().cast();
+        ptrace("write a segment of", tls::SET, self.tid, segment.entry as usize, from)?;
         Ok(())
     }
 

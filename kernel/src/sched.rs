@@ -3,6 +3,7 @@
 
 use std::io;
 
+use arch::memory::PAGE_SIZE;
 use ids::HostPid;
 
 use crate::process::own_thread;
@@ -186,6 +187,56 @@ pub fn robust_list(tid: HostPid) -> io::Result<(u64, u64)> {
         libc::syscall(libc::SYS_get_robust_list, tid.get(), &raw mut head, &raw mut bytes)
     };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok((head, bytes)) }
+}
+
+/// The same of its list of 32-bit members, which 32-bit code has registered. The kernel carries out calls of such code: there is a task of it.
+///
+/// # Errors
+/// As [`robust_list`], and if there is no memory below 4 GiB.
+pub fn compat_robust_list(tid: HostPid) -> io::Result<(u64, u64)> {
+    let place = LowPage::low()?;
+    // SAFETY: the page is below 4 GiB, and nobody else's.
+    let asked = unsafe { arch::compat::ask_robust_list(tid.get(), place.address()) };
+    asked.map_err(io::Error::from_raw_os_error)?;
+    let [head, bytes] = place.words();
+    Ok((head.into(), bytes.into()))
+}
+
+/// A page that 32-bit calls can write to.
+struct LowPage(std::ptr::NonNull<libc::c_void>);
+
+impl LowPage {
+    fn low() -> io::Result<Self> {
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+        );
+        // SAFETY: a new mapping, where the kernel finds room.
+        let made = unsafe {
+            libc::mmap(std::ptr::null_mut(), PAGE_SIZE as usize, protection, flags, -1, 0)
+        };
+        match std::ptr::NonNull::new(made).filter(|_| made != libc::MAP_FAILED) {
+            Some(page) => Ok(Self(page)),
+            None => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn address(&self) -> u32 {
+        self.0.as_ptr() as usize as u32
+    }
+
+    /// The words at its start.
+    fn words(&self) -> [u32; 2] {
+        // SAFETY: the page is this value's own, and as long.
+        unsafe { self.0.cast().read_volatile() }
+    }
+}
+
+impl Drop for LowPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own.
+        unsafe { libc::munmap(self.0.as_ptr(), PAGE_SIZE as usize) };
+    }
 }
 
 #[cfg(test)]

@@ -595,8 +595,13 @@ pub struct Arguments {
     pub ready: u32,
     /// Threads of other processes that have this one's memory: their credentials are waited for, too.
     pub sharing_threads: u32,
-    /// Nothing.
-    pub pad: u32,
+    /// 1 if it is a task of 32-bit code: calls that note whose code has made them are made as such code makes them. The region is
+    /// below 4 GiB then, and its vDSO, of which no [`Special::from`] is told, is made where it waits.
+    pub compat: u32,
+    /// Where that is, from the start of the region.
+    pub vdso_parked: u64,
+    /// Bytes of it, data and code.
+    pub vdso_bytes: u64,
 }
 
 // No padding: the sizes are the sums of the fields'.
@@ -609,7 +614,7 @@ const _: () = {
     assert!(size_of::<Credentials>() == 32 + 6 * 8 + 8 + 16 + 8);
     assert!(size_of::<SchedAttr>() == 56 && size_of::<Settings>() == 48);
     assert!(size_of::<Thread>() == 8 + 5 * 8 + 8 + 24 + 16 + 56 + 48 + 8 + 4 * 16 + 112 + 16 + 16);
-    assert!(size_of::<Arguments>() == 56 + 13 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40 + 40);
+    assert!(size_of::<Arguments>() == 56 + 13 * 16 + 8 + 8 + 104 + 32 + 96 + 5 * 16 + 96 + 40 + 56);
     assert!(size_of::<Keyed>() == 24 && size_of::<AioRing>() == 24);
     assert!(size_of::<IssuedRing>() == 24 + 12 * 4 + 2 * 16);
     assert!(size_of::<UserfaultCall>() == 32);

@@ -121,8 +121,8 @@ pub struct Parasite {
     pub thp_disable: i32,
     /// Out: `PR_GET_SECUREBITS` of this thread.
     pub securebits: i32,
-    /// Nothing.
-    pub reserved: u32,
+    /// In: 1 if the task's own code is 32-bit code, which [`Parasite::syscall_return`] is made for then.
+    pub compat: u32,
     /// Out: `MEMBARRIER_CMD_GET_REGISTRATIONS` (Linux 6.3; 0 where the kernel does not tell).
     pub membarrier: u32,
     /// Out: whether the instruction that identifies the processor is a fault for this thread.
@@ -164,7 +164,7 @@ impl Parasite {
         thp_disable: 0,
         securebits: 0,
         timer_slack: 0,
-        reserved: 0,
+        compat: 0,
         membarrier: 0,
         identification_faults: 0,
         permitted: 0,

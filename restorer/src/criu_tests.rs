@@ -85,6 +85,7 @@ fn host() -> Host {
             data: vec![Range { start: 0x7000_0000_0000, end: 0x7000_0000_6000 }],
             image: vec![0; 0x2000],
         },
+        compat_vdso: None,
         mappings: vec![Range { start: 0x7000_0000_0000, end: 0x7000_0000_8000 }],
     }
 }

@@ -192,6 +192,10 @@ fn threads(
         let task = parked.get(&tid).ok_or_else(|| lost(tid))?;
         task.extended_state(&mut state)?;
         task.set_extended_state(&registers::extended(thread, &state, layout)?)?;
+        // Before the registers: the bases of segments are read from there when selectors are loaded.
+        for segment in registers::segments(thread)? {
+            task.set_segment(&segment)?;
+        }
         let mut general = registers::general(thread)?;
         critical_section(thread, tid, &mut general)?;
         task.set_registers(&general)?;

@@ -7,11 +7,16 @@ use crate::host::Range;
 /// A place for `bytes` in the middle of the largest gap between `taken` ranges: whatever the
 /// tasks map while they are being made, they map beside what they have.
 pub(crate) fn place(taken: impl Iterator<Item = Range>, bytes: u64) -> Option<u64> {
+    place_below(END_OF_SPACE, taken, bytes)
+}
+
+/// The same where addresses are to be below `end`.
+pub(crate) fn place_below(end: u64, taken: impl Iterator<Item = Range>, bytes: u64) -> Option<u64> {
     /// The kernel keeps the first pages free (`vm.mmap_min_addr`).
     const LOWEST: u64 = 0x1_0000;
-    let mut taken: Vec<Range> = taken.filter(|range| range.start < END_OF_SPACE).collect();
+    let mut taken: Vec<Range> = taken.filter(|range| range.start < end).collect();
     taken.sort_by_key(|range| range.start);
-    taken.push(Range { start: END_OF_SPACE, end: END_OF_SPACE });
+    taken.push(Range { start: end, end });
     let mut free_from = LOWEST;
     let mut largest = Range { start: 0, end: 0 };
     for range in taken {
@@ -39,6 +44,9 @@ mod tests {
         let at = place(taken.into_iter(), 0x10_0000).unwrap();
         assert!(at > 0x50_0000 && at + 0x10_0000 < 0x7000_0000_0000, "{at:#x}");
         assert_eq!(at % 4096, 0);
+        let low = place_below(1 << 32, taken.into_iter(), 0x10_0000).unwrap();
+        assert!(low > 0x50_0000 && low + 0x10_0000 < 1 << 32, "{low:#x}");
+        assert_eq!(place_below(1 << 32, taken.into_iter(), 1 << 32), None);
         assert_eq!(place([Range { start: 0, end: END_OF_SPACE }].into_iter(), 1), None);
         let only = Range { start: 0x3000_0000_0000, end: 0x7fff_ffff_f000 };
         assert!(place([only].into_iter(), 0x3000_0000_0000).is_none());

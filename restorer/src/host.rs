@@ -3,6 +3,7 @@
 //! [`Host`] is probed once; the comparison makes no system call.
 
 use arch::fpu::Layout;
+use arch::regs::Abi;
 use ids::{HostPid, ImagePid};
 use images::MappingKind;
 use images::id_map::Id;
@@ -62,6 +63,8 @@ pub(crate) struct Host {
     /// This process may set no ids, groups, bounding set and secure bits: the tasks are born with its own.
     pub(crate) born_with_ids: Option<OwnIds>,
     pub(crate) vdso: Vdso,
+    /// That of tasks of 32-bit code, where there are some to be restored.
+    pub(crate) compat_vdso: Option<kernel::compat::Vdso>,
     /// All of its mappings.
     pub(crate) mappings: Vec<Range>,
 }
@@ -149,6 +152,7 @@ impl Host {
             born_with_groups: false,
             born_with_ids: OwnIds::of(&status),
             vdso: Vdso::default(),
+            compat_vdso: None,
             mappings: Vec::new(),
         };
         host.map()?;
@@ -179,6 +183,32 @@ impl Host {
                 .map_err(Error::kernel("read the vdso"))?;
         }
         Ok(())
+    }
+
+    /// Asks the kernel for what tasks of 32-bit code have of it, if there are any, and refuses them if it runs none.
+    pub(crate) fn check_compat(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let mut living = checkpoint.living();
+        let Some((process, _)) = living.find(|(_, body)| body.abi() == Abi::Compat) else {
+            return Ok(());
+        };
+        let vdso = kernel::compat::vdso();
+        self.compat_vdso = vdso.map_err(Error::kernel("map the vdso of 32-bit code"))?;
+        if self.compat_vdso.is_some() {
+            return Ok(());
+        }
+        let object = format!("process {}", process.pid);
+        Err(Error::refused(support::host::NO_COMPAT.of(process.pid.get(), object)))
+    }
+
+    /// How long each piece of the vDSO's data is that tasks of a kind have, and its code.
+    pub(crate) fn vdso_of(&self, abi: Abi) -> (Vec<u64>, &[u8]) {
+        match (abi, &self.compat_vdso) {
+            (Abi::Compat, Some(vdso)) => (vdso.data.clone(), &vdso.image),
+            (Abi::Compat, None) => (Vec::new(), &[]),
+            (Abi::Native, _) => {
+                (self.vdso.data.iter().map(|range| range.bytes()).collect(), &self.vdso.image)
+            }
+        }
     }
 
     /// Refuses, by name, all that cannot be had here.
@@ -274,11 +304,11 @@ impl Host {
         };
         let code = sum(MappingKind::Vdso);
         let data = sum(MappingKind::Vvar);
-        let our_data: u64 = self.vdso.data.iter().map(|range| range.bytes()).sum();
+        let (our_data, image) = self.vdso_of(body.abi());
         let same = code == 0
-            || code == self.vdso.image.len() as u64
-                && data == our_data
-                && stored.is_none_or(|stored| stored == self.vdso.image);
+            || code == image.len() as u64
+                && data == our_data.iter().sum::<u64>()
+                && stored.is_none_or(|stored| stored == image);
         if same {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arch::image::ThreadImage;
+use arch::regs::Abi;
 use ids::{ImagePid, ImagePids};
 pub(crate) use images::checkpoint::{Mapping, State};
 use images::id_map::IdMap;
@@ -139,6 +140,11 @@ impl Thread {
 }
 
 impl Body {
+    /// Whose code it is, all of it.
+    pub(crate) fn abi(&self) -> Abi {
+        self.threads.first().map_or(Abi::Native, |leader| leader.processor.abi())
+    }
+
     /// Components of the processor's extended state that the process has asked to use, as a mask.
     pub(crate) fn permitted_components(&self) -> u64 {
         self.threads.first().map_or(0, |leader| leader.processor.permitted())
@@ -322,6 +328,11 @@ fn check_sharing(processes: &[Process]) -> Result<(), Error> {
             let refusal = support::images::shares(what, other);
             Err(Error::refused(refusal.of(process.pid.get(), object())))
         };
+        let lender = body.lender.and_then(|lender| processes.get(lender)?.body.as_ref());
+        if lender.is_some_and(|lender| lender.abi() != body.abi()) {
+            let refusal = support::images::MIXED_CODE;
+            return Err(Error::refused(refusal.of(process.pid.get(), object())));
+        }
         if body.lender.is_none()
             && let Some(other) = memories.insert(ids.vm_id, process.pid)
         {

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use arch::memory::{END_OF_SPACE, PAGE_SIZE};
+use arch::regs::Abi;
 use ids::ImagePid;
 use images::id_map::IdMap;
 use parasite::RESTORER;
@@ -29,7 +30,7 @@ use self::table::Tables;
 use crate::error::Error;
 use crate::files::{Issued, Late, Serving};
 use crate::forked::Layout;
-use crate::gap::place;
+use crate::gap::{place, place_below};
 use crate::host::{Host, Range};
 use crate::load::{Body, Mapping, Process, personality};
 
@@ -128,6 +129,8 @@ pub(crate) struct LaidOut {
     arguments_at: usize,
     stack: usize,
     is_without_rights: bool,
+    /// Where addresses end for it.
+    end: u64,
     /// Where there must be nothing of it.
     taken: Vec<Range>,
     /// The room for System V segments, and what its address is a multiple of.
@@ -185,7 +188,7 @@ pub(crate) fn place_all(host: &Host, mut regions: Vec<LaidOut>) -> Result<Vec<Re
     let total: usize = regions.iter().map(|region| region.bytes).sum();
     let Some(first) = regions.first() else { return Ok(Vec::new()) };
     let taken = first.taken.iter().chain(&host.mappings).copied();
-    let start = place(taken, total as u64).ok_or_else(|| first.no_gap(total))?;
+    let start = place_below(first.end, taken, total as u64).ok_or_else(|| first.no_gap(total))?;
     let mut at = start;
     let mut places = Vec::with_capacity(regions.len());
     for region in &regions {
@@ -252,6 +255,7 @@ pub(crate) fn region(
     arguments.registrars = tables.put(&registrars);
     (arguments.turns, arguments.others) = descriptors.turns.unwrap_or((-1, 0));
     arguments.late = tables.put(&late.iter().map(late_entry).collect::<Vec<_>>());
+    arguments.compat = (body.abi() == Abi::Compat).into();
     arguments.actions = tables.put(&actions(process)?);
     arguments.timers = tables.put(&timers(process, body)?);
     // It has one number, which is free in all pid namespaces that the process is seen in.
@@ -290,9 +294,11 @@ pub(crate) fn region(
     // The helper's stack is behind those of the threads.
     arguments.helper_stack = stack_of(threads);
     let arguments_at = stack_of(threads) as usize;
-    let parked_at = (arguments_at + tables.len_with(&host.vdso)).next_multiple_of(PAGE) as u64;
+    let pieces = host.vdso_of(body.abi()).0.len() + 1;
+    let parked_at = (arguments_at + tables.len_with(pieces)).next_multiple_of(PAGE) as u64;
     let (specials, parked_bytes) = mappings::specials(host, body, parked_at);
     arguments.specials = tables.put(&specials);
+    (arguments.vdso_parked, arguments.vdso_bytes) = (parked_at, parked_bytes);
 
     let taken = mapped.iter().map(|Mapping { vma, .. }| Range { start: vma.start, end: vma.end });
     Ok(LaidOut {
@@ -301,6 +307,11 @@ pub(crate) fn region(
         code_bytes,
         stack: stack_of(0) as usize,
         is_without_rights: descriptors.is_without_rights,
+        // What calls of 32-bit code read there is below 4 GiB.
+        end: match body.abi() {
+            Abi::Native => END_OF_SPACE,
+            Abi::Compat => arch::compat::END_OF_SPACE,
+        },
         arguments_at,
         arguments,
         tables,

@@ -232,6 +232,13 @@ pub const OTHER_VDSO: Refusal = Refusal::fixed(
     "restore it under that kernel: redirecting the functions of the vdso is not supported yet",
 );
 
+/// A task of 32-bit code, where the kernel has none.
+pub const NO_COMPAT: Refusal = Refusal::fixed(
+    "the kernel runs no 32-bit code here, or does not map its vdso where it is told",
+    "restore it under a kernel with CONFIG_IA32_EMULATION and CONFIG_CHECKPOINT_RESTORE, started without \
+     ia32_emulation=0",
+);
+
 /// Registers that this processor does not have.
 #[must_use]
 pub fn processor_state(names: &str) -> Refusal {

@@ -117,9 +117,11 @@ pub const AIO_EVENTS: Refusal = Refusal::fixed(
     "restore on a machine with as many processors as that of the dump, or dump it again when it has taken events",
 );
 
-/// A task that runs code of 32 bits.
-pub const OF_32_BITS: Refusal =
-    Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program, and dump that");
+/// A process of which one part is 32-bit code and another 64-bit code.
+pub const MIXED_CODE: Refusal = Refusal::fixed(
+    "it runs 32-bit code and 64-bit code",
+    "run a build of the program that is all of one kind, and dump that",
+);
 
 /// A process in another pid namespace than the root of the tree, of images that do not say which.
 pub const NESTED_PIDS: Refusal = Refusal::fixed(

@@ -269,18 +269,37 @@ pub fn of_label(task: HostPid, label: &str, own: &str) -> Option<Unsupported> {
     (label != own && label != "unconfined").then(|| Refusal::new(reason, remedy).of(task, object))
 }
 
-/// A process that runs a program of 32 bits.
+/// A process that runs a program of neither of the two kinds that are carried.
 #[must_use]
-pub fn of_program_of_32_bits(pid: HostPid) -> Unsupported {
-    Refusal::fixed("it is a 32-bit program", "run the 64-bit build of the program")
-        .of(pid, "program")
+pub fn of_other_program(pid: HostPid) -> Unsupported {
+    const REASON: &str =
+        "it is of 32-bit pointers and 64-bit registers (x32), or of another processor";
+    Refusal::fixed(REASON, "run the 64-bit or the 32-bit build of the program").of(pid, "program")
 }
 
-/// A thread that is stopped in code of 32 bits.
+/// A thread in code of the other kind than its program.
 #[must_use]
-pub fn of_code_of_32_bits(pid: HostPid, tid: HostPid) -> Unsupported {
-    Refusal::fixed("it runs 32-bit code", "run the 64-bit build of the program")
+pub fn of_mixed_code(pid: HostPid, tid: HostPid) -> Unsupported {
+    const REASON: &str = "it runs 32-bit code in a 64-bit program, or 64-bit code in a 32-bit one";
+    Refusal::fixed(REASON, "run a build of the program that is all of one kind")
         .of(pid, format!("thread {tid}"))
+}
+
+/// A thread of a 64-bit program that has segments for 32-bit code.
+#[must_use]
+pub fn of_segments(pid: HostPid, tid: HostPid) -> Unsupported {
+    const REASON: &str = "it has segments of 32-bit code in a 64-bit program (set_thread_area)";
+    Refusal::fixed(REASON, "run a build of the program that is all of one kind")
+        .of(pid, format!("thread {tid}"))
+}
+
+/// A signal whose action code of the other kind than the program has set.
+#[must_use]
+pub fn of_mixed_action(pid: HostPid, signal: usize) -> Unsupported {
+    const REASON: &str =
+        "its action was set by 32-bit code in a 64-bit program, or by 64-bit code in a 32-bit one";
+    Refusal::fixed(REASON, "run a build of the program that is all of one kind")
+        .of(pid, format!("signal {signal}"))
 }
 
 /// Registers of a thread that the images have no field for, by the names of the processor's components.
@@ -292,7 +311,8 @@ pub fn of_registers(pid: HostPid, tid: HostPid, names: &[&str]) -> Unsupported {
 }
 
 /// What only eBPF sees beside what is refused.
-const UNSEEN: [&str; 11] = [
+const UNSEEN: [&str; 12] = [
+    "what 32-bit code in a 64-bit program has set (set_thread_area, signal actions), or the other way round",
     "settings of pid namespaces (kernel.pid_max, vm.memfd_noexec)",
     "that a parent has been told of a stop (WUNTRACED), which it is once more",
     "what is to be undone in System V semaphores (SEM_UNDO)",

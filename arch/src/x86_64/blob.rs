@@ -6,6 +6,7 @@
 
 use core::arch::asm;
 
+use super::regs::Abi;
 use super::syscall::nr;
 
 /// Defines `start`, the entry of a blob: on an aligned stack it calls `$main`, an
@@ -31,25 +32,39 @@ macro_rules! blob_entry {
     };
 }
 
-/// Unmaps a region, from an instruction outside of it, and goes on from there.
+/// Unmaps a region, from an instruction outside of it, and goes on from there. `door` is that instruction's kind.
 ///
 /// The region may hold the code and the stack that this runs on: all arguments are in registers
 /// when the stack pointer is set to `home`, and nothing of the region is used after that. The
-/// call at `syscall_return` ([`super::sigframe::SYSCALL_RETURN_CODE`]) returns to the address that
-/// stands at `home`.
+/// call at `syscall_return` ([`super::sigframe::Codes::call_return`]) returns to the address that
+/// the frame at `home` has for that.
 ///
 /// # Safety
 /// There is that code at `syscall_return`, outside of the region, `home` is the address of a signal
 /// frame, and nothing of the caller is needed any more.
 #[inline(always)]
 pub unsafe fn unmap_and_return(
-    start: usize,
-    bytes: usize,
+    door: Abi,
+    (start, bytes): (usize, usize),
     syscall_return: usize,
     home: usize,
 ) -> ! {
+    const COMPAT_MUNMAP: usize = 91;
     // SAFETY: the caller promises that nothing comes back here.
     unsafe {
+        if matches!(door, Abi::Compat) {
+            asm!(
+                "mov rsp, rdi",
+                "mov rbx, rsi",
+                "jmp rdx",
+                in("rsi") start,
+                in("rcx") bytes,
+                in("rdx") syscall_return,
+                in("rdi") home,
+                in("rax") COMPAT_MUNMAP,
+                options(noreturn),
+            )
+        }
         asm!(
             "mov rsp, rcx",
             "jmp rdx",

@@ -273,6 +273,43 @@ pub fn to_signal_frame(area: &[u8], extent: Extent, layout: &Layout, out: &mut [
     software[16..20].copy_from_slice(&(stated as u32).to_le_bytes());
 }
 
+/// Bytes of [`compat_header`].
+pub const COMPAT_HEADER_BYTES: usize = 112;
+
+/// What stands before the extended state in a frame of 32-bit code (`struct fregs_state`): the state of the x87, in the layout of FSAVE. The
+/// kernel takes that from here, and all else from what follows.
+///
+/// # Panics
+/// When `area` is shorter than [`LEGACY_BYTES`].
+#[must_use]
+pub fn compat_header(area: &[u8]) -> [u8; COMPAT_HEADER_BYTES] {
+    const REGISTERS_AT: usize = 28;
+    const REGISTER_BYTES: usize = 10;
+    /// Bits of the words that have no meaning are set.
+    const UPPER: u32 = 0xffff_0000;
+    const EMPTY: u32 = 0b11;
+    let short = |at: usize| u32::from(u16::from_le_bytes([area[at], area[at + 1]]));
+    let long = |at: usize| short(at) | short(at + 2) << 16;
+    // FXSAVE has one bit of each register, FSAVE two: whether it is empty, and what is in it, which is looked at again.
+    let used = short(4);
+    let tags = (0..8).filter(|register| used & 1 << register == 0);
+    let tags = tags.fold(UPPER, |tags, register| tags | EMPTY << (2 * register));
+    let mut header = [0; COMPAT_HEADER_BYTES];
+    // Control, status, tags; where the last instruction was, its code; where its operand was. Of segments there is no word.
+    let words =
+        [UPPER | short(0), UPPER | short(2), tags, long(8), short(6) << 16, long(16), UPPER];
+    for (place, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    for register in 0..8 {
+        let (to, from) = (REGISTERS_AT + REGISTER_BYTES * register, 32 + 16 * register);
+        header[to..to + REGISTER_BYTES].copy_from_slice(&area[from..from + REGISTER_BYTES]);
+    }
+    // The status once more, and a word that says that more follows (X86_FXSR_MAGIC).
+    header[108..110].copy_from_slice(&area[2..4]);
+    header
+}
+
 #[cfg(test)]
 #[path = "fpu_tests.rs"]
 mod tests;

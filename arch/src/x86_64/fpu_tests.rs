@@ -145,3 +145,22 @@ fn components_have_names() {
     assert_eq!(of(0xe0 | 1 << 9), ["AVX-512", "protection keys"]);
     assert_eq!(of(0b11 | 1 << 40), ["a component without a name here"]);
 }
+
+#[test]
+fn the_state_of_the_x87_stands_before_a_frame_of_32_bit_code() {
+    let mut area = [0; LEGACY_BYTES];
+    area[..8].copy_from_slice(&[0x7f, 0x03, 0x00, 0x30, 0x81, 0, 0x34, 0x02]);
+    area[8] = 0x11;
+    area[16] = 0x22;
+    for register in 0..8 {
+        area[32 + 16 * register] = register as u8 + 1;
+        area[32 + 16 * register + 9] = 0x40;
+    }
+    let header = compat_header(&area);
+    assert_eq!(&header[..8], &[0x7f, 0x03, 0xff, 0xff, 0x00, 0x30, 0xff, 0xff]);
+    // The first and the last register are in use.
+    assert_eq!(&header[8..12], &[0xfc, 0x3f, 0xff, 0xff]);
+    assert_eq!((header[12], &header[16..20], header[20]), (0x11, &[0, 0, 0x34, 0x02][..], 0x22));
+    assert_eq!((header[28], header[37], header[38], header[28 + 79]), (1, 0x40, 2, 0x40));
+    assert_eq!(&header[108..], &[0x00, 0x30, 0, 0]);
+}

@@ -7,13 +7,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use images::messages::{
-    CoreEntry, MARCH_X86_64, REGS_MODE_COMPAT, REGS_MODE_NATIVE, ThreadInfoX86, UserX86FpregsEntry,
-    UserX86RegsEntry, UserX86TilesEntry, UserX86XsaveEntry,
+    CoreEntry, MARCH_X86_64, REGS_MODE_COMPAT, REGS_MODE_NATIVE, ThreadInfoX86, UserDescT,
+    UserX86FpregsEntry, UserX86RegsEntry, UserX86TilesEntry, UserX86XsaveEntry,
 };
 
 use super::fpu::{self, Component, Layout};
 use super::memory::END_OF_SPACE;
 use super::regs::{Abi, GeneralRegs, Handler, NO_SYSCALL};
+use super::tls::{GDT_ENTRY_TLS_COUNT, GDT_ENTRY_TLS_MIN, Segment, Segments, base_of};
 
 // The format's pages are those of this processor.
 const _: () = assert!(images::PAGE_SIZE == super::memory::PAGE_SIZE);
@@ -30,6 +31,8 @@ pub struct ThreadState<'a> {
     pub handler: Handler,
     /// As ptrace reports it.
     pub extended: &'a [u8],
+    /// Of 32-bit code: its segments.
+    pub segments: Option<&'a Segments>,
     /// Where the kernel clears the thread's number when it ends.
     pub clear_child_tid: u64,
     /// In a leader: what the process has asked to use of the extended state, as a mask.
@@ -53,7 +56,7 @@ pub fn encode(state: &ThreadState<'_>, layout: &Layout) -> CoreEntry {
         clear_tid_addr: state.clear_child_tid,
         gpregs: general(&state.registers.resumed(state.handler)),
         fpregs: extended(state.extended, layout),
-        tls: Vec::new(),
+        tls: state.segments.into_iter().flatten().map(described).collect(),
         permitted_components: state
             .permitted
             .map(|mask| mask & fpu::ON_REQUEST)
@@ -70,7 +73,73 @@ pub fn encode_ended() -> CoreEntry {
     CoreEntry { mtype: MARCH_X86_64, ..CoreEntry::default() }
 }
 
-fn general(r: &GeneralRegs) -> UserX86RegsEntry {
+fn general(registers: &GeneralRegs) -> UserX86RegsEntry {
+    match registers.abi() {
+        Abi::Native => native(registers),
+        Abi::Compat => compat(registers),
+    }
+}
+
+/// The bits of [`Segment::flags`], one of `struct user_desc` each.
+const SEGMENT_FLAGS: usize = 7;
+
+fn described(segment: &Segment) -> UserDescT {
+    let flag = |bit: usize| segment.flags & 1 << bit != 0;
+    UserDescT {
+        entry_number: segment.entry,
+        base_addr: segment.base,
+        limit: segment.limit,
+        seg_32bit: flag(0),
+        contents_l: flag(1),
+        contents_h: flag(2),
+        read_exec_only: flag(3),
+        limit_in_pages: flag(4),
+        seg_not_present: flag(5),
+        usable: flag(6),
+    }
+}
+
+fn segment(from: &UserDescT) -> Segment {
+    let flags: [bool; SEGMENT_FLAGS] = [
+        from.seg_32bit,
+        from.contents_l,
+        from.contents_h,
+        from.read_exec_only,
+        from.limit_in_pages,
+        from.seg_not_present,
+        from.usable,
+    ];
+    let flags = flags.iter().enumerate().fold(0, |set, (bit, &flag)| set | u32::from(flag) << bit);
+    Segment { entry: from.entry_number, base: from.base_addr, limit: from.limit, flags }
+}
+
+/// The registers of 32-bit code: the others hold what the kernel has left there.
+fn compat(r: &GeneralRegs) -> UserX86RegsEntry {
+    let low = |word: u64| u64::from(word as u32);
+    UserX86RegsEntry {
+        bp: low(r.bp),
+        bx: low(r.bx),
+        ax: low(r.ax),
+        cx: low(r.cx),
+        dx: low(r.dx),
+        si: low(r.si),
+        di: low(r.di),
+        orig_ax: low(r.orig_ax),
+        ip: low(r.ip),
+        cs: r.cs,
+        flags: low(r.flags),
+        sp: low(r.sp),
+        ss: r.ss,
+        ds: r.ds,
+        es: r.es,
+        fs: r.fs,
+        gs: r.gs,
+        mode: Some(REGS_MODE_COMPAT),
+        ..UserX86RegsEntry::default()
+    }
+}
+
+fn native(r: &GeneralRegs) -> UserX86RegsEntry {
     UserX86RegsEntry {
         r15: r.r15,
         r14: r.r14,
@@ -184,12 +253,19 @@ impl ThreadImage {
     /// Whose code it runs.
     #[must_use]
     pub fn abi(&self) -> Abi {
-        let is_compat = self.0.gpregs.mode == Some(REGS_MODE_COMPAT);
-        if is_compat || self.0.tls.iter().any(|slot| slot.usable) {
-            Abi::Compat
-        } else {
-            Abi::Native
+        match self.0.gpregs.mode {
+            Some(REGS_MODE_COMPAT) => Abi::Compat,
+            _ => Abi::Native,
         }
+    }
+
+    /// The segments of a thread of 32-bit code, of 64-bit code that has some for other code, too; `None` if no thread can have them.
+    #[must_use]
+    pub fn segments(&self) -> Option<Vec<Segment>> {
+        let known = GDT_ENTRY_TLS_MIN..GDT_ENTRY_TLS_MIN + GDT_ENTRY_TLS_COUNT as u32;
+        let there = || self.0.tls.iter().map(segment).filter(Segment::is_there);
+        let all: Vec<_> = there().collect();
+        all.iter().all(|segment| known.contains(&segment.entry)).then_some(all)
     }
 
     /// Where the kernel clears the thread's number when it ends.
@@ -210,13 +286,13 @@ impl ThreadImage {
         self.0.tsc_faults == Some(true)
     }
 
-    /// The general registers; `None` if no native task can have them. The dump has already wound
+    /// The general registers; `None` if no task can have them. The dump has already wound
     /// interrupted system calls back: the kernel is told that none is going on, so that it does not do
     /// so again.
     #[must_use]
     pub fn general(&self) -> Option<GeneralRegs> {
         let from: &UserX86RegsEntry = &self.0.gpregs;
-        let regs = GeneralRegs {
+        let mut regs = GeneralRegs {
             r15: from.r15,
             r14: from.r14,
             r13: from.r13,
@@ -245,8 +321,27 @@ impl ThreadImage {
             fs: from.fs,
             gs: from.gs,
         };
-        let inside = regs.fs_base < END_OF_SPACE && regs.gs_base < END_OF_SPACE;
-        (inside && regs.abi() == Abi::Native).then_some(regs)
+        let is_as_it_says = regs.abi() == self.abi();
+        match regs.abi() {
+            Abi::Native => {
+                let inside = regs.fs_base < END_OF_SPACE && regs.gs_base < END_OF_SPACE;
+                (is_as_it_says && inside).then_some(regs)
+            }
+            Abi::Compat => {
+                let segments = self.segments()?;
+                (regs.fs_base, regs.gs_base) =
+                    (base_of(regs.fs, &segments), base_of(regs.gs, &segments));
+                let selectors = [regs.ds, regs.es, regs.fs, regs.gs];
+                // The kernel takes none of its own.
+                let is_of_user =
+                    |selector: &u64| *selector == 0 || *selector <= 0xffff && selector & 3 == 3;
+                let words =
+                    [regs.ip, regs.sp, regs.bx, regs.cx, regs.dx, regs.si, regs.di, regs.bp];
+                let narrow = words.iter().all(|&word| u32::try_from(word).is_ok());
+                let whole = is_as_it_says && regs.is_plain_compat() && narrow;
+                (whole && selectors.iter().all(is_of_user)).then_some(regs)
+            }
+        }
     }
 
     /// The extended state in the form of `current`, the state that the thread has at this moment,

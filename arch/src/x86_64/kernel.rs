@@ -23,7 +23,7 @@ pub fn path(name: &str) -> Option<&'static str> {
     Some(path)
 }
 
-const PATHS: [(&str, &str); 13] = [
+const PATHS: [(&str, &str); 15] = [
     ("call", "pt_regs.orig_ax"),
     ("first_argument", "pt_regs.di"),
     ("second_argument", "pt_regs.si"),
@@ -37,4 +37,6 @@ const PATHS: [(&str, &str); 13] = [
     ("port_map", "task_struct.thread.io_bitmap"),
     ("port_level", "task_struct.thread.iopl_emul"),
     ("local_descriptors", "mm_struct.context.ldt"),
+    ("segments", "task_struct.thread.tls_array"),
+    ("space_flags", "mm_struct.context.flags"),
 ];

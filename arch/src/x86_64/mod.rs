@@ -1,7 +1,8 @@
-//! x86_64, 64-bit tasks.
+//! x86_64: 64-bit tasks, and those of its 32-bit predecessor.
 
 pub mod blob;
 pub mod calls;
+pub mod compat;
 pub mod fpu;
 #[cfg(feature = "images")]
 pub mod image;

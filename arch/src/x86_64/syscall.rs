@@ -110,6 +110,24 @@ pub mod nr {
     pub const EPOLL_PWAIT2: usize = 441;
 }
 
+/// The number by which 32-bit code makes one of the calls that are made in tasks from outside.
+///
+/// Their arguments are the same ones, but for the offset of `mmap`, which counts pages. `sigaltstack` has another
+/// structure ([`super::compat::alt_stack`]).
+#[must_use]
+pub const fn compat_number(native: usize) -> Option<u32> {
+    Some(match native {
+        nr::MMAP => 192,
+        nr::MUNMAP => 91,
+        nr::PRCTL => 172,
+        nr::RT_SIGRETURN => 173,
+        nr::SIGALTSTACK => 186,
+        nr::ARCH_PRCTL => 384,
+        nr::IO_URING_ENTER => 426,
+        _ => return None,
+    })
+}
+
 /// The kernel's answer to a system call: the value, or the positive error number.
 pub type Answer = Result<usize, i32>;
 

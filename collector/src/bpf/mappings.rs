@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use arch::memory::GATE;
+use arch::memory::{GATE, has_gate};
 use ebpf_common::{
     KIND_POLICY, KIND_VMA, PolicyRecord, TaskRecord, VmaRecord, backing, beside, name,
 };
@@ -87,7 +87,8 @@ impl BpfSource {
                 name,
             });
         }
-        mappings.extend(self.gate.clone());
+        let gate = self.gate.as_ref().filter(|_| has_gate(speaker.processor.space_flags));
+        mappings.extend(gate.cloned());
         Ok(mappings)
     }
 }

@@ -139,6 +139,7 @@ pub(super) fn thread(
             clear_child_tid: signals.clear_child_tid,
             parent_death_signal: signals.parent_death_signal,
             robust_list: signals.robust_list,
+            compat_robust_list: signals.compat_robust_list,
             rseq: signals.rseq,
             rseq_bytes: signals.rseq_bytes,
             rseq_signature: signals.rseq_signature,
@@ -147,6 +148,7 @@ pub(super) fn thread(
             extended_bytes: Some(task.processor.extended_bytes as usize)
                 .filter(|bytes| *bytes != 0),
             kernel_flags: task.processor.flags,
+            segments: task.processor.segments != 0,
             ports: task.processor.ports != 0 || task.processor.port_level != 0,
             mark: NonZeroU64::new(task.marks.thread),
             settings: thread_settings(task, landlock),
@@ -194,6 +196,7 @@ fn process_settings(leader: &TaskRecord) -> ProcessSettings {
         future_locks: lock(LOCKED, settings::MCL_FUTURE)
             | lock(LOCK_ON_FAULT, settings::MCL_ONFAULT),
         mapping_base: leader.settings.mapping_base,
+        compat_mapping_base: leader.settings.compat_mapping_base,
         deny_write_execute: match (set(DENY), set(DENY_BUT_NOT_CHILDREN)) {
             (false, _) => 0,
             (true, false) => 1,

@@ -2,8 +2,9 @@
 
 use ::parasite::plain::bytes_of_mut;
 use ::parasite::task::AltStack;
-use arch::settings;
+use arch::regs::Abi;
 use arch::syscall::nr;
+use arch::{compat, settings};
 use ids::HostPid;
 use kernel::ptrace::{Running, Stop, Stopped};
 
@@ -64,8 +65,8 @@ impl ThreadState {
 }
 
 /// Every call that is made in a thread that is asked ([`Asked::questions`]), and the return.
-pub(crate) fn calls() -> [Call; QUESTIONS + 1] {
-    [
+pub(crate) fn calls(abi: Abi) -> [Call; QUESTIONS + 1] {
+    let calls = [
         Call::any("sigaltstack", nr::SIGALTSTACK),
         Call::of("prctl", nr::PRCTL, PR_GET_TID_ADDRESS),
         Call::of("prctl", nr::PRCTL, PR_GET_PDEATHSIG),
@@ -73,7 +74,8 @@ pub(crate) fn calls() -> [Call; QUESTIONS + 1] {
         Call::of("arch_prctl", nr::ARCH_PRCTL, settings::ASK_IDENTIFICATION.1[0]),
         Call::of("prctl", nr::PRCTL, PR_GET_TIMERSLACK),
         RETURN,
-    ]
+    ];
+    calls.map(|call| call.made_at(abi))
 }
 
 /// A thread that is being asked.
@@ -141,19 +143,34 @@ impl Asked {
         Ok(())
     }
 
+    /// The alternate signal stack, in the form of the code that the call was made for.
+    fn alt_stack(&self, scratch: &[u8; SCRATCH as usize]) -> AltStack {
+        match (self.gadgets.abi, scratch.first_chunk()) {
+            (Abi::Compat, Some(bytes)) => {
+                let (start, flags, bytes) = compat::alt_stack(bytes);
+                AltStack { start, flags, pad: 0, bytes }
+            }
+            _ => {
+                let mut alt_stack = [AltStack::default()];
+                let answer = &scratch[..AT_CLEAR_CHILD_TID as usize];
+                bytes_of_mut(&mut alt_stack).copy_from_slice(answer);
+                alt_stack[0]
+            }
+        }
+    }
+
     fn answers(&self, tid: HostPid) -> Result<ThreadState, Error> {
         let mut scratch = [0u8; SCRATCH as usize];
         kernel::memory::read_exact(self.pid, self.return_frame.scratch, &mut scratch)
             .map_err(|source| Error::Memory { operation: "read the answers", tid, source })?;
-        let mut alt_stack = [AltStack::default()];
-        bytes_of_mut(&mut alt_stack).copy_from_slice(&scratch[..AT_CLEAR_CHILD_TID as usize]);
+        let alt_stack = self.alt_stack(&scratch);
         let word = |at: u64| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&scratch[at as usize..at as usize + 8]);
             u64::from_le_bytes(bytes)
         };
         Ok(ThreadState {
-            alt_stack: alt_stack[0],
+            alt_stack,
             clear_child_tid: word(AT_CLEAR_CHILD_TID),
             parent_death_signal: word(AT_PARENT_DEATH_SIGNAL) as i32,
             identification_faults: self.identification_faults,

@@ -10,7 +10,7 @@ use ::parasite::PARASITE;
 use ::parasite::plain::{bytes_of, bytes_of_mut};
 use ::parasite::task::{Parasite, SIGNALS, SigAction, TimerState};
 use arch::memory::PAGE_SIZE;
-use arch::regs::GeneralRegs;
+use arch::regs::{Abi, GeneralRegs};
 use arch::syscall::nr;
 use arch::{fpu, settings};
 use collector::Process;
@@ -52,7 +52,7 @@ impl Request {
 
 /// Every call that is made in a task by a parasite that reports, from the mapping of its region to the return. A filter
 /// that does not let one pass could end the task.
-pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
+pub(crate) fn calls(abi: Abi, has_timers: bool) -> Vec<Call> {
     const ASKED_OF_PRCTL: [u64; 8] = [
         libc::PR_GET_PDEATHSIG as u64,
         libc::PR_GET_DUMPABLE as u64,
@@ -67,7 +67,7 @@ pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
         [settings::ASK_IDENTIFICATION.1[0], settings::ask_components(0).1[0]];
     let no_protection = [None, Some(PAGE_SIZE), Some(0), None, None, None];
     let mut calls = vec![
-        MAP,
+        MAP.made_at(abi),
         Call::any("rt_sigaction", nr::RT_SIGACTION),
         Call::any("getitimer", nr::GETITIMER),
         Call::any("sigaltstack", nr::SIGALTSTACK),
@@ -77,8 +77,8 @@ pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
         Call::any("getpid", nr::GETPID),
         Call::any("gettid", nr::GETTID),
         Call::any("tgkill", nr::TGKILL),
-        Call::any("munmap", nr::MUNMAP),
-        RETURN,
+        Call::any("munmap", nr::MUNMAP).made_at(abi),
+        RETURN.made_at(abi),
     ];
     calls.extend(ASKED_OF_PRCTL.map(|option| Call::of("prctl", nr::PRCTL, option)));
     calls.extend(ASKED_OF_ARCH_PRCTL.map(|option| Call::of("arch_prctl", nr::ARCH_PRCTL, option)));
@@ -90,8 +90,10 @@ pub(crate) fn calls(has_timers: bool) -> Vec<Call> {
 }
 
 /// The same of one that hands over a userfaultfd, but for the call that makes it.
-pub(crate) fn calls_of_handover() -> [Call; 4] {
-    [MAP, Call::any("close", nr::CLOSE), Call::any("munmap", nr::MUNMAP), RETURN]
+pub(crate) fn calls_of_handover(abi: Abi) -> [Call; 4] {
+    let at_door = [MAP, Call::any("munmap", nr::MUNMAP), RETURN].map(|call| call.made_at(abi));
+    let [map, unmap, home] = at_door;
+    [map, Call::any("close", nr::CLOSE), unmap, home]
 }
 
 /// How a parasite makes a userfaultfd.
@@ -154,7 +156,7 @@ impl ParasiteReport {
         for (to, from) in state.actions.iter_mut().zip(&known.actions) {
             *to = SigAction {
                 handler: from.handler,
-                flags: from.flags,
+                flags: from.flags & !arch::compat::ACTION_FLAGS,
                 restorer: from.restorer,
                 mask: from.mask,
             };
@@ -289,6 +291,7 @@ impl Infection {
             region_bytes: Request::region_bytes(timers.len()),
             syscall_return: gadgets.syscall_return,
             return_frame: self.return_frame.frame,
+            compat: (gadgets.abi == Abi::Compat).into(),
             bell: *bell,
             timer_count: timers.len() as u32,
             uffd_handover: (*uffd_handover).into(),
@@ -397,8 +400,7 @@ impl Infection {
             let stopped = self.syscall_stop(running, "while the parasite ran")?;
             let registers = stopped.registers()?;
             seen(&stopped, &registers)?;
-            let leaves = registers.call() == Some(nr::MUNMAP);
-            if leaves && registers.argument() == self.request.region {
+            if registers.unmaps(self.request.gadgets.abi, self.request.region) {
                 return Ok(stopped);
             }
             running = stopped.resume_to_syscall()?;

@@ -1,7 +1,7 @@
 //! The way home: signal frames in the task's memory that give it back what it was.
 
 use arch::fpu::Extent;
-use arch::regs::{GeneralRegs, Handler};
+use arch::regs::{Abi, GeneralRegs, Handler};
 use arch::{fpu, sigframe};
 use ids::HostPid;
 use kernel::memory::{MemoryFile, read_exact, write_all};
@@ -98,7 +98,7 @@ pub(crate) struct Detour {
 }
 
 /// Where each part of a home lies, from the lowest address up: scratch, the frame of the detour,
-/// the frame of the true registers, the extended state.
+/// the frame of the true registers, the extended state (in a 32-bit task with a header before it).
 #[derive(Clone, Copy, Debug)]
 struct Parts {
     scratch: u64,
@@ -110,22 +110,30 @@ struct Parts {
 
 impl Parts {
     /// Below `top`; `None` if that is too low.
-    fn below(top: u64, extended_bytes: usize, detour: bool) -> Option<Self> {
+    fn below(abi: Abi, top: u64, extended_bytes: usize, detour: bool) -> Option<Self> {
         let below = |address: u64, bytes: usize, align: usize| {
             address.checked_sub(bytes as u64).map(|start| start & !(align as u64 - 1))
         };
         let extended = below(top, extended_bytes, fpu::ALIGN)?;
-        let frame = below(extended, sigframe::FRAME_BYTES, 16)?;
+        let frame = below(extended, header_bytes(abi) + sigframe::FRAME_BYTES, 16)?;
         let first = if detour { below(frame, sigframe::FRAME_BYTES, 16)? } else { frame };
         let scratch = below(first, SCRATCH as usize, 16)?;
         Some(Self { scratch, first, frame, extended, end: extended + extended_bytes as u64 })
     }
 
     /// Bytes that there must be room for, wherever the top is.
-    const fn most_bytes(extended_bytes: usize, detour: bool) -> u64 {
+    const fn most_bytes(abi: Abi, extended_bytes: usize, detour: bool) -> u64 {
         let frames = if detour { 2 } else { 1 };
         let frames = frames * sigframe::FRAME_BYTES.next_multiple_of(16);
-        (extended_bytes + fpu::ALIGN + frames + 16) as u64 + SCRATCH
+        (extended_bytes + fpu::ALIGN + header_bytes(abi) + frames + 16) as u64 + SCRATCH
+    }
+}
+
+/// Bytes before the extended state.
+const fn header_bytes(abi: Abi) -> usize {
+    match abi {
+        Abi::Native => 0,
+        Abi::Compat => fpu::COMPAT_HEADER_BYTES,
     }
 }
 
@@ -141,11 +149,14 @@ impl ReturnFrame {
         gadgets: &Gadgets,
         detour: Option<Detour>,
     ) -> Result<Self, Error> {
-        let tid = stopped.tid();
+        let (tid, abi) = (stopped.tid(), gadgets.abi);
+        if original.registers.abi() != abi {
+            return Err(Error::OtherCode { tid });
+        }
         let extent = Extent::of(&original.extended, room.layout, room.extended_bytes);
-        let bytes = Parts::most_bytes(extent.frame_bytes(), detour.is_some());
+        let bytes = Parts::most_bytes(abi, extent.frame_bytes(), detour.is_some());
         for space in frame_spaces(original.registers.stack(), bytes, room) {
-            let Some(parts) = Parts::below(space.top, extent.frame_bytes(), detour.is_some())
+            let Some(parts) = Parts::below(abi, space.top, extent.frame_bytes(), detour.is_some())
             else {
                 continue;
             };
@@ -177,7 +188,7 @@ impl ReturnFrame {
         stack: u64,
     ) -> GeneralRegs {
         debug_assert!(stack == self.frame || stack == self.first);
-        original.registers.calling(call, args, gadgets.syscall_return, stack)
+        original.registers.calling_by(gadgets.abi, call, args, gadgets.syscall_return, stack)
     }
 }
 
@@ -193,12 +204,16 @@ fn lay_out(
     let Parts { scratch, first, frame, extended, end } = parts;
     let mut laid = vec![0; (end - scratch) as usize];
     let resumed = original.registers.resumed(Handler::None);
-    let encode =
-        |regs: &GeneralRegs| sigframe::encode(regs, original.mask, extended, gadgets.trampoline);
+    let places = (extended, gadgets.trampoline);
+    let encode = |regs: &GeneralRegs| sigframe::encode(gadgets.abi, regs, original.mask, places);
     put(&mut laid, frame - scratch, &encode(&resumed));
     if let Some(Detour { call, args }) = detour {
-        let regs = resumed.calling(call, args, gadgets.syscall_return, frame);
+        let regs = resumed.calling_by(gadgets.abi, call, args, gadgets.syscall_return, frame);
         put(&mut laid, first - scratch, &encode(&regs));
+    }
+    if gadgets.abi == Abi::Compat {
+        let header = fpu::compat_header(&original.extended);
+        put(&mut laid, extended - scratch - header.len() as u64, &header);
     }
     let state = &mut laid[(extended - scratch) as usize..];
     fpu::to_signal_frame(&original.extended, extent, room.layout, state);
@@ -248,19 +263,22 @@ mod tests {
 
     #[test]
     fn parts_lie_in_the_room_reckoned_for_them() {
-        for extended in [516, 836, 2700, 11_012] {
+        let sizes = [516, 836, 2700, 11_012];
+        let kinds = [Abi::Native, Abi::Compat].into_iter();
+        for (abi, extended) in kinds.flat_map(|abi| sizes.map(|extended| (abi, extended))) {
             for (detour, top) in [true, false]
                 .into_iter()
                 .flat_map(|detour| (0..200).map(move |offset| (detour, 0x7000_0000 + offset)))
             {
-                let parts = Parts::below(top, extended, detour).unwrap();
-                assert!(parts.scratch >= top - Parts::most_bytes(extended, detour));
+                let parts = Parts::below(abi, top, extended, detour).unwrap();
+                assert!(parts.scratch >= top - Parts::most_bytes(abi, extended, detour));
                 assert!(parts.end <= top && parts.extended.is_multiple_of(64));
-                assert!(parts.frame + sigframe::FRAME_BYTES as u64 <= parts.extended);
+                let state = parts.extended - header_bytes(abi) as u64;
+                assert!(parts.frame + sigframe::FRAME_BYTES as u64 <= state);
                 assert!(parts.scratch + SCRATCH <= parts.first && parts.first <= parts.frame);
                 assert_eq!(parts.first != parts.frame, detour);
             }
-            assert!(Parts::below(100, extended, true).is_none());
+            assert!(Parts::below(abi, 100, extended, true).is_none());
         }
     }
 
@@ -268,7 +286,7 @@ mod tests {
     fn a_home_fits_on_the_smallest_stack_that_the_kernel_recommends() {
         // AT_MINSIGSTKSZ of processors with AVX-512, and with AMX.
         for (extended, smallest) in [(2700, 3632), (11_012, 11_952)] {
-            assert!(Parts::most_bytes(extended, true) <= smallest);
+            assert!(Parts::most_bytes(Abi::Native, extended, true) <= smallest);
         }
     }
 }

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arch::fpu::Layout;
+use arch::regs::Abi;
 use collector::Process;
 use freezer::Frozen;
 use ids::HostPid;
@@ -87,7 +88,7 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     }
     let mut making = OPTIONS;
     if filtered {
-        if !is_let_through(&stopped)? || !is_alone(pid) {
+        if !is_let_through(gadgets.abi, &stopped)? || !is_alone(pid) {
             stopped.detach(0)?;
             return Ok(None);
         }
@@ -101,8 +102,8 @@ fn uffd_handover(process: &Process, gadgets: &Gadgets) -> Result<Option<Handed>,
     // Only the leader stands still, or so it may be.
     let room = Room { others_run: true, ..Room::of(&layout, (process, process), pid, 0) };
     let bytes = Request::region_bytes(0);
-    let region =
-        mappings::free_range(&process.mappings, bytes).ok_or(Error::NoRoom { tid: pid })?;
+    let region = mappings::free_range(gadgets.abi, &process.mappings, bytes)
+        .ok_or(Error::NoRoom { tid: pid })?;
     let request = Request {
         pid,
         gadgets: *gadgets,
@@ -175,14 +176,14 @@ fn shares_tables(process: &Process) -> bool {
 /// Whether a leader with filters may have the parasite: they let pass what that calls, and at worst have the making of a
 /// userfaultfd fail, as those of container engines do. For that one call they are to be suspended. Left alone, the parasite finds
 /// that it has made nothing, and leaves.
-fn is_let_through(stopped: &Stopped) -> Result<bool, Error> {
+fn is_let_through(abi: Abi, stopped: &Stopped) -> Result<bool, Error> {
     let filters = match stopped.seccomp_filters() {
         Ok(filters) if !filters.is_empty() => filters,
         // Strict mode; or who dumps may not read them.
         Ok(_) | Err(kernel::ptrace::Error::Refused { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    let passes = first_denied(&filters, &calls_of_handover()).is_none();
+    let passes = first_denied(&filters, &calls_of_handover(abi)).is_none();
     if !passes || !at_worst_fails(&filters, &MAKE_USERFAULTFD) {
         return Ok(false);
     }

@@ -174,6 +174,8 @@ pub struct TaskSignals {
     pub clear_child_tid: u64,
     /// Head of the list of robust futexes.
     pub robust_list: u64,
+    /// The same of 32-bit code's list.
+    pub compat_robust_list: u64,
     /// Restartable sequences: address.
     pub rseq: u64,
     /// Restartable sequences: bytes, 0 for none.
@@ -260,6 +262,12 @@ pub struct TaskProcessor {
     pub port_level: u32,
     /// 1 if the process has made descriptors of its own (`modify_ldt`).
     pub local_descriptors: u32,
+    /// The processor's flags of the address space.
+    pub space_flags: u64,
+    /// 1 if the thread has segments for its thread-local storage (`set_thread_area`).
+    pub segments: u32,
+    /// Nothing.
+    pub pad: u32,
 }
 
 /// Words of a task's security modules that a record carries: the first ones of `cred.security`.
@@ -281,6 +289,8 @@ pub struct TaskSettings {
     /// Where mappings without an address of their own are put, from there downwards, in the leader's
     /// record only.
     pub mapping_base: u64,
+    /// The same for calls of 32-bit code.
+    pub compat_mapping_base: u64,
     /// Its NUMA policy.
     pub policy: MemoryPolicy,
     /// Bits of [`unusual`].

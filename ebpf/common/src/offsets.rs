@@ -77,6 +77,7 @@ offsets! {
     TASK_SAS_SIZE = "task_struct.sas_ss_size";
     TASK_SAS_FLAGS = "task_struct.sas_ss_flags";
     TASK_ROBUST_LIST = "task_struct.robust_list" optional;
+    TASK_COMPAT_ROBUST_LIST = "task_struct.compat_robust_list" optional;
     TASK_RSEQ = "task_struct.rseq" optional;
     TASK_RSEQ_LEN = "task_struct.rseq_len" optional;
     TASK_RSEQ_SIG = "task_struct.rseq_sig" optional;
@@ -104,6 +105,8 @@ offsets! {
     TASK_INFO_FLAGS = "task_struct.thread_info.flags" optional;
     TASK_IO_BITMAP = "processor.port_map" optional;
     TASK_IO_LEVEL = "processor.port_level" optional;
+    TASK_SEGMENTS = "processor.segments" optional;
+    MM_SPACE_FLAGS = "processor.space_flags" optional;
     MM_LOCAL_DESCRIPTORS = "processor.local_descriptors" optional;
     TASK_DEFAULT_TIMER_SLACK = "task_struct.default_timer_slack_ns";
     TASK_EXIT_SIGNAL = "task_struct.exit_signal";
@@ -153,6 +156,7 @@ offsets! {
     AUTOGROUP_NICE = "autogroup.nice" optional;
     MM_DEFAULT_FLAGS = "mm_struct.def_flags";
     MM_MAPPING_BASE = "mm_struct.mmap_base" optional;
+    MM_COMPAT_MAPPING_BASE = "mm_struct.mmap_compat_base" optional;
     MM_PROTECTION_KEYS = "mm_struct.context.pkey_allocation_map" optional;
     MM_EXECUTE_ONLY_KEY = "mm_struct.context.execute_only_pkey" optional;
     VMA_POLICY = "vm_area_struct.vm_policy" optional;

@@ -93,6 +93,17 @@ pub(super) fn map_vdso() -> Answer {
     }
 }
 
+/// Has a child become a task of 32-bit code, as one is restored.
+pub(super) fn compat() -> Answer {
+    match crate::compat::vdso() {
+        Ok(Some(_)) => Answer::Yes,
+        Ok(None) => Answer::No(
+            "the kernel runs no 32-bit code, or does not map its vDSO where it is told".into(),
+        ),
+        Err(error) => Answer::Unknown(format!("map the vDSO of 32-bit code: {error}")),
+    }
+}
+
 /// Opens the mapping that holds this very code by its link in `/proc/self/map_files`, which
 /// takes a right that the dump of other processes takes too.
 pub(super) fn map_files() -> Answer {

@@ -117,4 +117,6 @@ steps! {
     Share = 45, "wait for who has the same memory, by its arguments at";
     /// A userfaultfd comes to serve what it served.
     Userfault = 46, "have memory served by the userfaultfd, descriptor";
+    /// The vDSO of 32-bit code is made.
+    MakeVdso = 47, "make the vdso of 32-bit code at";
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use arch::compat;
 use arch::memory::END_OF_SPACE;
+use arch::regs::Abi;
 use ids::ImagePid;
 use images::checkpoint::{IpcNamespace, Mapping};
 use images::messages::{IpcShmEntry, MmEntry, PagemapHead, VmaEntry};
@@ -101,7 +103,16 @@ fn runs(owner: Owner, map: &PageMap, store: &mut Store) -> Result<Vec<Run>, Erro
 
 /// Checks what the images do not check by themselves: that the mappings are of kinds that can be made, and have
 /// room in an address space.
-pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result<(), Error> {
+pub(super) fn check(
+    pid: ImagePid,
+    abi: Abi,
+    mm: &MmEntry,
+    mappings: &[Mapping],
+) -> Result<(), Error> {
+    let end_of_space = match abi {
+        Abi::Native => END_OF_SPACE,
+        Abi::Compat => compat::END_OF_SPACE,
+    };
     contexts(pid, mm, mappings)?;
     for Mapping { vma, kind } in mappings {
         if *kind == MappingKind::Vsyscall {
@@ -109,7 +120,7 @@ pub(super) fn check(pid: ImagePid, mm: &MmEntry, mappings: &[Mapping]) -> Result
         }
         let object = || format!("mapping {:#x}-{:#x}", vma.start, vma.end);
         let wrong = |what| Err(Error::image(format!("process {pid}, {}", object()), what));
-        if vma.end > END_OF_SPACE {
+        if vma.end > end_of_space {
             return wrong("it cannot be there");
         }
         if vma.end.checked_add(vma.pgoff).is_none() {

@@ -2,6 +2,7 @@
 
 use arch::fpu::{self, Layout};
 use arch::regs::GeneralRegs;
+use arch::tls::Segment;
 
 use super::Thread;
 use crate::error::Error;
@@ -10,7 +11,15 @@ use crate::error::Error;
 pub(crate) fn general(thread: &Thread) -> Result<GeneralRegs, Error> {
     thread.processor.general().ok_or_else(|| {
         let object = format!("registers of thread {}", thread.tid);
-        Error::image(object, "no 64-bit task can have them")
+        Error::image(object, "no task can have them")
+    })
+}
+
+/// The segments of a thread of 32-bit code, for its thread-local storage.
+pub(crate) fn segments(thread: &Thread) -> Result<Vec<Segment>, Error> {
+    thread.processor.segments().ok_or_else(|| {
+        let object = format!("registers of thread {}", thread.tid);
+        Error::image(object, "no thread has segments in these places")
     })
 }
 

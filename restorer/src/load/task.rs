@@ -3,7 +3,9 @@
 use arch::image::{Absent, ThreadImage};
 use arch::regs::Abi;
 use ids::ImagePid;
-use images::messages::{CoreEntry, CredsEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry};
+use images::messages::{
+    CoreEntry, CredsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
+};
 use images::{checkpoint, names};
 use parasite::restorer::SIGINFO_BYTES;
 use support::Refusal;
@@ -78,7 +80,9 @@ fn load_body(
     let threads = threads.collect::<Result<Vec<_>, Error>>()?;
     let checkpoint::Body { ids, lender, mm, mut mappings, pages, fs } = body;
     nameless.correct(&mut mappings);
-    memory::check(pid, &mm, &mappings)?;
+    check_kinds(pid, &threads, task)?;
+    let abi = threads.first().map_or(Abi::Native, |leader| leader.processor.abi());
+    memory::check(pid, abi, &mm, &mappings)?;
     let (runs, vdso) = memory::private_runs(pid, &mappings, &pages, store)?;
     Ok(Body { threads, lender, mm, mappings, runs, vdso, fs, ids })
 }
@@ -99,9 +103,6 @@ fn thread(
         }
     })?;
     let mut own = core.thread_core.ok_or_else(|| missing("thread state"))?;
-    if processor.abi() == Abi::Compat {
-        return Err(Error::refused(support::images::OF_32_BITS.of(tid.get(), object)));
-    }
     check_thread(tid, &object, &own)?;
     // Images of before CRIU 3.7 have it once for all threads.
     own.seccomp_mode = own.seccomp_mode.or(task.old_seccomp_mode);
@@ -110,7 +111,24 @@ fn thread(
     let levels = levels::of_thread(tid, core.nested.as_ref())?;
     let thread = Thread { tid, levels, processor, core: own, filters };
     registers::general(&thread)?;
+    registers::segments(&thread)?;
     Ok(thread)
+}
+
+/// Refuses a process that is not all of one kind of code: its signal handlers are, which leave no choice.
+fn check_kinds(pid: ImagePid, threads: &[Thread], task: &TaskCoreEntry) -> Result<(), Error> {
+    let mut kinds = threads.iter().map(|thread| thread.processor.abi());
+    let Some(abi) = kinds.next() else { return Ok(()) };
+    let is_compat = |action: &SaEntry| action.compat_sigaction == Some(true);
+    // What is not run is of no kind.
+    let mut handlers = task.sigactions.iter().filter(|action| action.sigaction > 1);
+    if kinds.all(|kind| kind == abi)
+        && handlers.all(|action| is_compat(action) == (abi == Abi::Compat))
+    {
+        return Ok(());
+    }
+    let refusal = support::images::MIXED_CODE;
+    Err(Error::refused(refusal.of(pid.get(), format!("process {pid}"))))
 }
 
 fn check_thread(tid: ImagePid, object: &str, core: &ThreadCoreEntry) -> Result<(), Error> {
@@ -130,9 +148,6 @@ fn check_process(pid: ImagePid, core: &TaskCoreEntry) -> Result<(), Error> {
     if core.sigactions.len() != ACTIONS {
         let found = core.sigactions.len();
         return Err(Error::image(object, format!("{found} signal actions instead of {ACTIONS}")));
-    }
-    if core.sigactions.iter().any(|action| action.compat_sigaction == Some(true)) {
-        return Err(Error::refused(support::images::OF_32_BITS.of(pid.get(), object)));
     }
     personality(core.personality).ok_or_else(|| {
         Error::image(object, format!("{:#x} is no personality", core.personality))

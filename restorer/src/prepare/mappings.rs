@@ -1,5 +1,6 @@
 //! The new address space: mappings, what fills them, what they are advised.
 
+use arch::regs::Abi;
 use ids::ImagePid;
 use images::MappingKind;
 use images::checkpoint::Mapping as Mapped;
@@ -11,6 +12,7 @@ use parasite::restorer::{
 use super::table::Tables;
 use super::{Descriptors, Host};
 use crate::error::Error;
+use crate::host::Range;
 use crate::load::Body;
 use crate::mapped::open_flags;
 use crate::reads::reads;
@@ -252,25 +254,37 @@ fn advise(pid: ImagePid, vma: &VmaEntry, advice: &mut Vec<Advice>) -> Result<(),
 }
 
 /// Where the kernel's own mappings go, and how many bytes they take while they wait behind
-/// `parked_at`. A process that had none gets none.
+/// `parked_at`. A process that had none gets none. A task of 32-bit code has its own made where they wait.
 pub(super) fn specials(host: &Host, body: &Body, parked_at: u64) -> (Vec<Special>, u64) {
     let first = |kind: MappingKind| {
         body.mappings.iter().find(|mapped| mapped.kind == kind).map(|mapped| mapped.vma.start)
     };
+    let (data, code): (Vec<_>, Vec<_>) = match body.abi() {
+        Abi::Native => {
+            let of = |range: &Range| (range.start, range.bytes());
+            (host.vdso.data.iter().map(of).collect(), host.vdso.code.iter().map(of).collect())
+        }
+        // Without code there is nothing to be made.
+        Abi::Compat if first(MappingKind::Vdso).is_none() => (Vec::new(), Vec::new()),
+        Abi::Compat => {
+            let (data, code) = host.vdso_of(Abi::Compat);
+            let data = data.into_iter().map(|bytes| (0, bytes));
+            (data.collect(), vec![(0, code.len() as u64)])
+        }
+    };
     let mut specials = Vec::new();
     let mut parked = parked_at;
-    let groups = [
-        (first(MappingKind::Vvar), host.vdso.data.as_slice()),
-        (first(MappingKind::Vdso), host.vdso.code.as_slice()),
-    ];
-    for (to, pieces) in groups {
-        // The pieces keep their distances: they are one behind the other everywhere.
-        let Some((mut to, _)) = to.zip(pieces.first()) else { continue };
-        for piece in pieces {
-            let bytes = piece.bytes();
-            specials.push(Special { from: piece.start, bytes, parked, to });
+    for (to, pieces) in [(first(MappingKind::Vvar), data), (first(MappingKind::Vdso), code)] {
+        if to.is_none() && body.abi() == Abi::Native {
+            continue;
+        }
+        // The pieces keep their distances: they are one behind the other everywhere. What is made and not wanted stays, until the
+        // region goes.
+        let mut to = to;
+        for (from, bytes) in pieces {
+            specials.extend(to.map(|to| Special { from, bytes, parked, to }));
             parked += bytes;
-            to += bytes;
+            to = to.map(|to| to + bytes);
         }
     }
     (specials, parked - parked_at)

@@ -3,8 +3,6 @@
 use parasite::plain::{Plain, bytes_of};
 use parasite::restorer::{Special, Table};
 
-use crate::host::Vdso;
-
 /// Every table starts at a multiple of this, the largest alignment of any entry.
 const ALIGN: usize = 8;
 
@@ -28,9 +26,8 @@ impl Tables {
         table
     }
 
-    /// Bytes with the last table, which says where the vDSO goes.
-    pub(super) fn len_with(&self, vdso: &Vdso) -> usize {
-        let pieces = vdso.data.len() + usize::from(vdso.code.is_some());
+    /// Bytes with the last table, which says where the vDSO goes, in so many pieces at most.
+    pub(super) fn len_with(&self, pieces: usize) -> usize {
         self.bytes.len().next_multiple_of(ALIGN) + pieces * size_of::<Special>()
     }
 
@@ -52,7 +49,7 @@ mod tests {
         let words = tables.put(&[0x0102_0304_0506_0708u64]);
         assert_eq!((bytes.offset, bytes.count), (16, 3));
         assert_eq!((words.offset, words.count), (24, 1));
-        assert_eq!(tables.len_with(&Vdso::default()), 32);
+        assert_eq!(tables.len_with(0), 32);
         let all = tables.finish(&[9; 12]);
         assert_eq!(&all[..12], &[9; 12]);
         assert_eq!(&all[16..19], &[1, 2, 3]);

@@ -69,6 +69,7 @@ impl Loaded {
         let (root, any) = (options.root.as_deref(), options.any_permissions);
         let unchanged = changed::check(&checkpoint.files, root, any, which);
         Error::all([possible, unchanged.map_err(|error| named(error).into())])?;
+        host.check_compat(checkpoint)?;
         check_vdso(host, checkpoint)?;
         inherited_values::check(checkpoint, &checkpoint.namespaces.ids())?;
         keys::check(checkpoint, options.on_behalf_of)?;

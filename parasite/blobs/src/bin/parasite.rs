@@ -10,6 +10,7 @@ use core::ptr::{addr_of, addr_of_mut};
 
 use arch::blob::unmap_and_return;
 use arch::memory::{self, PAGE_SIZE};
+use arch::regs::Abi;
 use arch::settings;
 use arch::syscall::{nr, syscall};
 use parasite::task::{Parasite, SIGNALS, TimerState};
@@ -41,7 +42,8 @@ unsafe extern "C" fn parasite(state: *mut Parasite) -> ! {
         let region = ((*state).region_start as usize, (*state).region_bytes as usize);
         let (back, return_frame) =
             ((*state).syscall_return as usize, (*state).return_frame as usize);
-        unmap_and_return(region.0, region.1, back, return_frame)
+        let door = if (*state).compat == 0 { Abi::Native } else { Abi::Compat };
+        unmap_and_return(door, region, back, return_frame)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use core::mem::size_of;
 
+use arch::compat;
 use arch::memory::PAGE_SIZE;
 use arch::syscall::nr;
 use parasite::restorer::{LOCK_NOW, LOCK_ON_FAULT, MmMap, Step};
@@ -60,7 +61,8 @@ fn leave(context: &Context) {
         ];
         context.must(Step::Start, arguments.old_rseq, nr::RSEQ, area);
     }
-    for special in context.entries(arguments.specials) {
+    let specials = context.entries(arguments.specials);
+    for special in specials.iter().filter(|_| arguments.compat == 0) {
         let parked = arguments.region_start + special.parked;
         relocate(context, Step::ParkVdso, special.from, parked, special.bytes);
     }
@@ -70,6 +72,18 @@ fn leave(context: &Context) {
     unmap(context, 0, low.0);
     unmap(context, low.0 + low.1, high.0);
     unmap(context, high.0 + high.1, arguments.end_of_space);
+    if arguments.compat != 0 && !specials.is_empty() {
+        make_compat_vdso(context);
+    }
+}
+
+/// Has the kernel make the vDSO of 32-bit code at the end of the region, when the other one is gone, for a process can have one
+/// alone.
+fn make_compat_vdso(context: &Context) {
+    let arguments = context.arguments();
+    let (at, bytes) = (arguments.region_start + arguments.vdso_parked, arguments.vdso_bytes);
+    unmap(context, at, at + bytes);
+    context.succeeds(Step::MakeVdso, at, || compat::map_vdso(at));
 }
 
 fn unmap(context: &Context, start: u64, end: u64) {

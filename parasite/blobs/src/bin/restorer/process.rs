@@ -3,8 +3,8 @@
 use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
-use arch::settings;
 use arch::syscall::nr;
+use arch::{compat, settings};
 use parasite::restorer::{PosixTimer, Step};
 use parasite::task::{AltStack, SigAction};
 
@@ -29,6 +29,15 @@ const FUTEX_WAIT: usize = 0;
 pub fn before_threads(context: &Context) {
     let arguments = context.arguments();
     for action in context.entries(arguments.actions) {
+        if arguments.compat != 0 {
+            let SigAction { handler, flags, restorer, mask } = action.action;
+            let words = [handler, flags, restorer, mask];
+            context.succeeds(Step::Action, action.signal, || {
+                // SAFETY: the stack is in the region, which is below 4 GiB. Nothing of the program runs before all is in place.
+                unsafe { compat::set_action(action.signal as u32, words) }
+            });
+            continue;
+        }
         let new = &raw const action.action as usize;
         let args = [action.signal as usize, new, 0, SIGSET_BYTES, 0, 0];
         context.must(Step::Action, action.signal, nr::RT_SIGACTION, args);

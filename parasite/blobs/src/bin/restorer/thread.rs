@@ -3,8 +3,8 @@
 use core::mem::size_of;
 use core::sync::atomic::Ordering;
 
-use arch::settings;
 use arch::syscall::{clone_thread, nr};
+use arch::{compat, settings};
 use parasite::restorer::{
     BORN_WITH_GROUPS, BORN_WITH_IDS, BORN_WITHOUT_RIGHTS, CLOCK_FAULTS, Credentials, Filter,
     IDENTIFICATION_FAULTS, Limit, NEEDS_ROOM, Step, Thread, UNSET,
@@ -184,7 +184,10 @@ pub fn register(context: &Context) {
     let at = thread.clear_child_tid;
     context.must(step, at, nr::SET_TID_ADDRESS, [at as usize, 0, 0, 0, 0, 0]);
     let list = thread.robust_list;
-    if list != 0 {
+    if list != 0 && context.arguments().compat != 0 {
+        let bytes = thread.robust_bytes;
+        context.succeeds(step, list, || compat::set_robust_list(list, bytes));
+    } else if list != 0 {
         let args = [list as usize, thread.robust_bytes as usize, 0, 0, 0, 0];
         context.must(step, list, nr::SET_ROBUST_LIST, args);
     }
