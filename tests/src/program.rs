@@ -127,12 +127,25 @@ impl Workload {
     /// When it does not come to stand.
     #[must_use]
     pub fn start_with(family: &str, dir: PathBuf, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(built_program("stasis-workload"));
+        Self::begin(command.envs(environment.iter().copied()), family, dir)
+    }
+
+    /// The same of another program, that is told and asked in the same way.
+    ///
+    /// # Panics
+    /// When it does not come to stand.
+    #[must_use]
+    pub fn start_as(program: &Path, family: &str, dir: PathBuf) -> Self {
+        Self::begin(&mut Command::new(program), family, dir)
+    }
+
+    fn begin(command: &mut Command, family: &str, dir: PathBuf) -> Self {
         if !dir.is_dir() {
             fs::create_dir(&dir).expect("make the workload's directory");
         }
-        let mut command = Command::new(built_program("stasis-workload"));
-        command.arg(family).arg(&dir).envs(environment.iter().copied());
-        let program = Program::start(&mut command, &dir.join("log"));
+        command.arg(family).arg(&dir);
+        let program = Program::start(command, &dir.join("log"));
         let workload = Self { program, dir };
         let stands = wait_until(Duration::from_secs(60), || workload.dir.join("ready").exists());
         assert!(stands, "{family} does not stand: {}", workload.log());
