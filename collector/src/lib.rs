@@ -24,9 +24,9 @@ use deadline::Deadline;
 pub use error::Error;
 pub use inventory::{
     Action, AioContext, FileMark, InProcess, InTask, Key, Mapping, Message, Messages, NamedFile,
-    OpenFile, Process, ProcessFiles, ProcessState, Registered, RegisteredFile, Requests, Ring,
-    SemaphoreUndo, SessionKeyring, Tables, Thread, Userfaultfd, Userfaults, VmFlags, mapping_kind,
-    settings,
+    OpenFile, Peculiar, Process, ProcessFiles, ProcessState, Registered, RegisteredFile, Requests,
+    Ring, SemaphoreUndo, SessionKeyring, Tables, Thread, Unaccepted, Userfaultfd, Userfaults,
+    VmFlags, WaitingConnection, mapping_kind, settings,
 };
 pub use parts::Parts;
 pub use tracks::{ROOM, Track, TrackError, Tracks};
@@ -396,6 +396,25 @@ impl Collector {
         match &mut self.sources {
             Sources::Bpf(source) => {
                 let told = source.messages(queue, most).map_err(Error::from);
+                self.in_time(told)
+            }
+            Sources::Proc(_) => Ok(None),
+        }
+    }
+
+    /// The TCP connections that wait at a listening socket that this process has open, if what they have received is not more than
+    /// `most` bytes together. `None` where the kernel does not tell: without BPF.
+    ///
+    /// # Errors
+    /// If they cannot be read or understood.
+    pub fn waiting(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: u64,
+    ) -> Result<Option<Unaccepted>, Error> {
+        match &mut self.sources {
+            Sources::Bpf(source) => {
+                let told = source.waiting(socket, most).map_err(Error::from);
                 self.in_time(told)
             }
             Sources::Proc(_) => Ok(None),

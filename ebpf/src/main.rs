@@ -30,6 +30,7 @@ mod track;
 mod undo;
 mod userfaults;
 mod vma;
+mod waiting;
 
 use core::ffi::c_char;
 

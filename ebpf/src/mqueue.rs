@@ -26,7 +26,7 @@ const MQUEUE_FS: u64 = 0x1980_0202;
 /// By the reader's thread. Those whose readers were killed make room for others.
 #[unsafe(link_section = "maps")]
 #[unsafe(export_name = "QUEUES")]
-static QUEUES: LruHashMap<u32, QueueCursor> = LruHashMap::with_max_entries(1 << 10, 0);
+pub(crate) static QUEUES: LruHashMap<u32, QueueCursor> = LruHashMap::with_max_entries(1 << 10, 0);
 
 /// Steps of a turn: a message, a piece of one, or a way to another node of the tree.
 const STEPS: u32 = 64;

@@ -10,6 +10,7 @@ mod semaphore_undo;
 pub mod settings;
 pub mod terminals;
 mod userfaults;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ pub use semaphore_undo::SemaphoreUndo;
 use settings::{MemoryPolicy, ProcessSettings, ThreadSettings};
 use terminals::Terminal;
 pub use userfaults::{Userfaultfd, Userfaults};
+pub use waiting::{Peculiar, Unaccepted, WaitingConnection};
 
 /// One process (thread group).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,5 +1,6 @@
 //! The `bpf` system call: programs and maps, iterators over one process, pinned objects.
 
+mod code;
 mod load;
 
 use std::ffi::CString;
@@ -12,7 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ids::HostPid;
 use nix::errno::Errno;
 
-pub use load::{Called, MapSpec, ProgramSpec, map_constant, map_create, map_freeze, program_load};
+pub use code::{Code, STACK};
+pub use load::{
+    ArrayMap, Called, MapSpec, ProgramSpec, map_constant, map_create, map_freeze, program_load,
+};
 
 // include/uapi/linux/bpf.h
 const BPF_OBJ_PIN: libc::c_int = 6;
@@ -21,6 +25,7 @@ const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// Which tasks an iterator visits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +66,18 @@ struct LinkCreate {
     iter_info: u64,
     iter_info_len: u32,
     padding: u32,
+}
+
+/// Of a link to a network device (`tcx`).
+#[repr(C)]
+struct TrafficCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    padding: u32,
+    expected_revision: u64,
 }
 
 #[repr(C)]
@@ -169,6 +186,25 @@ pub fn iter_link(program: BorrowedFd<'_>, target: IterTarget) -> Result<OwnedFd,
         iter_info: std::ptr::from_ref(&info) as u64,
         iter_info_len: size_of::<IterLinkInfo>() as u32,
         padding: 0,
+    };
+    bpf(BPF_LINK_CREATE, &attributes)
+}
+
+/// Has the kernel call a loaded program for the packets that a device of this thread's network namespace receives, before any other of
+/// its kind, for as long as what is returned is open.
+///
+/// # Errors
+/// `EPERM` without the right to, `ENODEV` if there is no such device, `EINVAL` from kernels before 6.6.
+pub fn traffic_link(program: BorrowedFd<'_>, interface: u32) -> Result<OwnedFd, Errno> {
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    let attributes = TrafficCreate {
+        prog_fd: number(program),
+        target_ifindex: interface,
+        attach_type: BPF_TCX_INGRESS,
+        flags: BPF_F_BEFORE,
+        relative_fd: 0,
+        padding: 0,
+        expected_revision: 0,
     };
     bpf(BPF_LINK_CREATE, &attributes)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -110,6 +111,51 @@ pub fn udp_shutdowns() -> io::Result<HashMap<u32, u8>> {
     }
     found.retain(|_, state| *state != 0);
     Ok(found)
+}
+
+/// The state of the TCP connection between two addresses of the caller's network namespace, and its bytes to be read, with one more if
+/// the peer has closed its side; `None` if there is none. `device` is the number of the network device that it is bound to, or 0.
+///
+/// # Errors
+/// When the kernel was built without `INET_TCP_DIAG`, or answers with what is not understood.
+pub fn tcp_socket(
+    local: net::SocketAddr,
+    peer: net::SocketAddr,
+    device: u32,
+) -> io::Result<Option<(u8, u32)>> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket_id = SocketId {
+        source_port: local.port(),
+        destination_port: peer.port(),
+        source_address: local.ip(),
+        destination_address: peer.ip(),
+        interface_id: device,
+        cookie: [0xff; 8],
+    };
+    let request = SockDiagMessage::InetRequest(InetRequest {
+        family: family as u8,
+        protocol: libc::IPPROTO_TCP as u8,
+        extensions: ExtensionFlags::empty(),
+        states: InetStates::from_bits_retain(u32::MAX),
+        socket_id,
+    });
+    let socket = connect()?;
+    socket.send(&packet(NLM_F_REQUEST, request), 0)?;
+    let mut buffer = vec![0_u8; 16 << 10];
+    let size = socket.recv(&mut &mut buffer[..], 0)?;
+    let mut found = None;
+    let take = |message| {
+        // Without a connection the kernel shows who listens.
+        if let SockDiagMessage::InetResponse(response) = message
+            && response.header.socket_id.destination_port == peer.port()
+        {
+            found = Some((response.header.state, response.header.recv_queue));
+        }
+    };
+    match each(&buffer[..size], take) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        answer => answer.map(|_| found),
+    }
 }
 
 /// Asks for many, and hands over each.
@@ -318,7 +364,7 @@ mod tests {
     #[test]
     fn udp_sockets_that_are_shut_down() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let sockets = [(); 2].map(|()| std::net::UdpSocket::bind(address).unwrap());
+            let sockets = [(); 2].map(|()| net::UdpSocket::bind(address).unwrap());
             for socket in &sockets {
                 socket.connect(socket.local_addr().unwrap()).unwrap();
             }

@@ -7,6 +7,7 @@
 mod info;
 mod rebuild;
 mod segment;
+mod waiting;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -14,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use libc::{SOL_SOCKET, SOL_TCP};
 
 use self::info::Info;
+pub use self::waiting::{Filler, LACKS, Waiting};
 use crate::queues::peek;
 use crate::sockets::{option, option_bytes, set_option};
 

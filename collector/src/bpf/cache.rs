@@ -17,8 +17,9 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use super::offsets::{Layout, VMLINUX, WORDS, paths};
+use super::offsets::{Layout, WORDS, paths};
 use super::programs::PROGRAMS;
+use kernel::btf::VMLINUX;
 
 /// What the kernel says of itself, its build id among it.
 const NOTES: &str = "/sys/kernel/notes";

@@ -9,10 +9,11 @@ use kernel::procfs::{Dir, Namespaces};
 
 use super::BpfError;
 use super::object::{self, Objects};
-use super::offsets::{Layout, VMLINUX};
+use super::offsets::Layout;
 use super::pins::Lock;
 use super::programs::ITERATORS;
 use super::tracks::{Counting, Counts, Tracers, Watch};
+use kernel::btf::VMLINUX;
 
 /// The programs, in the kernel.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The inventory from eBPF iterators: a few reads where /proc takes thousands of system calls.
 
 mod aio;
-mod btf;
 mod cache;
 mod calls;
 mod change_detection;
@@ -29,6 +28,7 @@ mod terminals;
 mod tracks;
 mod undo;
 mod userfaults;
+mod waiting;
 
 use ids::HostPid;
 use kernel::bpf::IterTarget;

@@ -5,12 +5,10 @@ use std::path::Path;
 
 use ebpf_common::offsets::{ABSENT, COUNT, FIELDS, OF_PROCESSOR, REGISTERS_CALL, Want};
 
-use super::BpfError;
-use super::btf::{Btf, Named};
-use super::programs::PROGRAMS;
+use kernel::btf::{Btf, Named};
 
-/// The kernel's type information.
-pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+use super::BpfError;
+use super::programs::PROGRAMS;
 
 /// What has to be known of a kernel before the programs can be loaded into it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! The programs and maps by name: in the object, as pins, and what the kernel calls each by.
 
 use kernel::bpf::Called;
-
-use super::btf::Named;
+use kernel::btf::Named;
 
 /// A program.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +22,10 @@ const fn tracepoint(name: &'static str, target: &'static str) -> Program {
 }
 
 /// How many iterators there are, as many as `What` has names.
-pub(super) const ITERATORS: usize = 14;
+pub(super) const ITERATORS: usize = 15;
 
 /// The iterators, then those that count; of these the first counts system calls.
-pub(super) const PROGRAMS: [Program; 18] = [
+pub(super) const PROGRAMS: [Program; 19] = [
     iterator("task", "bpf_iter_task"),
     iterator("task_file", "bpf_iter_task_file"),
     iterator("task_file_some", "bpf_iter_task_file"),
@@ -41,6 +40,7 @@ pub(super) const PROGRAMS: [Program; 18] = [
     iterator("task_file_userfault", "bpf_iter_task_file"),
     iterator("task_vma_served", "bpf_iter_task_vma"),
     iterator("task_keys", "bpf_iter_task"),
+    iterator("task_file_waiting", "bpf_iter_task_file"),
     tracepoint("sys_exit", "btf_trace_sys_exit"),
     tracepoint("track_fork", "btf_trace_sched_process_fork"),
     tracepoint("track_exec", "btf_trace_sched_process_exec"),
@@ -49,7 +49,7 @@ pub(super) const PROGRAMS: [Program; 18] = [
 
 /// Their places, by how long the verifier takes for them.
 pub(super) const LONGEST_FIRST: [usize; PROGRAMS.len()] =
-    [2, 1, 0, 4, 10, 8, 7, 13, 5, 14, 3, 9, 6, 15, 17, 16, 11, 12];
+    [2, 1, 0, 4, 14, 10, 8, 7, 13, 5, 15, 3, 9, 6, 16, 18, 17, 11, 12];
 
 /// The maps that the reader of the programs uses, too.
 pub(super) const MAPS: [&str; 6] = ["TRACKED", "TRACKS", "NAMED", "ASKED", "CHANGED", "QUEUES"];
@@ -85,6 +85,8 @@ pub(super) enum What {
     ServedMappings,
     /// Keys of session keyrings.
     Keys,
+    /// Connections that wait at a listening socket of this process.
+    Waiting,
 }
 
 impl What {
@@ -101,6 +103,7 @@ impl What {
             Self::Userfaults => "userfaultfds",
             Self::ServedMappings => "mappings with userfaultfds",
             Self::Keys => "keys",
+            Self::Waiting => "connections that wait",
         }
     }
 }

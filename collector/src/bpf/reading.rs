@@ -43,6 +43,8 @@ pub struct BpfSource {
     pub(crate) spared: usize,
     /// How landlock domains are told, once that was found out.
     pub(super) landlock: Option<Landlock>,
+    /// How the address of a page is made, once that was found out; 0 where it cannot be.
+    pub(super) pages: Option<u64>,
     /// What /proc adds to the times at which tasks began.
     pub(super) boot_shift: i64,
 }

@@ -8,9 +8,10 @@ use kernel::bpf::{MapSpec, map_create};
 
 use super::cache::{self, Kernel};
 use super::load::boot_shift;
-use super::offsets::{Layout, VMLINUX};
+use super::offsets::Layout;
 use super::pins::{Lock, Pins};
 use super::{BpfError, BpfSource, Loaded, PIN_ROOT};
+use kernel::btf::VMLINUX;
 
 /// What was looked up in the kernel's type information is kept here.
 const CACHE: &str = "/var/cache/stasis";

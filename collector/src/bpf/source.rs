@@ -33,6 +33,7 @@ impl BpfSource {
             watch: None,
             until: Deadline::default(),
             spared: 0,
+            pages: None,
             landlock: None,
             // (Where it is not known, no inventory is taken: whoever opens the programs has asked before.)
             boot_shift: boot_shift().unwrap_or_default(),

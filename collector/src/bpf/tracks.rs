@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use ebpf_common::CURSOR_WORDS;
 use ebpf_common::asked::{ASKED_WORDS, Asked};
 use ebpf_common::track::{
     TOUCHED, TOUCHED_UNKNOWN, TRACK_WORDS, TRACKED_WORDS, Track, TrackedProcess, dump_track,
     dumper_of,
 };
+use ebpf_common::{CURSOR_WORDS, WaitingCursor};
 use ids::HostPid;
 use kernel::bpf::{Numbers, object_get, object_pin, raw_tracepoint};
 use nix::time::{ClockId, clock_gettime};
@@ -252,6 +252,23 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
+    /// Begins with what waits at a socket, or looks for a page.
+    pub(super) fn begin_with(&mut self, cursor: WaitingCursor) -> Result<(), BpfError> {
+        let WaitingCursor { fd, state, request, list, packet, inner, .. } = cursor;
+        let WaitingCursor { part, piece, left, written, pages, .. } = cursor;
+        let words = [fd, state, request, list, packet, inner, part, piece, left, written, pages];
+        self.map.insert(self.thread, words, 0).map_err(Self::failed)
+    }
+
+    /// How far the programs are.
+    pub(super) fn now(&self) -> Result<WaitingCursor, BpfError> {
+        let words = self.map.get(&self.thread, 0).map_err(Self::failed)?;
+        let [fd, state, request, list, packet, inner, part, piece, left, written, pages] = words;
+        let cursor =
+            WaitingCursor { fd, state, request, list, packet, inner, ..Default::default() };
+        Ok(WaitingCursor { part, piece, left, written, pages, ..cursor })
+    }
+
     /// Begins with the queue behind a descriptor of this process.
     pub(super) fn begin(&mut self, fd: i32) -> Result<(), BpfError> {
         let mut words = [0; CURSOR_WORDS];

@@ -16,6 +16,7 @@ mod terminals;
 pub mod track;
 mod undo;
 mod userfaults;
+mod waiting;
 
 pub use files::{FileRecord, HeldRecord, HoldersRecord, beside, peculiar};
 pub use keys::{KEY_DESCRIPTION_BYTES, KEY_PAYLOAD_BYTES, KeyHead, KeyRecord, KeyringRecord};
@@ -26,6 +27,10 @@ pub use rings::{REGISTERED_FILES, RegisteredFile, RequestsRecord, RingRecord, ri
 pub use terminals::{InputState, QueueRecord, TerminalModes, TerminalRecord, TerminalState, queue};
 pub use undo::{UNDO_SEMAPHORES, UndoHead, UndoRecord};
 pub use userfaults::{ServedRecord, USERFAULT_STARTED, UserfaultRecord};
+pub use waiting::{
+    ListenerRecord, NESTED, PAGE_FACTOR, PAGE_STRUCTURE, PAGES, PAGES_STEP, PacketRecord,
+    WaitingCursor, WaitingRecord, unaccepted,
+};
 
 #[cfg(feature = "host")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -87,6 +92,12 @@ pub const KIND_SERVED: u32 = 20;
 pub const KIND_KEYRING: u32 = 21;
 /// A [`KeyRecord`], of the keyring before.
 pub const KIND_KEY: u32 = 22;
+/// A [`ListenerRecord`].
+pub const KIND_LISTENER: u32 = 23;
+/// A [`WaitingRecord`].
+pub const KIND_WAITING: u32 = 24;
+/// A [`PacketRecord`]; pieces of its bytes follow.
+pub const KIND_PACKET: u32 = 25;
 
 /// Number of namespaces that a [`TaskRecord`] names.
 pub const NAMESPACES: usize = 10;

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::{bpf, command, number};
+use super::{BPF_TCX_INGRESS, bpf, command, number};
 
 // include/uapi/linux/bpf.h
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_MAP_FREEZE: libc::c_int = 22;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_TRACE_RAW_TP: u32 = 23;
 const BPF_TRACE_ITER: u32 = 28;
@@ -43,6 +44,8 @@ pub enum Called {
     Iterator,
     /// At a tracepoint.
     Tracepoint,
+    /// For packets that a network device has received ([`super::traffic_link`]).
+    Received,
 }
 
 /// A program that is to be loaded.
@@ -52,7 +55,7 @@ pub struct ProgramSpec<'a> {
     pub name: &'a str,
     /// When it is called.
     pub called: Called,
-    /// Number of what it is called by, in the kernel's type information.
+    /// Number of what it is called by, in the kernel's type information; 0 for one that sees packets.
     pub target: u32,
     /// Its code, each instruction in one word.
     pub instructions: &'a [u64],
@@ -165,6 +168,51 @@ pub fn map_constant(spec: &MapSpec<'_>, value: &[u8]) -> Result<OwnedFd, Errno> 
     Ok(made)
 }
 
+/// An array map, or one of sockets by small numbers, whose values user space sets.
+#[derive(Debug)]
+pub struct ArrayMap {
+    map: OwnedFd,
+    value_bytes: usize,
+}
+
+impl ArrayMap {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// As [`map_create`].
+    pub fn new(spec: &MapSpec<'_>) -> Result<Self, Errno> {
+        let value_bytes = usize::try_from(spec.value_bytes).map_err(|_| Errno::EINVAL)?;
+        let spec = MapSpec { key_bytes: size_of::<u32>() as u32, ..*spec };
+        Ok(Self { map: map_create(&spec)?, value_bytes })
+    }
+
+    /// Sets one of its values: of a map of sockets the number of a descriptor.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is not as long as the map's are, `E2BIG` for a number that there is not; others where a socket
+    /// cannot be in such a map.
+    pub fn set(&self, key: u32, value: &[u8]) -> Result<(), Errno> {
+        // The kernel reads as much as it was told there is.
+        if value.len() != self.value_bytes {
+            return Err(Errno::EINVAL);
+        }
+        let attributes = MapUpdate {
+            map_fd: number(self.map.as_fd()),
+            padding: 0,
+            key: std::ptr::from_ref(&key) as u64,
+            value: value.as_ptr() as u64,
+            flags: 0,
+        };
+        command(BPF_MAP_UPDATE_ELEM, &attributes).map(drop)
+    }
+}
+
+impl AsFd for ArrayMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
 /// Lets nobody write to a map from user space any more.
 ///
 /// # Errors
@@ -182,7 +230,10 @@ pub fn program_load(spec: &ProgramSpec<'_>, log: &mut [u8]) -> Result<OwnedFd, E
     /// A signal breaks the verifier off.
     const TRIES: u32 = 8;
     let mut attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_TRACING,
+        prog_type: match spec.called {
+            Called::Iterator | Called::Tracepoint => BPF_PROG_TYPE_TRACING,
+            Called::Received => BPF_PROG_TYPE_SCHED_CLS,
+        },
         insn_cnt: u32::try_from(spec.instructions.len()).map_err(|_| Errno::E2BIG)?,
         insns: spec.instructions.as_ptr() as u64,
         license: spec.license.as_ptr() as u64,
@@ -196,6 +247,7 @@ pub fn program_load(spec: &ProgramSpec<'_>, log: &mut [u8]) -> Result<OwnedFd, E
         expected_attach_type: match spec.called {
             Called::Iterator => BPF_TRACE_ITER,
             Called::Tracepoint => BPF_TRACE_RAW_TP,
+            Called::Received => BPF_TCX_INGRESS,
         },
         prog_btf_fd: 0,
         func_info_rec_size: 0,

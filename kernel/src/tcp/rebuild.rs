@@ -203,8 +203,8 @@ impl Stream {
         let (mut received, sent) = self.after_data();
         let window = self.window.map_or(0, |window| window.received).min(u16::MAX.into()) as u16;
         let in_its_name = |number: u32, confirms: u32, flags: u8| {
-            let packet = segment::packet(peer, local, number, confirms, flags, window);
-            inject(&packet, local).map_err(failed("close the peer's side"))
+            let packet = segment::packet(peer, local, (number, confirms), flags, window, &[]);
+            inject(&packet, local, 0).map_err(failed("close the peer's side"))
         };
         let only_ours = is_closed_there(self.state) || is_confirmed(self.state);
         if only_ours {
@@ -311,11 +311,12 @@ fn only_marked(socket: BorrowedFd<'_>) -> io::Result<()> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sends a packet with all its headers to an address of this machine.
-fn inject(packet: &[u8], to: SocketAddr) -> io::Result<()> {
+/// Sends a packet with all its headers and a priority to an address of this machine.
+pub(super) fn inject(packet: &[u8], to: SocketAddr, priority: u32) -> io::Result<()> {
     let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let socket = sockets::create(family, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
     set_option(&socket, SOL_SOCKET, libc::SO_MARK, MARK)?;
+    set_option(&socket, SOL_SOCKET, libc::SO_PRIORITY, priority)?;
     let mut to = to;
     // A raw socket has no ports.
     to.set_port(0);

@@ -1,4 +1,4 @@
-//! Segments of TCP without data, as bytes with all their headers.
+//! Segments of TCP as bytes with all their headers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) const FIN: u8 = 0x01;
 /// It ends the connection.
 pub(super) const RST: u8 = 0x04;
+/// The receiver need not wait for more.
+pub(super) const PUSH: u8 = 0x08;
 /// It confirms what was received.
 pub(super) const ACK: u8 = 0x10;
 
@@ -14,15 +16,22 @@ const HEADER: u16 = 20;
 const TCP: u8 = 6;
 const HOPS: u8 = 64;
 
-/// A segment from one address to another of the same family.
+/// The addresses and ports of a packet without options of IP, as it has them: one behind the other.
+pub(super) fn ends(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    [bytes(from.ip()), bytes(to.ip()), ports].concat()
+}
+
+/// A segment from one address to another of the same family, with so many bytes of data that its length is one of IP.
 pub(super) fn packet(
     from: SocketAddr,
     to: SocketAddr,
-    number: u32,
-    confirms: u32,
+    (number, confirms): (u32, u32),
     flags: u8,
     window: u16,
+    data: &[u8],
 ) -> Vec<u8> {
+    let length = HEADER + data.len() as u16;
     let mut header = Vec::with_capacity(HEADER.into());
     header.extend(from.port().to_be_bytes());
     header.extend(to.port().to_be_bytes());
@@ -34,12 +43,12 @@ pub(super) fn packet(
     // The checksum, and no urgent data.
     header.extend([0; 4]);
     let (from, to) = (bytes(from.ip()), bytes(to.ip()));
-    let pseudo = [&from[..], &to, &[0, TCP], &HEADER.to_be_bytes()].concat();
-    let sum = checksum(&[&pseudo, &header]);
+    let pseudo = [&from[..], &to, &[0, TCP], &length.to_be_bytes()].concat();
+    let sum = checksum(&[&pseudo, &header, data]);
     header[16..18].copy_from_slice(&sum.to_be_bytes());
     let mut packet = match from.len() {
         4 => {
-            let length = (20 + HEADER).to_be_bytes();
+            let length = (20 + length).to_be_bytes();
             let mut head = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, HOPS, TCP, 0, 0];
             head.extend([&from[..], &to].concat());
             let sum = checksum(&[&head]);
@@ -47,13 +56,14 @@ pub(super) fn packet(
             head
         }
         _ => {
-            let length = HEADER.to_be_bytes();
+            let length = length.to_be_bytes();
             let mut head = vec![0x60, 0, 0, 0, length[0], length[1], TCP, HOPS];
             head.extend([&from[..], &to].concat());
             head
         }
     };
     packet.extend(header);
+    packet.extend(data);
     packet
 }
 
@@ -64,10 +74,11 @@ fn bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The checksum of the internet over parts of even length.
+/// The checksum of the internet over parts of even length, but for the last.
 fn checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks_exact(2));
-    let mut sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let word = |word: &[u8]| u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]);
+    let mut sum: u32 = words.map(|bytes| u32::from(word(bytes))).sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -82,13 +93,13 @@ mod tests {
     fn sums_are_right() {
         for (from, to) in [("10.0.0.1:80", "10.0.0.2:4000"), ("[fd00::1]:80", "[fd00::2]:4000")] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
-            let packet = packet(from, to, 7, 9, FIN | ACK, 100);
+            let packet = packet(from, to, (7, 9), FIN | ACK, 100, b"odd");
             let head = if from.is_ipv4() { 20 } else { 40 };
-            assert_eq!(packet.len(), head + 20);
+            assert_eq!(packet.len(), head + 23);
             if from.is_ipv4() {
                 assert_eq!(checksum(&[&packet[..head]]), 0);
             }
-            let pseudo = [&bytes(from.ip())[..], &bytes(to.ip()), &[0, 6, 0, 20]].concat();
+            let pseudo = [&bytes(from.ip())[..], &bytes(to.ip()), &[0, 6, 0, 23]].concat();
             assert_eq!(checksum(&[&pseudo, &packet[head..]]), 0);
             assert_eq!(packet[head..head + 4], [0, 80, 0x0f, 0xa0]);
         }
