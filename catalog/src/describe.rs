@@ -174,6 +174,9 @@ fn inet(socket: &InetSkEntry) -> String {
         write!(local, ", {} datagrams in it", socket.datagrams.len()).ok();
     }
     match socket.state {
+        SK_LISTEN if !socket.waiting.is_empty() => {
+            format!("{local}, listening, {} connections wait", socket.waiting.len())
+        }
         SK_LISTEN => format!("{local}, listening"),
         SK_ESTABLISHED => format!("{local} to {}", address(&socket.dst_addr, socket.dst_port)),
         _ => local,

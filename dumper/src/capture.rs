@@ -261,15 +261,17 @@ fn read(
     let ids = kobj_ids::number(&inventory, &namespaces, &numbers);
     let tables = ids.iter().map(|(&pid, ids)| (pid, ids.files_id)).collect();
     clock.account.parasite = laps.lap();
-    let files =
-        plan.files.capture(&inventory, &numbers, &tables, &|| clock.check(READ_FILES).is_err());
+    let is_late = || clock.check(READ_FILES).is_err();
+    let collector = &mut plan.collector;
+    let files = plan.files.capture(&inventory, &numbers, &tables, &is_late, collector);
     let mut files = files.map_err(|error| Error::of_files(root, error))?;
     files.take_namespaces(namespaces.numbers().clone(), namespaces.ids().clone());
     // Most often those of the plan, so that there is nothing to be done.
     let other = plan.network_of(&inventory, root);
-    network.prepare(options, &pre_copy.id, &inventory, (files.connections(), other))?;
+    let connections = (files.connections(), &files.queued()[..]);
+    network.prepare(options, &pre_copy.id, &inventory, connections, other)?;
     plan.files
-        .read_connections(&mut files, pre_copy.threads, &|| clock.check(READ_FILES).is_err())
+        .read_connections(&mut files, pre_copy.threads, &is_late, &mut plan.collector)
         .map_err(|error| Error::of_files(root, error))?;
     clock.account.files = laps.lap();
     clock.check(READ_FILES)?;

@@ -69,6 +69,7 @@ mod unchanged;
 mod unix_order;
 mod unix_sockets;
 mod userfault;
+mod waiting;
 mod walk;
 mod watched;
 
@@ -81,7 +82,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collector::sharing::Hidden;
-use collector::{Inventory, OpenFile, Ring};
+use collector::{Collector, Inventory, OpenFile, Ring};
 use ids::HostPid;
 use images::id_map::IdMap;
 use images::messages::{FdinfoEntry, FileEntry};
@@ -106,6 +107,7 @@ use netlink_sockets::may_be_registered;
 pub(crate) use networks::Attached;
 pub use outside::ExternalUnix;
 pub(crate) use paths_of_process::mapping_status;
+pub(crate) use waiting::Queued;
 pub use watched::Search;
 
 /// Whether two files of a link text, which `open` opens, are as good as one, by their kind.
@@ -203,6 +205,7 @@ pub struct Plan {
     cache: FileCache,
     in_flight: InFlight,
     connections: Vec<Connection>,
+    waiting: Vec<Queued>,
     /// Tells others who look that this process does; the last to be closed.
     _mark: Option<OwnedFd>,
 }
@@ -238,13 +241,14 @@ impl Plan {
         inventory: &Inventory,
         numbers: &Numbers,
         context: PlanContext,
+        collector: &mut Collector,
     ) -> Result<Vec<Unsupported>, Error> {
         self.context = context;
         let files: usize = inventory.processes.values().map(|process| process.files.len()).sum();
         if files as u64 > AT_FIRST / 2 {
             make_room(files as u64 * 2).map_err(no_room)?;
         }
-        let (captured, mut cache, refusals) = walk::look(
+        let (mut captured, mut cache, mut refusals) = walk::look(
             &self.context,
             &mut self.held,
             (inventory, numbers),
@@ -253,6 +257,11 @@ impl Plan {
             &mut self.in_flight,
             None,
         )?;
+        // What stands in the way of those that wait passes when they are accepted.
+        waiting::read(&mut captured, &self.held, collector)?;
+        refusals.extend(captured.judge_connections(&self.context).0);
+        self.waiting = captured.queued();
+        captured.settle(&mut self.held);
         let connections = captured.connections().to_vec();
         cache.files = captured.files;
         cache.make_room(cache.files.len());
@@ -339,13 +348,17 @@ impl Plan {
         numbers: &Numbers,
         tables: &BTreeMap<HostPid, u32>,
         is_late: &dyn Fn() -> bool,
+        collector: &mut Collector,
     ) -> Result<Captured, Error> {
         self.context.link_remaps.freeze();
         let cache = std::mem::take(&mut self.cache);
         let (context, held) = (&self.context, &mut self.held);
         let in_flight = &mut self.in_flight;
-        let (captured, cache, refusals) =
+        let (mut captured, cache, mut refusals) =
             walk::look(context, held, (frozen, numbers), cache, tables, in_flight, Some(is_late))?;
+        refusals.extend(waiting::read(&mut captured, held, collector)?);
+        let (refused, of_waiting) = captured.judge_connections(context);
+        refusals.extend(refused.into_iter().chain(of_waiting));
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }
@@ -397,8 +410,6 @@ pub struct Captured {
     pub(crate) warnings: Vec<String>,
     /// How many sockets have packets that wait and are left behind.
     left_behind: usize,
-    /// How many TCP connections wait that have come since the tree was told to stop.
-    came_later: u32,
     /// Sockets outside of the tree that its own may be connected to.
     outside: Vec<FileEntry>,
     /// The numbers that namespaces beside the dumper's have in the images, by their kinds and the kernel's ids.
@@ -430,12 +441,6 @@ impl Captured {
                 "packets that waited in {} raw or packet sockets, copies of what passed, or in network \
                  devices of programs are not in the images",
                 self.left_behind
-            ));
-        }
-        if self.came_later > 0 {
-            told.push(format!(
-                "{} TCP connections that came after the tree was told to stop, and wait to be accepted, are not in the images",
-                self.came_later
             ));
         }
         told

@@ -238,7 +238,7 @@ impl<'a> Looker<'a> {
             views: Arc::clone(&views),
             ..self.context.clone()
         };
-        let refused = files.prepare(looked_at, &numbers, context)?;
+        let refused = files.prepare(looked_at, &numbers, context, collector)?;
         // Who is at the other end is told better by who holds both.
         let is_told = |other: &Unsupported| {
             shared.iter().any(|it| (it.task, &it.object) == (other.task, &other.object))

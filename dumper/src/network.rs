@@ -23,8 +23,8 @@ use kernel::netfilter::{Ends, Lock, Method};
 use kernel::tcp;
 
 use crate::error::Error;
-use crate::files::Connection;
 use crate::files::Connections;
+use crate::files::{Connection, Queued};
 use crate::options::DumpOptions;
 
 /// A network namespace that is not our own, with the kernel's id of it.
@@ -32,6 +32,9 @@ pub(crate) type OtherNetwork = (u64, Arc<OwnedFd>);
 
 /// Connections with the namespace that they are in, if that is not our own.
 type InNetwork = (Option<Arc<OwnedFd>>, Vec<Ends>);
+
+/// What a lock is set for: the namespace that it is in, if that is not our own, its ends, and whether one is outside of the tree.
+type Lockable<'a> = (Option<&'a OtherNetwork>, Ends, bool);
 
 /// What has been done, and is undone when this is dropped.
 #[derive(Debug, Default)]
@@ -67,14 +70,15 @@ impl Network {
     }
 
     /// Makes ready for the connections that a tree has: the network is locked for it, if it is to end, and
-    /// what may be put into repair mode is written down. What is known already takes no time. Of a tree whose root
+    /// what may be put into repair mode is written down. (What waits to be accepted has no descriptor.) What is known already takes no time. Of a tree whose root
     /// is in a network namespace that is not `own` all of that is locked where the way of locking is asked for.
     pub(crate) fn prepare(
         &mut self,
         options: &DumpOptions,
         id: &str,
         inventory: &Inventory,
-        (connections, other): (&[Connection], Option<OtherNetwork>),
+        (connections, waiting): (&[Connection], &[Queued]),
+        other: Option<OtherNetwork>,
     ) -> Result<(), Error> {
         let is_locked = options.is_away() && options.network_lock != Some(Method::Skip);
         if options.connections != Connections::Closed {
@@ -89,19 +93,20 @@ impl Network {
         if options.connections == Connections::Closed {
             return Ok(());
         }
-        let wanted = |connection: &&Connection| {
-            let place = connection.network.as_ref().map(|(id, _)| *id);
+        let wanted = |(network, _, outside): &Lockable<'_>| {
+            let place = network.map(|(id, _)| *id);
             let is_locked = place.is_some() && place == self.whole;
-            !is_locked && (connection.outside || options.lock_inside)
+            !is_locked && (*outside || options.lock_inside)
         };
+        let held = connections.iter().map(|it| (it.network.as_ref(), it.ends, it.outside));
+        let waiting = waiting.iter().map(|it| (it.network.as_ref(), it.ends, it.outside));
         let mut new: BTreeMap<Option<u64>, InNetwork> = BTreeMap::new();
-        for connection in connections.iter().filter(wanted) {
-            let place = connection.network.as_ref().map(|(id, _)| *id);
-            let (local, peer) = connection.ends;
+        for (network, (local, peer), _) in held.chain(waiting).filter(wanted) {
+            let place = network.map(|(id, _)| *id);
             let is_locked = |ends| self.locked.contains(&(place, ends));
             if !is_locked((local, peer)) && !is_locked((peer, local)) {
-                let namespace = connection.network.as_ref().map(|(_, it)| Arc::clone(it));
-                new.entry(place).or_insert((namespace, Vec::new())).1.push(connection.ends);
+                let namespace = network.map(|(_, it)| Arc::clone(it));
+                new.entry(place).or_insert((namespace, Vec::new())).1.push((local, peer));
             }
         }
         if new.is_empty() {

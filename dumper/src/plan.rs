@@ -120,7 +120,8 @@ impl<'d> Planned<'d> {
         let Dump { network, options, pre_copy, .. } = &mut self.dump;
         let Plan { inventory, files, .. } = &*self.plan;
         let other = self.plan.network_of(inventory, options.pid);
-        network.prepare(options, &pre_copy.id, inventory, (files.connections(), other))?;
+        let connections = (files.connections(), files.waiting());
+        network.prepare(options, &pre_copy.id, inventory, connections, other)?;
         // From here on all trees are stopped.
         self.dump.meet()?;
         Ok(self)

@@ -63,6 +63,7 @@ mod unix_queues;
 mod unix_sockets;
 mod user;
 mod userfault;
+mod waiting;
 mod watched;
 mod window;
 

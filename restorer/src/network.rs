@@ -45,10 +45,10 @@ pub(crate) fn locks<'f>(
 ) -> Vec<(Option<Arc<OwnedFd>>, Lock)> {
     let mut ends: BTreeMap<Option<u32>, Vec<Ends>> = BTreeMap::new();
     ends.insert(networks.usual, Vec::new());
-    for (body, both) in files.filter_map(|file| Some((file.body()?, file.body()?.connection()?))) {
+    for body in files.filter_map(|file| file.body()) {
         let number = body.network().or(networks.usual);
         let number = number.filter(|number| networks.made.contains_key(number));
-        ends.entry(number).or_default().push(both);
+        ends.entry(number).or_default().extend(body.connections());
     }
     let of = |(number, ends): (Option<u32>, _)| {
         let namespace = number.and_then(|number| networks.made.get(&number).cloned());

@@ -13,6 +13,12 @@ pub const OTHER_INTERNET_SOCKET: Refusal = Refusal::fixed(
     FROM_IMAGES,
 );
 
+/// TCP connections that nobody has accepted, on a kernel that cannot be told to make such.
+pub const NO_QUEUES: Refusal = Refusal::fixed(
+    "TCP connections wait to be accepted at it, which takes Linux 6.9 or later (with CONFIG_SYN_COOKIES) to make again",
+    "restore it on such a kernel, or with its connections closed (--tcp-close), or dump with --skip-in-flight",
+);
+
 /// A TCP connection.
 pub const ESTABLISHED: Refusal = Refusal::fixed(
     "it was connected when it was dumped",

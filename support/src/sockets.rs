@@ -71,6 +71,32 @@ pub fn waiting_connections(waiting: u32) -> Refusal {
     )
 }
 
+/// A connection at a listening TCP socket, from somebody who is not in the tree.
+#[must_use]
+pub fn waiting_from(peer: std::net::SocketAddr) -> Refusal {
+    Refusal::new(
+        format!(
+            "a TCP connection from {peer} waits to be accepted, and no process of the tree has the other end"
+        ),
+        "dump with --tcp-established to carry it, or with --skip-in-flight to leave it out; or try again when it has been accepted",
+    )
+}
+
+/// A connection at a listening TCP socket that cannot be put back there.
+#[must_use]
+pub fn waiting_peculiar(peer: std::net::SocketAddr, why: &str) -> Refusal {
+    Refusal::new(
+        format!("a TCP connection from {peer} waits to be accepted, and {why}"),
+        "try again when it has been accepted, or dump with --skip-in-flight to leave it out",
+    )
+}
+
+/// Connections at a listening TCP socket with more in them than is carried.
+pub const WAITING_TOO_LARGE: Refusal = Refusal::fixed(
+    "TCP connections wait to be accepted that have received more than 32 MiB together, or are more than 65,536",
+    "try again when they have been accepted, or dump with --skip-in-flight to leave them out",
+);
+
 /// A TCP connection, where none is to be carried.
 pub const ESTABLISHED: Refusal = Refusal::fixed(
     "it is a TCP connection",

@@ -197,6 +197,9 @@ fn settings_unseen_running_on_by_programs() {
 #[path = "families/seccomp.rs"]
 mod seccomp;
 
+#[path = "families/tcp_waiting.rs"]
+mod tcp_waiting;
+
 /// Without eBPF nobody can tell who uses a map.
 mod bpfmap {
     use super::*;

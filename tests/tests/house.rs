@@ -174,6 +174,7 @@ fn members_of_file_entries_are_known_to_their_modules_only() {
     let parts = [
         "dumper/src/files/connections.rs",
         "dumper/src/files/unix_order.rs",
+        "dumper/src/files/waiting.rs",
         "restorer/src/files/connections.rs",
         "restorer/src/files/unix_outside.rs",
         "restorer/src/load/memfd.rs",

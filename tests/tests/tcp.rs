@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use stasis_tests::{
-    Dump, Engine, Machine, Outcome, Program, Scratch, Workload, require, stasis_program, wait_until,
+    Collector, Dump, Engine, Machine, Outcome, Program, Scratch, Workload, require, stasis_program,
+    wait_until,
 };
 
 /// Sends each byte of one connection back.
@@ -300,6 +301,152 @@ fn connections_that_nobody_has_accepted_are_left_out() {
     fs::write(workload.path("restored"), "").expect("say so");
     restore(&images, &[]).must_succeed("restore");
     workload.check().expect("the listener");
+}
+
+/// Somebody who has connected, and what he is told.
+fn caller(address: SocketAddr, says: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    stream.write_all(says.as_bytes()).expect("say it");
+    stream
+}
+
+fn answer(stream: &mut TcpStream, expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    stream.read_exact(&mut bytes).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
+}
+
+/// A workload at which five wait whom no process of the tree knows: who has said all, who goes on, who has closed his side, who has gone, and
+/// who has reset his connection. Carried, `check` says whether all is as it would have been.
+struct Queue {
+    workload: Workload,
+    callers: Vec<TcpStream>,
+    order: Vec<String>,
+}
+
+impl Queue {
+    fn new(scratch: &Scratch) -> Self {
+        let work = scratch.path("work");
+        let workload = Workload::start("tcp_waiting_from_outside", work);
+        let address = fs::read_to_string(workload.path("address")).expect("the address");
+        let address: SocketAddr = address.parse().expect("an address");
+        let (all, part) = (caller(address, "all\n"), caller(address, "part"));
+        let half = caller(address, &"half".repeat(5000));
+        half.shutdown(std::net::Shutdown::Write).expect("close one side");
+        let gone = caller(address, "gone");
+        let reset = caller(address, "reset");
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&reset, nix::sys::socket::sockopt::Linger, &linger)
+            .expect("SO_LINGER");
+        let told = ["line 3", "line 13", "end 20000", "end 4", "ConnectionReset 5"];
+        let callers = [&all, &part, &half, &gone, &reset];
+        let name = |(caller, told): (&&TcpStream, _)| {
+            format!("{} {told}\n", caller.local_addr().expect("an address"))
+        };
+        let order = callers.iter().zip(told).map(name).collect();
+        drop((gone, reset));
+        Self { workload, callers: vec![all, part, half], order }
+    }
+
+    fn check(&mut self) {
+        let [all, part, half] = &mut self.callers[..] else { panic!("three are there") };
+        part.write_all(b" and more\n").expect("say more");
+        self.workload.check().expect("those that waited");
+        let told = fs::read_to_string(self.workload.path("told")).expect("what was told");
+        assert_eq!(told, self.order.concat());
+        answer(all, "all");
+        answer(part, "part and more");
+        answer(half, &"half".repeat(5000));
+    }
+}
+
+#[test]
+fn connections_that_wait_run_on() {
+    let _machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let mut queue = Queue::new(&scratch);
+    for images in ["first", "second"] {
+        let how = Dump { collector: Some(&collector), ..Dump::RUNNING_ON };
+        let mut command =
+            Engine::Stasis.dump_command(queue.workload.pid(), &scratch.path(images), how);
+        Outcome::of(command.arg("--tcp-established")).must_succeed("dump");
+    }
+    queue.check();
+}
+
+fn waiting_ones_are_carried(method: &str) {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let mut queue = Queue::new(&scratch);
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    let dump = |options: &[&str]| {
+        let mut command = Engine::Stasis.dump_command(queue.workload.pid(), &images, how);
+        Outcome::of(command.args(options))
+    };
+    let refused = dump(&[]);
+    let said = &refused.stderr;
+    assert!(!refused.success && said.contains("--tcp-established"), "{said}");
+    assert!(said.contains("no process of the tree has the other end"), "{said}");
+    dump(&["--tcp-established", "--network-lock", method]).must_succeed("dump");
+    drop(collector);
+    machine.await_no_children();
+    let address = queue.callers[0].peer_addr().expect("the address");
+    assert!(locks_of(address) > 0, "nothing is locked");
+    restore(&images, &[]).must_succeed("restore");
+    assert_eq!(locks_of(address), 0, "it is locked still");
+    queue.check();
+}
+
+#[test]
+fn connections_that_wait_are_carried() {
+    require!(nft(&["list", "tables"]).is_some(), "nft works");
+    waiting_ones_are_carried("nftables");
+}
+
+#[test]
+fn the_same_of_those_that_wait_with_iptables() {
+    require!(has_iptables(), "iptables-restore works");
+    waiting_ones_are_carried("iptables");
+}
+
+/// Nobody has them, and nobody is told of their end.
+#[test]
+fn connections_that_wait_are_left_out_where_all_are_closed() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let queue = Queue::new(&scratch);
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    let mut command = Engine::Stasis.dump_command(queue.workload.pid(), &images, how);
+    Outcome::of(command.arg("--tcp-close")).must_succeed("dump");
+    drop(collector);
+    machine.await_no_children();
+    restore(&images, &[]).must_succeed("restore");
+    queue.workload.check().expect("the listener");
+    assert_eq!(fs::read_to_string(queue.workload.path("told")).expect("what was told"), "");
+}
+
+/// A checkpoint of those that are carried can be restored without them.
+#[test]
+fn connections_that_wait_are_not_restored_where_all_are_closed() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let collector = Collector::start(&scratch.path("collector"));
+    let queue = Queue::new(&scratch);
+    let images = scratch.path("images");
+    let how = Dump { collector: Some(&collector), ..Dump::ENDING };
+    let mut command = Engine::Stasis.dump_command(queue.workload.pid(), &images, how);
+    Outcome::of(command.arg("--tcp-established")).must_succeed("dump");
+    drop(collector);
+    machine.await_no_children();
+    restore(&images, &["--tcp-close"]).must_succeed("restore");
+    queue.workload.check().expect("the listener");
+    assert_eq!(fs::read_to_string(queue.workload.path("told")).expect("what was told"), "");
 }
 
 /// Kills a dump at instants that lie all over it. What the kernel keeps, the next command undoes.

@@ -98,6 +98,7 @@ mod untold;
 mod uprobes;
 mod userfaults;
 mod users;
+mod waiting;
 mod waits;
 mod woken;
 
@@ -320,6 +321,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("tcp_outside", tcp::outside),
     ("tcp_plain", tcp::plain),
     ("tcp_reset", tcp::reset),
+    ("tcp_waiting", waiting::inside),
+    ("tcp_waiting_from_outside", waiting::from_outside),
     ("terminal", terminal::run),
     ("threads", threads::run),
     ("timers", timers::run),

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use collector::OpenFile;
 use collector::sharing::Failure;
+use collector::{Collector, OpenFile};
 use ids::HostPid;
 use images::messages::{FailureEntry, InetSkEntry, TcpStreamEntry};
 use images::{ImageWriter, names};
@@ -20,13 +20,13 @@ use kernel::netfilter::Ends;
 use kernel::queues::has_urgent_byte;
 use kernel::sockets::has_error;
 use kernel::tcp::{self, Stream};
-use support::Refusal;
+use support::{Refusal, Unsupported};
 
 use super::beside::Part;
 use super::file_reference::FileReference;
 use super::problem::Problem;
 use super::survey::{AT_ONCE, Survey};
-use super::{Captured, Error, Plan};
+use super::{Captured, Error, Plan, PlanContext};
 use crate::threads::share;
 
 /// What becomes of TCP connections. Those that are over are carried in any case.
@@ -80,7 +80,7 @@ pub(super) struct Met {
 impl Part for Met {}
 
 /// An address as both ends know it.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -127,17 +127,28 @@ impl Survey<'_> {
             failed: entry.failure.is_some(),
         });
     }
+}
 
-    /// Finds out which connections have both ends in the tree, and refuses those that are not to be carried.
-    pub(super) fn judge_connections(&mut self) {
-        let asked = self.context.connections;
-        let list = &mut self.out.beside.of::<Met>().list;
+impl Captured {
+    /// Finds out which connections have both ends in the tree, and refuses those that are not to be carried; and, apart from these, those
+    /// that wait to be accepted.
+    pub(super) fn judge_connections(
+        &mut self,
+        context: &PlanContext,
+    ) -> (Vec<Unsupported>, Vec<Unsupported>) {
+        let asked = context.connections;
+        let waiting: Vec<_> = self.waiting().collect();
+        let mut refusals = Vec::new();
+        let list = &mut self.beside.of::<Met>().list;
         let (over, alive): (Vec<_>, Vec<_>) =
             list.iter().partition(|connection| connection.is_over());
         let own = HostPid::own();
         let of =
             |list: Vec<&Connection>| list.into_iter().map(|it| (it.place(), it.ends)).collect();
-        let (over, held): (HashSet<_>, HashSet<_>) = (of(over), of(alive));
+        let (over, mut held): (HashSet<_>, HashSet<_>) = (of(over), of(alive));
+        let refused_of_waiting = self.judge_waiting(context, &held);
+        held.extend(waiting);
+        let list = &mut self.beside.of::<Met>().list;
         for connection in list {
             let (local, peer) = connection.ends;
             let other = (connection.place(), (peer, local));
@@ -155,8 +166,9 @@ impl Survey<'_> {
             };
             let place = FileReference::Descriptor(connection.fd);
             let object = format!("{place} ({})", connection.target.to_string_lossy());
-            self.refusals.push(refusal.of(connection.pid, object));
+            refusals.push(refusal.of(connection.pid, object));
         }
+        (refusals, refused_of_waiting)
     }
 }
 
@@ -250,6 +262,17 @@ impl Plan {
     /// # Errors
     /// As [`Plan::capture`].
     pub(crate) fn read_connections(
+        &self,
+        captured: &mut Captured,
+        threads: usize,
+        is_late: &(dyn Fn() -> bool + Sync),
+        collector: &mut Collector,
+    ) -> Result<(), Error> {
+        self.read_streams(captured, threads, is_late)?;
+        self.read_waiting(captured, collector)
+    }
+
+    fn read_streams(
         &self,
         captured: &mut Captured,
         threads: usize,

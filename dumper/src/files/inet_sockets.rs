@@ -66,19 +66,24 @@ impl FileKind for InetSocket {
         let frozen = survey.frozen;
         let listeners = survey.held.beside.of::<Listeners>();
         let came_later = frozen && listeners.was_quiet(file.inode);
-        let waiting = strict && !skip_in_flight && !came_later;
         let mut socket = with_socket(survey.held, pid, file, |socket| {
-            let counts = Counts { now: strict, frozen, waiting, uncorked: file.uncorked };
+            let counts = Counts { now: strict, frozen, uncorked: file.uncorked };
             self::entry(socket, common.family, file.inode, counts, &mut others)
         })?;
         if socket.state == SK_LISTEN && !frozen {
             survey.held.beside.of::<Listeners>().meet(file.inode);
         }
-        if came_later {
+        if socket.state == SK_LISTEN && !skip_in_flight {
             let state = with_socket(survey.held, pid, file, |socket| {
                 tcp::state(socket).doing("get TCP state of")
             });
-            survey.out.came_later += state?.1;
+            let waiting = state?.1;
+            if waiting > 0 {
+                // What is in them is not told by the mark of the socket.
+                survey.to_keep = false;
+                let filtered = !socket.opts.so_filter.is_empty();
+                survey.meet_listener(pid, file, (id, filtered), (waiting, came_later));
+            }
         }
         if is_raw && survey.frozen {
             let shutdown = socket.shutdown();
@@ -122,10 +127,6 @@ impl FileKind for InetSocket {
 
     fn is_steady(&self, entry: &FileEntry, _size: Option<u64>) -> bool {
         entry.isk.as_ref().is_some_and(|socket| !socket.is_connection())
-    }
-
-    fn complete(&self, survey: &mut Survey<'_>) {
-        survey.judge_connections();
     }
 
     fn encode(&self, captured: &Captured, writer: &ImageWriter) -> Result<(), images::Error> {
@@ -181,8 +182,6 @@ struct Counts {
     frozen: bool,
     /// It is known that no datagram waits in it for its end.
     uncorked: bool,
-    /// It refuses connections that nobody has accepted yet.
-    waiting: bool,
 }
 
 /// What others than the socket tell of it.
@@ -232,7 +231,7 @@ fn entry(
     }
     let ((state, backlog), shutdown) = match (datagrams, protocol) {
         (None, IPPROTO_TCP) if kind == SOCK_STREAM => {
-            let state = tcp(socket, counts.waiting)?;
+            let state = tcp(socket)?;
             let shutdown = match (state, &peer) {
                 ((SK_CLOSE, _), None) => unconnected_shutdown(socket).doing("poll")?,
                 _ => SHUTDOWN_NONE,
@@ -291,6 +290,7 @@ fn entry(
         nowhere: is_nowhere.then_some(true),
         datagrams: waiting,
         failure: None,
+        waiting: Vec::new(),
     })
 }
 
@@ -323,13 +323,10 @@ fn unconnected_shutdown(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(if told.contains(PollFlags::POLLIN) { SHUTDOWN_READ } else { SHUTDOWN_NONE })
 }
 
-/// State and backlog of a TCP socket; `count` says whether connections that wait count.
-fn tcp(socket: BorrowedFd<'_>, count: bool) -> Result<(u32, u32), Problem> {
-    let (state, waiting, backlog) = tcp::state(socket).doing("get TCP state of")?;
+/// State and backlog of a TCP socket.
+fn tcp(socket: BorrowedFd<'_>) -> Result<(u32, u32), Problem> {
+    let (state, _, backlog) = tcp::state(socket).doing("get TCP state of")?;
     match state {
-        tcp::LISTEN if waiting > 0 && count => {
-            Err(Problem::Refused(support::sockets::waiting_connections(waiting)))
-        }
         tcp::LISTEN => Ok((SK_LISTEN, backlog)),
         tcp::CLOSE => Ok((SK_CLOSE, 0)),
         tcp::ESTABLISHED
@@ -355,7 +352,7 @@ mod tests {
     fn of(socket: impl AsFd) -> Result<InetSkEntry, Problem> {
         let family = socket_options::family(socket.as_fd()).unwrap();
         let mut others = Others { shutdown: &mut || Ok(SHUTDOWN_NONE), peer: &mut || Ok(None) };
-        let counts = Counts { now: true, frozen: true, waiting: true, uncorked: false };
+        let counts = Counts { now: true, frozen: true, uncorked: false };
         entry(socket.as_fd(), family, 9, counts, &mut others)
     }
 
@@ -368,8 +365,6 @@ mod tests {
         assert_eq!(entry.src_addr, [u32::from_ne_bytes([127, 0, 0, 1])]);
         assert_eq!(entry.opts.reuseaddr, Some(true));
         assert!(entry.backlog > 0);
-        let _client = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
-        assert!(matches!(of(&socket), Err(Problem::Refused { .. })));
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Listening TCP sockets, and the connections that wait at them.
 //!
-//! Nobody has such a connection yet: there is no descriptor by which it could be read, and no call by which it could be put back. A server
-//! at work takes it within a moment. So the tree is told to stop when none waits; and what comes from then on has come after the moment
-//! that is dumped.
+//! A server at work takes such a connection within a moment. So where some wait that are not to be carried ([`super::waiting`]) the tree is told to
+//! stop when none does; and what comes from then on, from outside, has come after the moment that is dumped.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -27,6 +26,11 @@ impl Listeners {
     /// Takes one down, of a tree that runs.
     pub(super) fn meet(&mut self, inode: u64) {
         self.0.insert(inode, false);
+    }
+
+    /// What waits at one is carried in any case.
+    pub(super) fn forget(&mut self, inode: u64) {
+        self.0.remove(&inode);
     }
 
     /// Whether what waits at one has come since the tree was told to stop.

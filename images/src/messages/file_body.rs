@@ -36,9 +36,9 @@ pub trait FileBody {
         None
     }
 
-    /// The ends of an established connection: its own, and its peer's.
-    fn connection(&self) -> Option<(SocketAddr, SocketAddr)> {
-        None
+    /// The ends of an established connection, or of those that wait to be accepted: its own, and its peer's.
+    fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        Vec::new()
     }
 
     /// The file that has the path that it was opened by.
@@ -91,8 +91,8 @@ impl<T: FileBody + ?Sized> FileBody for Box<T> {
         (**self).namespace_mut()
     }
 
-    fn connection(&self) -> Option<(SocketAddr, SocketAddr)> {
-        (**self).connection()
+    fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        (**self).connections()
     }
 
     fn path(&self) -> Option<u32> {

@@ -87,6 +87,46 @@ pub struct InetSkEntry {
     /// How a TCP connection that is over has ended, if a call has yet to be told of that. An extension.
     #[prost(message, optional, tag = "1003")]
     pub failure: Option<FailureEntry>,
+    /// The TCP connections that wait to be accepted at a socket that listens, oldest first. An extension.
+    #[prost(message, repeated, tag = "1004")]
+    pub waiting: Vec<WaitingEntry>,
+}
+
+/// A TCP connection that nobody has accepted yet. An extension.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct WaitingEntry {
+    /// Its own address, as in [`InetSkEntry`]; its port is that of the socket.
+    #[prost(uint32, repeated, packed = "false", tag = "1")]
+    pub local: Vec<u32>,
+    /// Its peer's address.
+    #[prost(uint32, repeated, packed = "false", tag = "2")]
+    pub peer: Vec<u32>,
+    /// Its peer's port.
+    #[prost(uint32, required, tag = "3")]
+    pub peer_port: u32,
+    /// Its numbers and what was agreed on; nothing has been sent.
+    #[prost(message, required, tag = "4")]
+    pub stream: TcpStreamEntry,
+    /// The newest timestamp of its peer.
+    #[prost(uint32, required, tag = "5")]
+    pub peer_clock: u32,
+    /// The peer has closed its side.
+    #[prost(bool, required, tag = "6")]
+    pub ended: bool,
+    /// The peer has reset it.
+    #[prost(bool, required, tag = "7")]
+    pub reset: bool,
+    /// What it has received.
+    #[prost(bytes = "vec", required, tag = "8")]
+    pub received: Vec<u8>,
+}
+
+impl WaitingEntry {
+    /// Its own address, at the port of its socket, and its peer's; `None` if they are none.
+    #[must_use]
+    pub fn ends(&self, port: u32) -> Option<(SocketAddr, SocketAddr)> {
+        Some((address(&self.local, port)?, address(&self.peer, self.peer_port)?))
+    }
 }
 
 /// The end of a TCP connection that nobody has been told of. An extension.
@@ -287,8 +327,11 @@ pub struct TcpStreamEntry {
 file_body! {
     InetSkEntry { signals in_network }
 
-    fn connection(&self) -> Option<(SocketAddr, SocketAddr)> {
-        if self.is_connection() { self.local().zip(self.peer()) } else { None }
+    fn connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        match self.is_connection() {
+            true => self.local().zip(self.peer()).into_iter().collect(),
+            false => self.waiting.iter().filter_map(|one| one.ends(self.src_port)).collect(),
+        }
     }
 
     fn each_id(&mut self, change: &mut dyn FnMut(Id, &mut u32)) {

@@ -26,6 +26,7 @@ use super::makers::Makers;
 use super::opening::Opening;
 use super::socket_options;
 use super::user::User;
+use super::waiting;
 
 /// An internet socket.
 #[derive(Debug)]
@@ -47,7 +48,8 @@ impl FileKind for InetSocket {
     fn beyond(&self, file: &FileEntry, user: &User<'_>) -> Option<(Refusal, String)> {
         let socket = file.isk.as_deref()?;
         // Repair mode asks nobody whether an address is free, or may be had.
-        if socket.is_connection() && user.connections != Connections::Closed {
+        let is_one = socket.is_connection() || !socket.waiting.is_empty();
+        if is_one && user.connections != Connections::Closed {
             let object = format!("TCP connection of file {}", file.id);
             return Some((support::host::CONNECTION_OF_USER, object));
         }
@@ -61,6 +63,7 @@ impl FileKind for InetSocket {
         let (mut sockets, mut connected) = (Vec::new(), Vec::new());
         for file in files {
             let entry = file.isk.as_deref().ok_or_else(|| missing(file))?;
+            waiting::check(entry, &format!("socket {}", entry.id))?;
             match entry.is_connection() {
                 true => connected.push(entry),
                 false => sockets.push(entry),
@@ -75,6 +78,7 @@ impl FileKind for InetSocket {
             Ok((entry, socket))
         });
         let opened = opened.collect::<Result<Vec<_>, Error>>()?;
+        waiting::put_back(opening.connections, &networks, &opened)?;
         let how = (opening.connections, &networks, &*makers);
         let connected = connections::open(how, &mut opening.beside, connected)?;
         for (id, socket) in connected {

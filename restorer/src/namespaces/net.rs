@@ -115,7 +115,7 @@ fn lock(read: &Checkpoint, number: u32) -> Option<Lock> {
     let method = method.filter(|method| *method != Method::Skip).or_else(Method::here)?;
     let bodies = read.files.entries.values().filter_map(|file| file.body());
     let of_it = bodies.filter(|body| body.network() == Some(number));
-    let ends: Vec<(SocketAddr, SocketAddr)> = of_it.filter_map(|body| body.connection()).collect();
+    let ends: Vec<(SocketAddr, SocketAddr)> = of_it.flat_map(|body| body.connections()).collect();
     let of_root = || read.processes.first().map(|process| process.pid.to_string());
     let id = inventory.dump_criu_run_id.clone().or_else(of_root)?;
     if ends.is_empty() { None } else { Lock::new(method, &id, ends) }
