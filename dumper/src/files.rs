@@ -72,6 +72,7 @@ mod userfault;
 mod waiting;
 mod walk;
 mod watched;
+mod watched_inside;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;

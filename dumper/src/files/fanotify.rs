@@ -53,11 +53,7 @@ impl FileKind for Fanotify {
         }
         let inodes: Vec<Inode> = marks.iter().filter_map(inode).collect();
         let view = survey.context.views.of(process.pid);
-        let watched = &mut survey.held.watched;
-        let targets = match view {
-            Some(view) => watched.inside(&inodes, view, &survey.context.views, survey.inventory)?,
-            None => watched.targets(&inodes, survey.inventory, survey.context, survey.frozen)?,
-        };
+        let targets = survey.watched_targets(process.pid, &inodes)?;
         let mut targets = targets.into_iter();
         let mark = marks.iter().map(|mark| match mark.inode {
             Some(inode) => {

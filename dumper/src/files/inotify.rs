@@ -42,20 +42,7 @@ impl FileKind for Inotify {
             _ => return Err(unexpected("an inotify instance")),
         };
         let inodes: Vec<Inode> = watches.iter().map(inode).collect();
-        let targets = match survey.context.views.of(process.pid) {
-            Some(view) => survey.held.watched.inside(
-                &inodes,
-                view,
-                &survey.context.views,
-                survey.inventory,
-            )?,
-            None => survey.held.watched.targets(
-                &inodes,
-                survey.inventory,
-                survey.context,
-                survey.frozen,
-            )?,
-        };
+        let targets = survey.watched_targets(process.pid, &inodes)?;
         let (id, flags) = (entry.id, file.flags);
         let wd = watches.iter().zip(targets).map(|(watch, target)| watched(id, watch, target));
         let wd = wd.collect();

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use collector::Inventory;
@@ -23,21 +22,20 @@ use super::PlanContext;
 use super::identity::FileSystems;
 use super::paths::name_in_images;
 use super::problem::{Doing, Problem};
-use crate::mounts::{View, Views};
 use kernel::mounts::kernel_device;
 
 /// Words of a handle in the images, which CRIU reads so many of.
 const WORDS: usize = 16;
 
 /// Where a search looks, whatever the tree has open.
-const USUAL: [&str; 6] =
+pub(super) const USUAL: [&str; 6] =
     ["/etc", "/run", "/var/log", "/var/spool", "/lib/udev", "/usr/share/dbus-1"];
 
 /// How many directory entries a search looks at.
-const MOST: usize = 1 << 20;
+pub(super) const MOST: usize = 1 << 20;
 
 /// How deep a search goes into what the tree has open, and into file systems that open no handles.
-const DEPTH: usize = 3;
+pub(super) const DEPTH: usize = 3;
 
 /// What is watched, as the kernel tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +67,9 @@ struct Known {
     identity: Option<FileIdentity>,
 }
 
+/// Where inodes are in mount namespaces, by the namespace: the number of a mount, and a path of the namespace.
+pub(super) type Names = HashMap<(u64, Inode), (i32, PathBuf)>;
+
 /// What has been found out.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
@@ -76,7 +77,9 @@ pub(super) struct Watched {
     mounts: Option<Mounts>,
     /// A directory of each file system that has been met; none where handles lead nowhere.
     anchors: HashMap<u64, Vec<OwnedFd>>,
-    file_systems: FileSystems,
+    pub(super) file_systems: FileSystems,
+    /// Names in mount namespaces of the tree's own.
+    pub(super) inside: Names,
 }
 
 /// Where names are looked for that handles do not tell.
@@ -144,7 +147,11 @@ fn target(
 }
 
 /// The handle of an inode as the images have it, with its path and, in a mount namespace of the tree's own, its mount.
-fn handle(inode: &Inode, path: Option<Vec<u8>>, mnt_id: Option<u32>) -> Result<FhEntry, Problem> {
+pub(super) fn handle(
+    inode: &Inode,
+    path: Option<Vec<u8>>,
+    mnt_id: Option<u32>,
+) -> Result<FhEntry, Problem> {
     let mut words = [0; 8 * WORDS];
     let room = words.get_mut(..inode.handle.len());
     room.ok_or(Problem::Gone)?.copy_from_slice(&inode.handle);
@@ -154,78 +161,16 @@ fn handle(inode: &Inode, path: Option<Vec<u8>>, mnt_id: Option<u32>) -> Result<F
 }
 
 /// Whether a process of the tree has a file open.
-fn is_open(file: (u64, u64), inventory: &Inventory) -> bool {
+pub(super) fn is_open(file: (u64, u64), inventory: &Inventory) -> bool {
     let mut files = inventory.processes.values().flat_map(|process| &process.files);
     files.any(|open| (open.device, open.inode) == file)
 }
 
-fn numbers(stat: &FileStat) -> (u64, u64) {
+pub(super) fn numbers(stat: &FileStat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
 impl Watched {
-    /// The same of what is in a mount namespace of the tree's own: it is found by its handle, on a mount where it has a
-    /// name, first in the namespace `view` of who watches.
-    pub(super) fn inside(
-        &mut self,
-        inodes: &[Inode],
-        view: &View,
-        views: &Views,
-        inventory: &Inventory,
-    ) -> Result<Vec<Target>, Problem> {
-        let mut one = |inode: &Inode| {
-            let found = self.one_inside(inode, view, inventory);
-            let mut others = views.all().filter(|other| other.id != view.id);
-            match found {
-                Err(Problem::Refused(_)) => others
-                    .find_map(|other| self.one_inside(inode, other, inventory).ok())
-                    .map_or(found, Ok),
-                found => found,
-            }
-        };
-        inodes.iter().map(&mut one).collect()
-    }
-
-    fn one_inside(
-        &mut self,
-        inode: &Inode,
-        view: &View,
-        inventory: &Inventory,
-    ) -> Result<Target, Problem> {
-        let mut is_ghost = false;
-        let mut mounts = view.mounts.0.iter().filter(|mount| mount.device == inode.device);
-        let found = mounts.find_map(|mount| {
-            let anchor = kernel::handles::anchor_of(view.root_of(mount)?)?;
-            let found = kernel::handles::open(&anchor, inode.handle_type, &inode.handle).ok()?;
-            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
-            let path = PathBuf::from(nix::fcntl::readlink(link.as_str()).ok()?);
-            let is = fstat(&found).ok()?;
-            let deleted = is.st_nlink == 0 && is.st_ino == inode.number;
-            is_ghost |= deleted && is_open(numbers(&is), inventory);
-            let named = view.find(&path).ok()?;
-            let same = fstat(&named).is_ok_and(|named| numbers(&named) == numbers(&is));
-            let same = same && is.st_ino == inode.number;
-            let same = same && kernel::mounts::id(&named).is_ok_and(|id| id == mount.id);
-            same.then_some((mount.id, path, named, is))
-        });
-        let device = kernel_device(inode.device);
-        let Some((mount, path, named, is)) = found else {
-            // It comes back as a deleted file of the tree.
-            if is_ghost {
-                let handle = handle(inode, None, None)?;
-                return Ok(Target { handle, identity: None, mode: None, device });
-            }
-            return Err(Problem::Refused(support::mounts::WATCHED));
-        };
-        let path = Some(path.into_os_string().into_vec());
-        Ok(Target {
-            handle: handle(inode, path, Some(mount.cast_unsigned()))?,
-            identity: self.file_systems.identity(&named, &is),
-            mode: Some(is.st_mode),
-            device,
-        })
-    }
-
     /// Whether what was found of an inode is still so.
     fn holds(&self, inode: &Inode) -> bool {
         let Some(known) = self.known.get(inode) else { return false };
