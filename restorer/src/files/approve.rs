@@ -389,16 +389,18 @@ impl Approver {
         Ok(found)
     }
 
-    /// Whether all that hold a file may make and remove names in a directory, as they did.
+    /// Whether all that hold a file may make and remove names in a directory on a mount, as they did. What the images have made is
+    /// the directory that they mean.
     pub(super) fn check_directory(
         &self,
-        directory: &OwnedFd,
+        (mount, directory): (Option<i32>, &OwnedFd),
         was: Option<&FileIdentity>,
         file: u32,
         what: &str,
     ) -> Result<(), Error> {
         let attributes = attributes_of(directory, what)?;
-        if self.trust == Trust::Paths || is_same(was, &attributes) {
+        let is_made = self.start(mount, Path::new("/")).is_made;
+        if is_made || self.trust == Trust::Paths || is_same(was, &attributes) {
             return Ok(());
         }
         for holder in self.holders.of(file) {

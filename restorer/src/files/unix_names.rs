@@ -194,7 +194,12 @@ impl<'a> Names<'a> {
             Ok(directory) if is_made => directory,
             Ok(directory) => {
                 let was = entry.directory.as_ref();
-                self.approver.check_directory(&directory, was, entry.id, &what(entry))?;
+                self.approver.check_directory(
+                    (entry.mnt_id, &directory),
+                    was,
+                    entry.id,
+                    &what(entry),
+                )?;
                 directory
             }
             Err(Error::Kernel { source, .. })
