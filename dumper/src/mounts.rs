@@ -5,6 +5,7 @@
 //! where it leads to the process. All of it is read while the target runs; of a frozen one the table of mounts is compared.
 
 mod automounts;
+mod below;
 mod contents;
 mod judge;
 mod lost;

@@ -15,6 +15,7 @@
 
 mod attaching;
 mod automounts;
+mod below;
 mod contents;
 mod failed;
 mod flags;

@@ -205,8 +205,9 @@ pub const UNMOUNTED: Refusal = Refusal::fixed(
 
 /// What inotify and fanotify watch.
 pub const WATCHED: Refusal = Refusal::fixed(
-    "what it watches is in another mount namespace than that of stasis, and is not found there by its handle and name",
-    "have the program close it before the dump",
+    "what it watches is in another mount namespace than that of stasis, and is found there neither by its handle nor by its name",
+    "have the program close it before the dump, or, if that namespace has very many files, name a directory that what it watches is \
+     below (--irmap-scan-path DIR)",
 );
 
 /// A directory tree that is deeper than any path is long.
@@ -233,6 +234,18 @@ pub fn no_external(key: &str) -> Refusal {
     Refusal::new(
         "it comes from outside of the tree's namespaces",
         format!("restore with --external {}", word(&format!("mnt[{key}]:PATH"))),
+    )
+}
+
+/// A restore: nothing is mounted where it was, below what comes from outside; `key` is the name of it.
+#[must_use]
+pub fn no_more_below(path: &Path, key: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "it was mounted below what comes from outside of the tree's namespaces, and nothing is mounted at {} now",
+            word(&path.to_string_lossy())
+        ),
+        format!("mount it there, or restore with --external {}", word(&format!("mnt[{key}]:PATH"))),
     )
 }
 

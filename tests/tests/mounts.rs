@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -45,6 +45,68 @@ fn carried(family: &str, by: Engine, to: Engine) {
 #[test]
 fn overlays_are_made_of_their_layers_again() {
     carried("overlays", Engine::Stasis, Engine::Stasis);
+}
+
+/// Something in memory that is mounted below a directory, until it is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(place: PathBuf) -> Self {
+        fs::create_dir_all(&place).expect("mkdir");
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(none, &place, Some("tmpfs"), flags, none).expect("mount");
+        Self(place)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).ok();
+    }
+}
+
+/// What is mounted in a volume is taken from the volume; what is watched in layers is watched again; and a daemon keeps its socket.
+#[test]
+fn volumes_bring_along_what_is_mounted_in_them() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    let (images, work) = (scratch.path("images"), scratch.path("work"));
+    let mounted = Mounted::at(work.join("volume/inner"));
+    fs::write(mounted.0.join("kept"), "before, ").expect("write");
+    let workload = Workload::start("volumes", work.clone());
+    let collector = Collector::start(&scratch.path("collector"));
+    for how in [Dump::RUNNING_ON, Dump::ENDING] {
+        fs::remove_dir_all(&images).ok();
+        let how = Dump { collector: Some(&collector), ..how };
+        let mut command = Engine::Stasis.dump_command(workload.pid(), &images, how);
+        for place in ["mnt[/stage]:STAGE", "mnt[/memory]:MEMORY", "mnt[/bound]:VOLUME"] {
+            command.args(["--external", place]);
+        }
+        Outcome::of(&mut command).must_succeed("dump");
+    }
+    drop(collector);
+    machine.await_no_children();
+    let restore = |volume: &Path| {
+        let mut command = Engine::Stasis.restore_command(&images, Dump::ENDING);
+        for (name, path) in
+            [("STAGE", &*work), ("MEMORY", Path::new("/dev/shm")), ("VOLUME", volume)]
+        {
+            command.arg("--external").arg(format!("mnt[{name}]:{}", path.display()));
+        }
+        Outcome::of(command.arg("--root").arg(work.join("root")))
+    };
+    // Where nothing is mounted nothing is made up.
+    let other = scratch.path("other");
+    fs::create_dir_all(other.join("inner")).expect("mkdir");
+    let refused = restore(&other);
+    let said = |what: &str| refused.stderr.contains(what);
+    assert!(!refused.success && said("nothing is mounted at"), "{}", refused.stderr);
+    assert!(said("--external 'mnt[VOLUME/inner]:PATH'"), "{}", refused.stderr);
+    restore(&work.join("volume")).must_succeed("restore");
+    workload.check().expect("the program's own check");
+    let seen = fs::read_to_string(mounted.0.join("new")).expect("what was written inside");
+    assert_eq!(seen, "inside");
 }
 
 #[test]

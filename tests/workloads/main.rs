@@ -242,6 +242,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("pipes_packets", pipes::packets),
     ("proc_files", proc_files::run),
     ("overlays", mounts::overlays::run),
+    ("volumes", mounts::volumes::run),
+    ("volumes_inside", mounts::volumes::inside),
     ("overlays_inside", mounts::overlays::inside),
     ("overlays_relative", mounts::overlays::relative),
     ("overlays_relative_inside", mounts::overlays::relative_inside),

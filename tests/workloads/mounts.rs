@@ -4,6 +4,7 @@
 pub(crate) mod hidden;
 pub(crate) mod overlays;
 pub(crate) mod read_only;
+pub(crate) mod volumes;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -54,6 +55,16 @@ pub(crate) fn enter_root(stage: &Stage, then: &str) -> ! {
 }
 
 pub(crate) fn enter_root_as(stage: &Stage, then: &str, received: MsFlags) -> ! {
+    enter_root_with(stage, then, received, |_| {})
+}
+
+/// The same, with `more` mounts below the new root.
+pub(crate) fn enter_root_with(
+    stage: &Stage,
+    then: &str,
+    received: MsFlags,
+    more: impl FnOnce(&Path),
+) -> ! {
     let root = stage.path("root");
     fs::create_dir(&root).expect("mkdir");
     copy_program(&root);
@@ -66,6 +77,7 @@ pub(crate) fn enter_root_as(stage: &Stage, then: &str, received: MsFlags) -> ! {
     bind(&root, &root);
     bind(&stage.dir(), &root.join("stage"));
     bind(Path::new("/dev/shm"), &root.join("memory"));
+    more(&root);
     // In a user namespace it is only made where one can be seen.
     attach("proc", &root.join("proc"), "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "");
     nix::unistd::pivot_root(&root, &root.join("old")).expect("pivot_root");

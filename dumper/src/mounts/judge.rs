@@ -9,7 +9,7 @@ use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
 
 use super::shown::shown;
-use super::{MountOptions, View, lost, overlays};
+use super::{MountOptions, View, below, lost, overlays};
 
 /// Where a mount comes from at a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub(super) fn judge(
             origins.insert(mount.id, first(mount, (view, is_root), own, options));
         }
     }
+    for view in views.values() {
+        bring_along(view, own, &mut origins);
+    }
     follow(views, &mut origins);
     let all: Vec<&Mount> = views.values().flat_map(|view| &view.mounts.0).collect();
     let mut refused = Vec::new();
@@ -63,6 +66,27 @@ pub(super) fn judge(
         view.origins = view.mounts.0.iter().map(of).collect();
     }
     refused
+}
+
+/// Has what is mounted below something that is given by a name, as it is outside, be given with that, by a name below.
+fn bring_along(view: &View, own: &Mounts, origins: &mut BTreeMap<i32, Option<Origin>>) {
+    let root = view.mounts.0.iter().find(|mount| mount.mount_point == "/");
+    let is_root = |mount: &Mount| {
+        root.is_some_and(|root| (root.device, &root.root) == (mount.device, &mount.root))
+    };
+    let mut is_new = true;
+    while std::mem::take(&mut is_new) {
+        for mount in view.mounts.0.iter().filter(|mount| !is_root(mount)) {
+            let Some(on) = view.mounts.get(mount.parent) else { continue };
+            let Some(Some(Origin::Named(name))) = origins.get(&on.id) else { continue };
+            let below = below::brought(mount, on, &view.mounts, own).and_then(Path::to_str);
+            let Some(name) = below.map(|below| format!("{name}/{below}")) else { continue };
+            if let Some(Some(origin @ (Origin::Made | Origin::Part))) = origins.get_mut(&mount.id) {
+                *origin = Origin::Named(name);
+                is_new = true;
+            }
+        }
+    }
 }
 
 /// Has what shows the same as a mount that is given from outside come from that one, in whichever namespace it is: a

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use images::file_systems;
 use images::messages::MntEntry;
 
-use super::Request;
+use super::{Request, below};
 use crate::error::Error;
 use crate::places::Sought;
 
@@ -20,6 +20,8 @@ pub(super) type Index = usize;
 pub(super) enum Source {
     /// What this path leads to in the restoring process's namespace.
     Outside(PathBuf),
+    /// What is mounted there at this path below the first.
+    Below(PathBuf, PathBuf),
     /// A new file system of this kind.
     New(String),
     /// The file system of this kind on a block device that the path leads to in the restoring process's namespace.
@@ -169,7 +171,7 @@ impl Plan {
         // What comes from outside first: all that shows the same is a part of that.
         for index in 0..self.mounts.len() {
             match self.given(index, request)? {
-                Some(path) => self.give(index, Source::Outside(path), &mut givers),
+                Some(source) => self.give(index, source, &mut givers),
                 None => rest.push(index),
             }
         }
@@ -219,18 +221,18 @@ impl Plan {
     }
 
     /// Where a mount is outside that comes from there.
-    fn given(&self, index: Index, request: &Request<'_>) -> Result<Option<PathBuf>, Error> {
+    fn given(&self, index: Index, request: &Request<'_>) -> Result<Option<Source>, Error> {
         let mount = &self.mounts[index];
         let entry = &mount.entry;
         let is_first = mount.on.is_none() && Some(mount.namespace) == request.root_namespace;
         if let Some(root) = request.root.filter(|_| is_first) {
-            return Ok(Some(root.to_owned()));
+            return Ok(Some(Source::Outside(root.to_owned())));
         }
         // Where the tree's root is in no other namespace than this process is, so is all that others began as copies of.
         let is_ours = is_first || mount.on.is_none() && request.root_namespace.is_none();
         let own = own_place(entry, request).filter(|_| is_ours && entry.ext_key.is_none());
         if let Some(place) = own {
-            return Ok(Some(place));
+            return Ok(Some(Source::Outside(place)));
         }
         let refused = |refusal: support::Refusal| Error::refused(refusal.of(0, mount.shown()));
         // Older images have the name where the root is else.
@@ -238,13 +240,16 @@ impl Plan {
         match entry.ext_key.as_deref().or(old.as_deref()) {
             None | Some(file_systems::OF_DEVICE) => Ok(None),
             Some(file_systems::FOUND_OUTSIDE) if request.options.find_outside => {
-                Ok(Some(path(&entry.source).to_owned()))
+                Ok(Some(Source::Outside(path(&entry.source).to_owned())))
             }
             Some(file_systems::FOUND_OUTSIDE) => Err(refused(support::mounts::NOT_FOUND_OUTSIDE)),
             Some(key) => {
-                let given = request.options.external.get(key);
-                let given = given.ok_or_else(|| refused(support::mounts::no_external(key)))?;
-                Ok(Some(given.clone()))
+                let external = &request.options.external;
+                let given = external.get(key).cloned().map(Source::Outside);
+                let given = given.or_else(|| {
+                    below::given(external, key).map(|(path, below)| Source::Below(path, below))
+                });
+                Ok(Some(given.ok_or_else(|| refused(support::mounts::no_external(key)))?))
             }
         }
     }
@@ -372,7 +377,7 @@ impl Mount {
     }
 
     pub(super) const fn is_outside(&self) -> bool {
-        matches!(self.source, Source::Outside(_))
+        matches!(self.source, Source::Outside(_) | Source::Below(..))
     }
 
     /// Whether others can be parts of it. Older images have a name where the root of one from outside is else.

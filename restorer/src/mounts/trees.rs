@@ -75,7 +75,7 @@ pub(super) fn build(
                     matches!(giver.source, Source::New(_) | Source::Lost(_)) && !giver.is_overlay()
                 }
                 Source::Lost(_) => true,
-                Source::Outside(_) | Source::Device(..) => false,
+                Source::Outside(_) | Source::Below(..) | Source::Device(..) => false,
             };
             let root = Root { namespace, is_made, is_late: late.contains(index) };
             built.roots.mounts.insert(mount.entry.mnt_id.cast_signed(), root);
@@ -114,9 +114,11 @@ fn writable(
         let mount = &plan.mounts[index];
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.clone()),
-            Source::Outside(_) | Source::New(_) | Source::Device(..) | Source::Lost(_) => {
-                (index, PathBuf::new())
-            }
+            Source::Outside(_)
+            | Source::Below(..)
+            | Source::New(_)
+            | Source::Device(..)
+            | Source::Lost(_) => (index, PathBuf::new()),
         };
         let copy = match of_givers.get(&giver) {
             Some(copy) => copy.clone(),

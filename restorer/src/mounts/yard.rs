@@ -19,7 +19,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::automounts::Automounts;
 use super::failed::{failed, without_source};
 use super::plan::{Index, Mount, Plan, Source};
-use super::{Request, contents, flags, late, lateness};
+use super::{Request, below, contents, flags, late, lateness};
 use crate::error::Error;
 
 const HANDLE: OFlag = OFlag::O_PATH.union(OFlag::O_CLOEXEC);
@@ -80,25 +80,27 @@ pub(super) struct Outside {
 
 /// Brings it.
 pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
-    let mut found = Outside::default();
-    let copies = &mut found.copies;
+    let mut outside = Outside::default();
+    let copies = &mut outside.copies;
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let path = match &mount.source {
-            Source::Outside(path) => path,
+        let found = match &mount.source {
+            Source::Outside(path) => open(path.as_path(), HANDLE, Mode::empty())
+                .map_err(|errno| without_source(mount, path, errno.into()))?,
+            Source::Below(path, below) => below::root_of(path, below)
+                .map_err(failed(mount, &format!("look for {} in", below.display())))?
+                .ok_or_else(|| no_more_below(mount, &path.join(below)))?,
             Source::Device(kind, path) => {
                 copies.insert(index, of_device(mount, kind, path)?);
                 continue;
             }
             Source::New(kind) if kind == "tmpfs" => {
-                found.contents.insert(index, contents::open(&mount.entry, images)?);
+                outside.contents.insert(index, contents::open(&mount.entry, images)?);
                 continue;
             }
             _ => continue,
         };
-        let copy = open(path.as_path(), HANDLE, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|found| mounts::copy(found, Path::new(""), false))
-            .map_err(|error| without_source(mount, path, error))?;
+        let copy = mounts::copy(found, Path::new(""), false)
+            .map_err(failed(mount, "copy what is outside for"))?;
         // From now on nothing is mounted into it from outside that is not to be.
         let receives = mount.shares_outside && mount.group().0 == 0;
         let propagation = match mount.shares_outside {
@@ -110,7 +112,13 @@ pub(super) fn outside(plan: &Plan, images: &Images) -> Result<Outside, Error> {
         mounts::change(&copy, &change).map_err(failed(mount, "set the propagation of"))?;
         copies.insert(index, copy);
     }
-    Ok(found)
+    Ok(outside)
+}
+
+/// What was mounted below something from outside is not there any more.
+fn no_more_below(mount: &Mount, path: &Path) -> Error {
+    let key = mount.entry.ext_key.as_deref().unwrap_or_default();
+    Error::refused(support::mounts::no_more_below(path, key).of(0, mount.shown()))
 }
 
 impl Outside {
@@ -198,8 +206,10 @@ impl Yard {
     fn giver<'m>(&self, index: Index, mount: &'m Mount) -> io::Result<(&OwnedFd, &'m Path)> {
         let (giver, below) = match &mount.source {
             Source::Part(giver, below) => (*giver, below.as_path()),
-            Source::Outside(_) | Source::New(_) | Source::Device(..) => (index, Path::new("")),
             Source::Lost(below) => (index, below.as_path()),
+            Source::Outside(_) | Source::Below(..) | Source::New(_) | Source::Device(..) => {
+                (index, Path::new(""))
+            }
         };
         Ok((self.givers.get(&giver).ok_or(io::ErrorKind::NotFound)?, below))
     }
