@@ -22,11 +22,11 @@ use crate::voice::Voice;
 pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<ExitCode, Failure> {
     check_engine(&options.recipients, options.demand).map_err(no_keys)?;
     let places = places(&options.engines, options.run_dir.clone(), &options.programs);
-    if options.dry_run {
-        return dry_run(name, options, &places, voice);
-    }
     // A daemon is in another directory.
     let directory = options.directory.as_deref().map(std::path::absolute).transpose()?;
+    if options.dry_run {
+        return dry_run(name, options, directory, &places, voice);
+    }
     if options.labels.is_some() && directory.is_none() {
         let error = "dump --container with --labels: an engine that keeps the images keeps no labels with them";
         return Err(Failure::with_remedy(error, "name a directory with -D, or leave --labels out"));
@@ -58,12 +58,14 @@ pub(crate) fn dump(name: &str, options: &DumpOptions, voice: Voice) -> Result<Ex
 fn dry_run(
     name: &str,
     options: &DumpOptions,
+    directory: Option<PathBuf>,
     places: &Places,
     voice: Voice,
 ) -> Result<ExitCode, Failure> {
     let listing = containers::list(places);
     let container = listing.find(name, options.engine).map_err(failure)?;
-    let summary = containers::try_out(container, &asked(options, None), places).map_err(failure)?;
+    let summary =
+        containers::try_out(container, &asked(options, directory), places).map_err(failure)?;
     for warning in &summary.warnings {
         voice.note(warning);
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -99,6 +100,11 @@ pub fn try_out(
     asked: &Asked,
     places: &Places,
 ) -> Result<DumpSummary, Error> {
+    // It is made for the checkpoint.
+    if let Some(path) = asked.directory.as_ref().filter(|path| path.exists()) {
+        let source = io::ErrorKind::AlreadyExists.into();
+        return Err(Error::Directory { path: path.clone(), source });
+    }
     let first = own_criu::directory(&places.run_dir)?;
     let failed = |operation, path: &Path| {
         let path = path.to_owned();

@@ -75,9 +75,8 @@ pub(crate) fn of(
     for option in unknown {
         refuse(containers::without_option(engine.name(), option));
     }
-    let needs = !matches!(engine, ContainerEngine::Podman | ContainerEngine::Docker);
     match &asked.directory {
-        None if needs => refuse(containers::without_directory(engine.name())),
+        None if keeps_none(engine) => refuse(containers::without_directory(engine.name())),
         Some(_) if engine == ContainerEngine::Podman => refuse(containers::KEEPS_ITSELF),
         _ => {}
     }
@@ -98,6 +97,11 @@ pub(crate) fn of(
     })
 }
 
+/// Whether an engine has to be told where images go.
+const fn keeps_none(engine: ContainerEngine) -> bool {
+    !matches!(engine, ContainerEngine::Podman | ContainerEngine::Docker)
+}
+
 /// The words of the command that tries a checkpoint of a container out: that of runc or crun, whichever has run it, as nothing is to become
 /// known to its engine.
 ///
@@ -108,11 +112,10 @@ pub(crate) fn of_dry_run(
     asked: &Asked,
     directory: &Path,
 ) -> Result<Words, Vec<Unsupported>> {
+    // One that is named is judged, and nothing comes to it; who needs one and names none may do without for this.
+    let made_up = keeps_none(container.summary.engine).then(|| directory.to_owned());
     let asked = Asked {
-        directory: match container.summary.engine {
-            ContainerEngine::Podman => None,
-            _ => Some(directory.to_owned()),
-        },
+        directory: asked.directory.clone().or(made_up),
         leave_running: true,
         ..asked.clone()
     };

@@ -319,6 +319,10 @@ fn a_container_is_dumped_by_its_name() {
     assert_eq!(tried["pid"].as_i64(), container.pid(), "{tried}");
     assert!(tried["image_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{tried}");
     assert_eq!((state(), images.exists()), (was, false));
+    let taken = container.bundle();
+    let taken = ["dump", "--container", container.id(), "--dry-run", "-D", utf8(&taken)];
+    let refused = stasis(&container, &taken);
+    assert!(!refused.success && refused.stderr.contains("make directory"), "{}", refused.stderr);
     let before = container.counts_on(before);
     stasis(&container, &[&dump[..], &["--leave-running"]].concat()).must_succeed("stasis dump");
     container.counts_on(before);

@@ -170,7 +170,9 @@ fn try_out(state: &Containers, request: &ContainerDumpRequest) -> Result<DumpSum
     let listing = may_be_asked(state)?;
     let container =
         listing.find(&request.container, request.engine).map_err(|error| problem(&error))?;
-    let tried = containers::try_out(container, &asked(request, None), &state.places);
+    let place = request.directory_wanted.then(|| place_of(&state.root, None, &request.directory));
+    let (directory, _way) = place.transpose()?.unzip();
+    let tried = containers::try_out(container, &asked(request, directory), &state.places);
     tried.map_err(|error| problem(&error))
 }
 
