@@ -62,7 +62,7 @@ fn logged(
     for option in &options.misplaced {
         warn!("option {option} does nothing for {}: leave it out", command.name());
     }
-    let done = refuse(options).and_then(|()| match command {
+    let done = refuse(command, options, host).and_then(|()| match command {
         Command::Dump => dump::run(options, host, directories, hooks),
         Command::PreDump => dump::pre_dump(options, host, directories),
         Command::Restore => restore::run(options, host, directories, hooks),
@@ -88,7 +88,10 @@ pub(crate) fn shown(options: &Options, directories: &Directories, done: &Done) -
 }
 
 /// Refuses by name what is asked for and not there.
-fn refuse(options: &Options) -> Result<(), Error> {
+fn refuse(command: Command, options: &Options, host: &Host) -> Result<(), Error> {
+    if host.dry_run.is_some() && matches!(command, Command::PreDump | Command::Restore) {
+        return Err(Error::Usage("a dry run (STASIS_DRY_RUN) is of a dump alone"));
+    }
     if !options.refused.is_empty() {
         return Err(Error::Options(options.refused.clone()));
     }
