@@ -153,6 +153,10 @@ impl Watched {
         let mut left = MOST;
         for mount in &view.mounts.0 {
             let Some(inodes) = wanted.get_mut(&mount.device) else { continue };
+            // Whoever serves it may be of the tree, and never answer.
+            if mount.fs_type.as_encoded_bytes().starts_with(b"fuse") {
+                continue;
+            }
             let mut walk = Walk::new(view, mount, asked);
             walk.go(&mut left, |path, number| {
                 inodes.retain(|inode| {
