@@ -449,7 +449,6 @@ fn connections_that_wait_are_not_restored_where_all_are_closed() {
     assert_eq!(fs::read_to_string(queue.workload.path("told")).expect("what was told"), "");
 }
 
-/// Kills a dump at instants that lie all over it. What the kernel keeps, the next command undoes.
 /// Connects all the time, each time anew, from several threads: a connection waits at the server nearly always.
 fn hammer(address: SocketAddr, work: impl FnOnce()) -> u32 {
     let ends = std::sync::atomic::AtomicBool::new(false);
@@ -505,6 +504,7 @@ while True:
     assert!(served > 50, "{served}");
 }
 
+/// Kills a dump at instants that lie all over it. What the kernel keeps, the next command undoes.
 #[test]
 fn a_killed_dump_leaves_no_connection_behind() {
     require!(nft(&["list", "tables"]).is_some(), "nft works");
