@@ -54,6 +54,7 @@ pub use lineage::Lineage;
 pub use mapping_kind::MappingKind;
 pub use names::Image;
 pub use pagemap::{PAGE_SIZE, PageMap, PageRun, RunPlace};
+pub use pieces::Written;
 pub use progress::{Progress, Quiet};
 pub use reader::{ImageReader, MAX_MESSAGE};
 pub use store::{

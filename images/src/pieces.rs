@@ -1,19 +1,25 @@
-//! Digests of all of a long file, piece by piece, which several threads make at once.
+//! Digests of all of a long file, piece by piece, which several threads make at once: on the way to the file, or from it.
 
+mod written;
+
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::messages::{DIGEST_WHOLE, PIECE_BYTES, PIECE_DIGEST_BYTES};
+
+pub use written::Written;
 
 /// What is read at a time: it is digested while it is in the processor's second cache.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// More threads than these wait for memory.
-const MOST_THREADS: u64 = 8;
+const MOST_THREADS: usize = 8;
 
-type Digest = [u8; PIECE_DIGEST_BYTES];
+/// BLAKE3 of a piece.
+pub(crate) type Digest = [u8; PIECE_DIGEST_BYTES];
 
 /// BLAKE3 of each piece of a file of `size` bytes, one behind the other. `open` is asked for a reader for each thread; as many
 /// read as it gives, and it must give one.
@@ -24,23 +30,46 @@ pub(crate) fn digests<R: Read + Seek + Send>(
     open: impl Fn() -> io::Result<R>,
     size: u64,
 ) -> io::Result<Vec<u8>> {
+    the_rest(open, size, &Known::new())
+}
+
+/// What is known of the pieces of a file, by their numbers, which count from 0.
+pub(crate) type Known = BTreeMap<u64, Digest>;
+
+/// The same where some are known: only the others are read, and nothing is opened if there are none.
+pub(crate) fn the_rest<R: Read + Seek + Send>(
+    open: impl Fn() -> io::Result<R>,
+    size: u64,
+    known: &Known,
+) -> io::Result<Vec<u8>> {
     let count = size.div_ceil(PIECE_BYTES);
-    let processors = thread::available_parallelism().map_or(1, NonZero::get) as u64;
-    let wanted = processors.min(MOST_THREADS).min(count).max(1);
+    let missing: Vec<u64> = (0..count).filter(|piece| !known.contains_key(piece)).collect();
+    let mut digests = known.clone();
+    if !missing.is_empty() {
+        digests.extend(read(open, size, &missing)?);
+    }
+    Ok(digests.into_values().flatten().collect())
+}
+
+/// Reads pieces.
+fn read<R: Read + Seek + Send>(
+    open: impl Fn() -> io::Result<R>,
+    size: u64,
+    pieces: &[u64],
+) -> io::Result<Vec<(u64, Digest)>> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let wanted = processors.min(MOST_THREADS).min(pieces.len());
     let mut readers = vec![open()?];
     readers.extend((1..wanted).map_while(|_| open().ok()));
-    let next = AtomicU64::new(0);
+    let next = AtomicUsize::new(0);
     let some = |mut reader: R| -> io::Result<Vec<(u64, Digest)>> {
         let (mut buffer, mut digests) = (vec![0; BUFFER_BYTES], Vec::new());
-        loop {
-            let piece = next.fetch_add(1, Ordering::Relaxed);
-            if piece >= count {
-                return Ok(digests);
-            }
+        while let Some(&piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
             digests.push((piece, digest(&mut reader, piece, size, &mut buffer)?));
         }
+        Ok(digests)
     };
-    let mut digests = thread::scope(|scope| {
+    thread::scope(|scope| {
         let running: Vec<_> =
             readers.into_iter().map(|reader| scope.spawn(|| some(reader))).collect();
         let mut all = Vec::new();
@@ -48,10 +77,8 @@ pub(crate) fn digests<R: Read + Seek + Send>(
             let some = thread.join().map_err(|_| io::Error::other("a thread panicked"))?;
             all.extend(some?);
         }
-        Ok::<_, io::Error>(all)
-    })?;
-    digests.sort_unstable_by_key(|(piece, _)| *piece);
-    Ok(digests.into_iter().flat_map(|(_, digest)| digest).collect())
+        Ok(all)
+    })
 }
 
 /// The same of a file that has pieces; `None` of one whose digest covers all of it.
@@ -128,7 +155,7 @@ mod tests {
     #[test]
     fn one_reader_is_enough_and_a_shorter_file_is_told() {
         let bytes = vec![3; usize::try_from(PIECE_BYTES).unwrap() + 1];
-        let given = AtomicU64::new(0);
+        let given = AtomicUsize::new(0);
         let once = || match given.fetch_add(1, Ordering::Relaxed) {
             0 => Ok(Cursor::new(&bytes)),
             _ => Err(io::ErrorKind::ResourceBusy.into()),
@@ -136,5 +163,18 @@ mod tests {
         assert_eq!(digests(once, bytes.len() as u64).unwrap(), of(&bytes));
         assert!(digests(|| Ok(Cursor::new(&bytes)), bytes.len() as u64 + 1).is_err());
         assert!(digests(|| Err::<Cursor<&[u8]>, _>(io::ErrorKind::NotFound.into()), 1).is_err());
+    }
+
+    #[test]
+    fn what_is_known_is_not_read() {
+        let piece = usize::try_from(PIECE_BYTES).unwrap();
+        let bytes: Vec<u8> = (0..2 * piece + 77).map(|at| (at % 249) as u8).collect();
+        let (all, size) = (of(&bytes), bytes.len() as u64);
+        let mut known = Known::from([(0, [5; 32]), (2, [6; 32])]);
+        let found = the_rest(|| Ok(Cursor::new(&bytes)), size, &known).unwrap();
+        assert_eq!(found, [&[5; 32][..], &all[32..64], &[6; 32]].concat());
+        known.insert(1, [7; 32]);
+        let unread = || Err::<Cursor<&[u8]>, _>(io::ErrorKind::NotFound.into());
+        assert_eq!(the_rest(unread, size, &known).unwrap().len(), all.len());
     }
 }

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::pieces::Written;
 
 pub(crate) use directory::{Arriving, Staging};
 pub use directory::{
@@ -226,4 +227,9 @@ pub trait PageSink: Debug + Send + Sync {
 
     /// Says that nobody will read these bytes, which were written: the room may be had for others.
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// Digests of what is written, if they are made on the way, and of what is in the file.
+    fn written(&self) -> Option<Arc<Written>> {
+        None
+    }
 }

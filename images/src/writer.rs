@@ -17,12 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message;
 
 use crate::error::Error;
-use crate::messages::ManifestEntry;
+use crate::messages::{DIGEST_WHOLE, ManifestEntry, PIECE_BYTES};
 use crate::names::{self, Image};
+use crate::pieces::{self, Written};
 use crate::store::{
     Committed, ImageOutput, NewCheckpoint, Opened, PageSink, Safe, Staging, WriteOptions,
 };
-use crate::{encryption, manifest, pieces};
+use crate::{encryption, manifest};
 
 pub use folder::Folder;
 pub use sink::{ImageSink, encode};
@@ -40,6 +41,8 @@ pub struct ImageWriter {
     unfinished: AtomicU32,
     /// Of what need not be read for it: images that were digested while they were written, and the parent.
     entries: Mutex<BTreeMap<String, ManifestEntry>>,
+    /// Of pages files: what is known of their pieces since they were written.
+    written: Mutex<BTreeMap<String, Arc<Written>>>,
 }
 
 impl ImageWriter {
@@ -58,6 +61,7 @@ impl ImageWriter {
             next_early_pages: AtomicU32::new(1),
             unfinished: AtomicU32::new(0),
             entries: Mutex::default(),
+            written: Mutex::default(),
         }
     }
 
@@ -236,18 +240,21 @@ impl ImageWriter {
 
     /// What is known of files goes by what these are called from now on.
     fn rename_entries(&self, kept: &BTreeMap<String, String>) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let renamed = std::mem::take(&mut *entries).into_iter();
-        *entries =
-            renamed.filter_map(|(name, entry)| Some((kept.get(&name)?.clone(), entry))).collect();
+        fn renamed<T>(all: &Mutex<BTreeMap<String, T>>, kept: &BTreeMap<String, String>) {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::take(&mut *all).into_iter();
+            *all = before.filter_map(|(name, it)| Some((kept.get(&name)?.clone(), it))).collect();
+        }
+        renamed(&self.entries, kept);
+        renamed(&self.written, kept);
     }
 
     fn has_entry(&self, path: &str) -> bool {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).contains_key(path)
     }
 
-    /// The entry of a file that has been written; it is read if it was not digested then: a long one all of it, or, if something waits
-    /// that is to run on, samples of it.
+    /// The entry of a file that has been written; what was not digested then is read: of a long one all that is not known, or, if something
+    /// waits that is to run on, samples.
     fn entry(&self, path: &str, name: &str, safe: Safe) -> Result<ManifestEntry, Error> {
         let noted = self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
         // What is encrypted has other bytes than those that were digested.
@@ -257,11 +264,18 @@ impl ImageWriter {
         let Opened { content, size } = self.new.read(path)?;
         let digest = manifest::digest(content, size).map_err(Error::io("read", path))?;
         let open = || self.new.read(path).map(|opened| opened.content).map_err(io::Error::other);
+        let known = self.known_pieces(path, size);
         let pieces = match safe {
-            Safe::AtOnce => pieces::of_long(open, size).map_err(Error::io("read", path))?,
-            Safe::Later => None,
+            _ if size <= DIGEST_WHOLE => None,
+            Safe::Later if known.len() as u64 != size.div_ceil(PIECE_BYTES) => None,
+            _ => Some(pieces::the_rest(open, size, &known).map_err(Error::io("read", path))?),
         };
         Ok(ManifestEntry { pieces, ..manifest::entry(name, size, digest) })
+    }
+
+    fn known_pieces(&self, path: &str, size: u64) -> pieces::Known {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.get(path).map(|written| written.known(size)).unwrap_or_default()
     }
 
     /// Takes note of what the manifest has to say of a file.

@@ -2,8 +2,8 @@
 //! in the same form.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use prost::Message;
 
@@ -56,7 +56,15 @@ impl<'w> Folder<'w> {
         let id = next.fetch_add(1, Ordering::Relaxed);
         let name = self.path(&names::pages(id));
         self.writer.claim(&name)?;
-        Ok((id, self.writer.new.create_pages(&name)?))
+        let sink = self.writer.new.create_pages(&name)?;
+        if let Some(written) = sink.written() {
+            self.writer
+                .written
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name, written);
+        }
+        Ok((id, sink))
     }
 
     /// Links another checkpoint as the parent of this directory, which is what `entry` says of it

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use crate::pieces::Written;
 use crate::store::{ImageOutput, PageSink};
 
 impl ImageOutput for File {
@@ -23,11 +25,12 @@ pub(super) struct PagesOutput {
     taken: AtomicU64,
     /// It is to be on the disk in the end.
     sync: bool,
+    written: Arc<Written>,
 }
 
 impl PagesOutput {
     pub(super) fn new(file: File, sync: bool) -> Self {
-        Self { file, taken: AtomicU64::new(0), sync }
+        Self { file, taken: AtomicU64::new(0), sync, written: Arc::default() }
     }
 }
 
@@ -40,7 +43,9 @@ impl PageSink for PagesOutput {
         if offset.saturating_add(bytes.len() as u64) > self.taken.load(Ordering::Relaxed) {
             return Err(io::Error::other("pages are written where no room was taken"));
         }
-        self.file.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)?;
+        self.written.add(bytes, offset);
+        Ok(())
     }
 
     fn file(&self) -> Option<&File> {
@@ -48,7 +53,12 @@ impl PageSink for PagesOutput {
     }
 
     fn give_back(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.written.forget(offset, bytes);
         punch(&self.file, offset, bytes)
+    }
+
+    fn written(&self) -> Option<Arc<Written>> {
+        Some(Arc::clone(&self.written))
     }
 }
 
