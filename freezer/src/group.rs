@@ -10,6 +10,7 @@
 //! | | version 2 | version 1 |
 //! |---|---|---|
 //! | its tasks stop for a tracer | while it is frozen | when it has been thawed, at once |
+//! | one that a signal has stopped is seized | while it is frozen | when it has been thawed: before, the kernel makes its tracer wait, and nothing ends that |
 //! | code is run in its tasks | it is thawed first | |
 //! | the tasks are let go | it is frozen again first, if it was thawed | the same |
 //! | the tasks are killed | it is thawed | it stays thawed |
@@ -71,6 +72,11 @@ impl StoppedGroup {
     /// Whether somebody had frozen it before.
     pub(crate) const fn was_frozen(&self) -> bool {
         self.was_frozen
+    }
+
+    /// Whether it is frozen, and all of it has to be thawed for the tracer's stops.
+    pub(crate) fn will_be_thawed(&self) -> bool {
+        self.was_frozen && !self.thawed && self.group.cgroup.version() == Version::V1
     }
 
     /// Begins to stop all tasks.

@@ -25,6 +25,29 @@ fn frozen_cgroup(tid: HostPid) -> Option<Cgroup> {
     Hierarchies::find().and_then(|all| all.frozen(Version::V1, tid)).ok().flatten()
 }
 
+/// One of these threads of a process which nobody can seize: it has stopped by a signal, and is then frozen (version 1). Who tries waits in
+/// the kernel until it is thawed, whatever signals it has. A stop by a signal is one of all threads.
+pub(crate) fn cannot_be_seized(process: &Dir, threads: &[HostPid]) -> Option<HostPid> {
+    /// Where the kernel stops threads for a signal.
+    const STOP: &[u8] = b"do_signal_stop";
+    for &tid in threads {
+        let Ok(thread) = process.thread(tid) else { continue };
+        let Ok(stat) = Stat::read(&thread) else { continue };
+        return match stat.state {
+            b'Z' | b'X' => continue,
+            // Since Linux 6.1 what is frozen is in no other state beside.
+            b'D' => {
+                let mut place = Vec::new();
+                thread.read("wchan", &mut place).ok()?;
+                place.starts_with(STOP).then_some(tid)
+            }
+            b'T' => frozen_cgroup(tid).map(|_| tid),
+            _ => None,
+        };
+    }
+    None
+}
+
 fn state(tid: HostPid) -> Option<char> {
     Dir::open(tid).and_then(|dir| Stat::read(&dir)).ok().map(|stat| stat.state.into())
 }

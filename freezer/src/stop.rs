@@ -9,7 +9,7 @@
 //! kernel detaches all of it and lets it run. So whoever stops something does so in a thread that
 //! ends with the work. [`Frozen::release`] is the polite way to the same end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ids::HostPid;
@@ -19,7 +19,7 @@ use kernel::ptrace::{self, Event, Options, Running, Stop, Stopped};
 
 use crate::frozen::{Frozen, FrozenThread, Processes, detach};
 use crate::group::{FreezeGroup, StoppedGroup};
-use crate::late::{vfork_children, why_late};
+use crate::late::{cannot_be_seized, vfork_children, why_late};
 
 pub use crate::error::StopError as Error;
 
@@ -114,6 +114,8 @@ struct Attempt<'a> {
     /// Processes of the threads that were found in /proc.
     process_of: BTreeMap<HostPid, HostPid>,
     stopped: BTreeMap<HostPid, FrozenThread>,
+    /// Threads that can be seized when the group has been thawed, and not before.
+    postponed: BTreeSet<HostPid>,
     /// Children of vforks, with the threads that wait in the kernel for them to execute a program or to
     /// end: they must run until those stop.
     hurrying: BTreeMap<HostPid, HostPid>,
@@ -134,6 +136,7 @@ impl Attempt<'_> {
             running: BTreeMap::new(),
             process_of: BTreeMap::new(),
             stopped: BTreeMap::new(),
+            postponed: BTreeSet::new(),
             hurrying: BTreeMap::new(),
             hurried: Instant::now(),
             since: Instant::now(),
@@ -176,13 +179,25 @@ impl Attempt<'_> {
         }
     }
 
-    /// What a frozen group holds meets the tracer's stop when the group is thawed, before it runs.
+    /// What a frozen group holds meets the tracer's stop when the group is thawed, before it runs. What could not be seized until then is stopped
+    /// by a signal, and does not run.
     fn tell_to_stop(&mut self) -> Result<(), Error> {
         if let Some(group) = &self.group {
             group.freeze().map_err(of_group)?;
         }
         self.running.values().try_for_each(|task| ignore_gone(task.interrupt()))?;
-        self.group.as_mut().map_or(Ok(()), StoppedGroup::leave_to_tracer).map_err(of_group)
+        self.group.as_mut().map_or(Ok(()), StoppedGroup::leave_to_tracer).map_err(of_group)?;
+        for tid in std::mem::take(&mut self.postponed) {
+            match Running::seize(tid, OPTIONS) {
+                Ok(running) => {
+                    ignore_gone(running.interrupt())?;
+                    self.running.insert(tid, running);
+                }
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Seizes every task of the tree that is not yet seized; whether there were any.
@@ -199,11 +214,27 @@ impl Attempt<'_> {
         let mut any = false;
         let Ok(dir) = Dir::open(pid) else { return Ok(false) };
         let Ok(threads) = dir.threads() else { return Ok(false) };
+        if let Some(stuck) = cannot_be_seized(&dir, &threads) {
+            self.postpone(stuck, &threads)?;
+            self.process_of.extend(threads.iter().map(|tid| (*tid, pid)));
+            return Ok(false);
+        }
         for tid in threads {
             any |= self.seize(&dir, pid, tid)?;
             self.process_of.insert(tid, pid);
         }
         Ok(any)
+    }
+
+    /// Leaves threads, one of which is `stuck`, for the time when the group has been thawed, if that is what will be done.
+    fn postpone(&mut self, stuck: HostPid, threads: &[HostPid]) -> Result<(), Error> {
+        if self.group.as_ref().is_some_and(StoppedGroup::will_be_thawed) {
+            let unseized = threads.iter().filter(|tid| !self.running.contains_key(tid));
+            self.postponed.extend(unseized);
+            return Ok(());
+        }
+        let (tid, why) = why_late(&[stuck], self.root, &self.hurrying);
+        Err(Error::DidNotStop { tid, why, after: Duration::ZERO, tries: 1 })
     }
 
     /// Whether a thread is one of the kernel's own, which could be stopped as any other one.

@@ -134,6 +134,53 @@ fn a_tree_that_is_paused() {
     stopped("tree", true, Dump::ENDING);
 }
 
+/// Of what a signal has stopped and the first version's freezer has frozen the kernel makes a tracer wait until it is thawed, so that nothing would
+/// end a dump.
+#[test]
+fn a_stopped_process_that_is_paused() {
+    for group in Group::of_each("stopped") {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let (images, run_dir) = (scratch.path("images"), scratch.path("run"));
+        let workload = Workload::start("threads", scratch.path("work"));
+        let pid = workload.pid();
+        let kill = |signal: &str| {
+            let done = Command::new("kill").args([signal, &pid.to_string()]).status();
+            assert!(done.expect("kill").success());
+        };
+        let state = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("its state");
+            stat.rsplit_once(") ").expect("a state").1.chars().next()
+        };
+        group.take_in(&workload);
+        kill("-STOP");
+        assert!(wait_until(PATIENCE, || state() == Some('T')));
+        group.pause();
+        if group.is_first {
+            let on = Dump { leave_running: true, ..Dump::ENDING };
+            let mut alone = Engine::Stasis.dump_command(pid, &scratch.path("alone"), on);
+            let refused = Outcome::of(alone.env("STASIS_RUN_DIR", &run_dir));
+            assert!(
+                !refused.success && refused.stderr.contains("it is frozen"),
+                "{}",
+                refused.stderr
+            );
+        }
+        let on = Dump { leave_running: true, ..Dump::ENDING };
+        Outcome::of(&mut dump(&group, pid, &scratch.path("first"), &run_dir, on))
+            .must_succeed("a dump of what runs on");
+        assert!(wait_until(PATIENCE, || group.is_frozen()));
+        Outcome::of(&mut dump(&group, pid, &images, &run_dir, Dump::ENDING)).must_succeed("dump");
+        assert_eq!(written_down(&run_dir), 0);
+        machine.end_tree(pid);
+        Engine::CriuFace.restore(&images, Dump::ENDING).must_succeed("restore");
+        assert_eq!(state(), Some('T'));
+        kill("-CONT");
+        workload.check().expect("the program's own check");
+        machine.end_all();
+    }
+}
+
 /// Memory is copied ahead of a dump only where code can be run.
 #[test]
 fn memory_of_what_is_paused() {
