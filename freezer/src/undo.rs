@@ -69,6 +69,14 @@ pub enum Deed {
         /// Which.
         sockets: Vec<RepairedSocket>,
     },
+    /// A control group has been made for a tree that is being restored. (It is written down when its number is known. Who is killed before
+    /// that leaves a group with nobody in it.)
+    MadeCgroup {
+        /// Its directory.
+        directory: PathBuf,
+        /// The number of that, which no group made later has.
+        inode: u64,
+    },
     /// A System V shared memory segment is made for a tree that is being restored.
     MadeSegment {
         /// Its id.
@@ -108,6 +116,7 @@ impl Deed {
             Self::FrozenCgroup { version, directory, inode }
             | Self::ThawedCgroup { version, directory, inode } => (version, directory, inode),
             Self::LockedNetwork(lock) => return lock.undo(),
+            Self::MadeCgroup { directory, inode } => return remove_cgroup(directory, *inode),
             Self::MadeSegment { id, maker, namespace } => {
                 return remove_segment(*id, *maker, *namespace);
             }
@@ -125,11 +134,7 @@ impl Deed {
                 return Ok(found);
             }
         };
-        if !is_there(directory, *inode).map_err(|source| Error::Undo {
-            operation: "look at",
-            path: directory.clone(),
-            source,
-        })? {
+        if !looked_at(directory, *inode)? {
             return Ok(false);
         }
         let version = if *version == 1 { Version::V1 } else { Version::V2 };
@@ -153,6 +158,40 @@ fn identity(cgroup: &Cgroup) -> Result<(u8, PathBuf, u64), Error> {
         Ok(metadata) => Ok((version, directory, metadata.ino())),
         Err(source) => Err(Error::Undo { operation: "look at", path: directory, source }),
     }
+}
+
+/// Removes a control group; whether it was there. It stays if somebody is in it who does not end, or has made one below it: then it is theirs.
+fn remove_cgroup(directory: &Path, inode: u64) -> Result<bool, Error> {
+    /// Tasks that were killed are in their groups until they have ended.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_millis(2);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if !looked_at(directory, inode)? {
+            return Ok(false);
+        }
+        match std::fs::remove_dir(directory) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                if Instant::now() > until {
+                    return Ok(false);
+                }
+                std::thread::sleep(STEP);
+            }
+            Err(source) => {
+                let path = directory.to_owned();
+                return Err(Error::Undo { operation: "remove", path, source });
+            }
+        }
+    }
+}
+
+fn looked_at(directory: &Path, inode: u64) -> Result<bool, Error> {
+    is_there(directory, inode).map_err(|source| Error::Undo {
+        operation: "look at",
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 /// Removes a segment, unless a tree lives that has it; whether it was there.
@@ -199,6 +238,9 @@ impl fmt::Display for Deed {
             }
             Self::ThawedCgroup { directory, .. } => {
                 write!(f, "thaw of control group {}", directory.display())
+            }
+            Self::MadeCgroup { directory, .. } => {
+                write!(f, "making of control group {}", directory.display())
             }
             Self::LockedNetwork(lock) => write!(f, "{lock}"),
             Self::MadeSegment { id, .. } => write!(f, "making of shared memory segment {id}"),

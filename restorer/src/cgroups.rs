@@ -30,7 +30,7 @@ use crate::capacity::{self, Births};
 use crate::error::Error;
 use crate::load::{Checkpoint, Process, State};
 use crate::pids::Pids;
-use groups::Groups;
+use groups::{Groups, Made};
 use number::number;
 
 /// Where a task is in each hierarchy, by the hierarchy's name.
@@ -57,6 +57,7 @@ pub(crate) struct Plan {
     directories: HashMap<PathBuf, Arc<File>>,
     /// Groups that somebody had frozen, by the files that freeze them, with what is written to them last of all.
     freezes: Vec<(File, &'static str)>,
+    made: Made,
 }
 
 /// What is asked for of control groups.
@@ -65,6 +66,8 @@ pub(crate) struct Asked<'o> {
     pub(crate) mode: CgroupsMode,
     pub(crate) roots: &'o [CgroupRoot],
     pub(crate) yard: Option<&'o Path>,
+    /// Where it is written down which groups are made.
+    pub(crate) undo: &'o Path,
 }
 
 impl Plan {
@@ -92,14 +95,21 @@ impl Plan {
         let mut plan = Self::of(checkpoint, &sets, &start, &directories)?;
         plan.check_room(checkpoint)?;
         let moves = !plan.processes.is_empty() || !plan.threads.is_empty();
-        let groups = moves.then(|| Groups::make(&entry, mode, &directories)).transpose()?;
+        let make = || Groups::make(&entry, (mode, asked.undo), &directories);
+        let groups = moves.then(make).transpose()?;
         // Somebody has to be in their roots for that, and in a root there may be nobody once it is set.
         namespaces::make(checkpoint, &entry, &directories)?;
         if let Some(groups) = groups {
-            let freezes = groups.set()?;
+            let (freezes, made) = groups.set()?;
+            plan.made = made;
             plan.open(&freezes)?;
         }
         Ok(plan)
+    }
+
+    /// The tree lives: it has the groups that were made for it.
+    pub(crate) fn keep_groups(self) {
+        self.made.keep();
     }
 
     /// Opens what is written to later.

@@ -58,7 +58,8 @@ pub fn restore(
     let inside = checkpoint.namespaces.own_pids();
     let park_signal = loaded::park_signal(&checkpoint)?;
     let (mode, roots) = (options.cgroups, &options.cgroup_roots[..]);
-    let asked = cgroups::Asked { mode, roots, yard: options.cgroup_yard.as_deref() };
+    let (yard, undo) = (options.cgroup_yard.as_deref(), &*options.undo);
+    let asked = cgroups::Asked { mode, roots, yard, undo };
     checkpoint.namespaces.make_users()?;
     let mut groups = cgroups::Plan::make(&mut checkpoint, asked)?;
 
@@ -242,6 +243,7 @@ pub fn restore(
     drop(subreaper);
     report.untold = made.and(finished)?;
     made_segments.keep();
+    std::mem::take(&mut words.groups).keep_groups();
     links.remove();
     words.tell(Point::PostResume, None)?;
     report.total = begun_at.elapsed();

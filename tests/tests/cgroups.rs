@@ -53,6 +53,7 @@ fn mount_of(kind: &str, option: &str) -> Option<PathBuf> {
 }
 
 /// What a test does to a hierarchy: its mount, and a setting with two values (the other is not the default).
+#[derive(Clone)]
 struct Hierarchy {
     mount: PathBuf,
     setting: &'static str,
@@ -332,6 +333,48 @@ fn one_that_is_gone_or_there_may_be_an_error() {
             assert!(outcome.stderr.contains(&*name), "{}", outcome.stderr);
         },
     );
+}
+
+/// A restore that fails when all is there takes them away again; of one that is killed then the next command does.
+#[test]
+fn those_that_a_failed_restore_has_made_go_with_it() {
+    for (Hierarchy { mount, .. }, end) in
+        hierarchies().into_iter().flat_map(|it| [(it.clone(), "exit 1"), (it, "kill -9 $PPID")])
+    {
+        let machine = Machine::prepare();
+        let scratch = Scratch::new();
+        let (images, run_dir) = (scratch.path("images"), scratch.path("run"));
+        let outer = Group::new(&mount, "failing");
+        let inner = Group(outer.0.join("in"));
+        inner.make();
+        let workload = Workload::start("still", scratch.path("work"));
+        inner.take_in(workload.pid(), "cgroup.procs");
+        Engine::CriuFace.dump(workload.pid(), &images, Dump::ENDING).must_succeed("dump");
+        machine.await_no_children();
+        for group in [&inner, &outer] {
+            fs::remove_dir(&group.0).expect("remove the control group");
+        }
+        let (script, made) = (scratch.path("script"), scratch.path("made"));
+        let text = format!(
+            "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = post-restore ] || exit 0\n[ -d {} ] && touch {}\n{end}\n",
+            inner.0.display(),
+            made.display()
+        );
+        fs::write(&script, text).expect("write a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
+        let mut restore = Engine::CriuFace.restore_command(&images, Dump::ENDING);
+        restore.arg("--action-script").arg(&script).env("STASIS_RUN_DIR", &run_dir);
+        let outcome = stasis_tests::Outcome::of(&mut restore);
+        assert!(!outcome.success && made.exists(), "{}", outcome.stderr);
+        if end != "exit 1" {
+            let mut next = std::process::Command::new(stasis_tests::stasis_program());
+            next.arg("ps").env("STASIS_RUN_DIR", &run_dir);
+            stasis_tests::Outcome::of(&mut next).must_succeed("ps");
+        }
+        assert!(!inner.0.exists() && !outer.0.exists(), "{end}");
+        assert_eq!(fs::read_dir(run_dir.join("undo")).map_or(0, Iterator::count), 0);
+        machine.end_all();
+    }
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use api::CgroupsMode;
+use freezer::{Deed, Undo};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::GroupDirectories;
 use support::cgroups::{LEAVE, NO_SETTING, NOT_MADE};
@@ -22,16 +23,62 @@ pub(super) struct Groups<'e> {
     settings: Vec<(PathBuf, &'e CgroupPropEntry)>,
     /// The files by which those were frozen that are to be so again.
     freezes: Vec<PathBuf>,
+    made: Made,
+}
+
+/// Groups that have been made for the tree, and go with all who are in them unless they are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    /// Where they are written down.
+    undo: PathBuf,
+    /// Those above before those below them.
+    undos: Vec<Undo>,
+}
+
+impl Made {
+    /// The tree lives: it has them.
+    pub(crate) fn keep(mut self) {
+        std::mem::take(&mut self.undos).into_iter().for_each(Undo::keep);
+    }
+
+    /// Makes a group with those above it.
+    fn directory(&mut self, directory: &Path) -> Result<(), Error> {
+        match directory.parent() {
+            Some(above) if !above.is_dir() => self.directory(above)?,
+            _ => {}
+        }
+        let object = || format!("control group {}", directory.display());
+        let made = make_directory(directory).map_err(Error::kernel(format!("make {}", object())));
+        let Some(inode) = made? else { return Ok(()) };
+        let deed = Deed::MadeCgroup { directory: directory.to_owned(), inode };
+        match Undo::before(&self.undo, deed) {
+            Ok(undo) => self.undos.push(undo),
+            Err(error) => {
+                fs::remove_dir(directory).ok();
+                let doing = format!("write down the making of {}", object());
+                return Err(Error::kernel(doing)(io::Error::other(error)));
+            }
+        }
+        fill_sets(directory).map_err(Error::kernel(format!("make {}", object())))
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Those below go first.
+        while self.undos.pop().is_some() {}
+    }
 }
 
 impl<'e> Groups<'e> {
     /// Makes the groups of the images that are not there.
     pub(super) fn make(
         entry: &'e CgroupEntry,
-        mode: CgroupsMode,
+        (mode, undo): (CgroupsMode, &Path),
         directories: &GroupDirectories,
     ) -> Result<Self, Error> {
-        let mut groups = Self { mode, settings: Vec::new(), freezes: Vec::new() };
+        let made = Made { undo: undo.to_owned(), undos: Vec::new() };
+        let mut groups = Self { mode, settings: Vec::new(), freezes: Vec::new(), made };
         for hierarchy in &entry.controllers {
             let name = hierarchy.cnames.join(",");
             for group in &hierarchy.dirs {
@@ -86,8 +133,7 @@ impl<'e> Groups<'e> {
                 return Err(Error::refused(support::cgroups::THERE_ALREADY.of(0, object())));
             }
             (false, _) => {
-                let failed = Error::kernel(format!("make {}", object()));
-                make_directory(directory).map_err(failed)?;
+                self.made.directory(directory)?;
             }
             (true, _) => {}
         }
@@ -113,26 +159,25 @@ impl<'e> Groups<'e> {
         Ok(())
     }
 
-    /// Sets those that are not set yet; the files by which groups were frozen that are to be so again.
-    pub(super) fn set(self) -> Result<Vec<PathBuf>, Error> {
+    /// Sets those that are not set yet; the files by which groups were frozen that are to be so again, and what was made.
+    pub(super) fn set(self) -> Result<(Vec<PathBuf>, Made), Error> {
         for (directory, setting) in &self.settings {
             set_property(directory, setting)?;
         }
-        Ok(self.freezes)
+        Ok((self.freezes, self.made))
     }
 }
 
-/// Makes a group with those above it.
-fn make_directory(directory: &Path) -> std::io::Result<()> {
-    match directory.parent() {
-        Some(above) if !above.is_dir() => make_directory(above)?,
-        _ => {}
-    }
+/// Makes a group: its number; `None` of one that is there.
+fn make_directory(directory: &Path) -> io::Result<Option<u64>> {
     match fs::create_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        made => made?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+        made => made.and_then(|()| directory.metadata()).map(|metadata| Some(metadata.ino())),
     }
-    // In the first version nothing can enter a new set of processors or of memory: it has none.
+}
+
+/// In the first version nothing can enter a new set of processors or of memory: it has none.
+fn fill_sets(directory: &Path) -> io::Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = directory.join(name);
         if fs::read(&file).is_ok_and(|text| text.trim_ascii().is_empty())
@@ -166,7 +211,6 @@ fn set_permissions(path: &Path, wanted: Option<&CgroupPerms>) -> Result<(), Erro
     let Some(wanted) = wanted else { return Ok(()) };
     let failed = || Error::kernel(format!("give {} to its owner", path.display()));
     let found = fs::symlink_metadata(path).map_err(failed())?;
-    use std::os::unix::fs::MetadataExt;
     if (found.uid(), found.gid()) != (wanted.uid, wanted.gid) {
         std::os::unix::fs::lchown(path, Some(wanted.uid), Some(wanted.gid)).map_err(failed())?;
     }
