@@ -103,7 +103,7 @@ impl Frozen {
             self.postponed.clear();
         }
         if how == Release::Stop && !is_paused {
-            self.await_stop();
+            await_stopped(self.processes.values().flat_map(BTreeMap::keys).copied());
         }
         if let Some(group) = self.group.take() {
             group.leave_thawed();
@@ -111,24 +111,20 @@ impl Frozen {
     }
 }
 
-impl Frozen {
-    /// Waits until threads that have been sent `SIGSTOP` have taken it: each stops when it is its turn on a processor, and whoever asked for
-    /// a tree that is stopped looks at once. The kernel tells nobody but their parents; one that cannot
-    /// stop (it waits for the child of a vfork) is not waited for longer than this.
-    fn await_stop(&self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        const PAUSE: Duration = Duration::from_micros(200);
-        let until = Instant::now() + PATIENCE;
-        for (&pid, threads) in &self.processes {
-            for &tid in threads.keys() {
-                let runs = || {
-                    let stat = Dir::open(pid).and_then(|dir| Stat::read(&dir.thread(tid)?));
-                    stat.is_ok_and(|stat| !stat.is_dead() && stat.state != b'T')
-                };
-                while runs() && Instant::now() < until {
-                    std::thread::sleep(PAUSE);
-                }
-            }
+/// Waits until threads that are to stop by a signal, and that nobody holds any more, have stopped: each does when it is its turn on a processor, and
+/// whoever asked for a tree that is stopped looks at once. The kernel tells nobody but their parents; one that cannot stop (it waits for the child of a
+/// vfork) is not waited for longer than a second.
+pub fn await_stopped(threads: impl IntoIterator<Item = HostPid>) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_micros(200);
+    let until = Instant::now() + PATIENCE;
+    for tid in threads {
+        let runs = || {
+            let stat = Dir::open(tid).and_then(|dir| Stat::read(&dir));
+            stat.is_ok_and(|stat| !stat.is_dead() && !matches!(stat.state, b'T' | b't'))
+        };
+        while runs() && Instant::now() < until {
+            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -27,7 +27,7 @@ mod undo;
 pub use connections::{LockedNetwork, LockedTree, RepairedSocket};
 pub use error::Error;
 pub use freeze::{Freeze, Method, Target, freeze};
-pub use frozen::{Frozen, FrozenThread, Processes, Release};
+pub use frozen::{Frozen, FrozenThread, Processes, Release, await_stopped};
 pub use group::FreezeGroup;
 pub use link_remaps::LinkRemap;
 pub use stop::{Error as StopError, stop, stop_process, stop_thread};

@@ -77,7 +77,12 @@ impl Work<'_> {
             false => Vec::new(),
         };
         if held.ask(tracer.pids())? {
-            return finish::let_go(parked).map(|()| answered_for);
+            let threads: Vec<HostPid> = parked.keys().copied().collect();
+            finish::let_go(parked)?;
+            if self.stops {
+                freezer::await_stopped(threads);
+            }
+            return Ok(answered_for);
         }
         tracer.destroy();
         Err(Error::Lost { pid: root.get(), what: "nobody wants it any more".to_owned() })
