@@ -18,7 +18,7 @@
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{
-    blob, calls, compat, fpu, kernel, memory, regs, settings, sigframe, syscall, tls, vdso,
+    blob, calls, compat, fpu, kernel, memory, regs, settings, sigframe, syscall, tls, trace, vdso,
 };
 #[cfg(all(target_arch = "x86_64", feature = "images"))]
 pub use x86_64::{image, processor};

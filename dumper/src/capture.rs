@@ -46,6 +46,7 @@ use crate::sharing;
 use crate::sysv;
 use crate::task_state::TaskStates;
 use crate::tasks::{TaskCapture, ThreadCapture, read_pending};
+use crate::tracees;
 use crate::unsupported;
 use crate::userfaults;
 use crate::users::Users;
@@ -238,8 +239,12 @@ fn read(
     clock.account.inventory = laps.lap();
     clock.check(TAKE_INVENTORY)?;
 
+    let mut traced = tracees::tell(plan, &inventory, frozen)?;
     let mut tasks =
         read_tasks(&inventory, frozen, &mut plan.task_states, plan.bits.as_ref(), clock)?;
+    for thread in tasks.values_mut().flat_map(|task| &mut task.threads) {
+        thread.traced = traced.remove(&thread.tid);
+    }
     let mut numbers = std::mem::take(&mut plan.numbers);
     for thread in tasks.values().flat_map(|task| &task.threads) {
         numbers.add(thread.tid, &thread.attributes.status.ns_pid)?;
@@ -289,6 +294,7 @@ fn read(
     plan.frozen_pages.copy(&mut memory.pages, writer, clock)?;
     let stopped = |pid, tid| frozen.processes.get(&pid)?.get(&tid)?.stopped.as_ref();
     read_pending(&mut tasks, stopped)?;
+    tracees::check_signals(&tasks)?;
     clock.account.memory = laps.lap();
     clock.check("copy the memory")?;
     Ok(TreeState {

@@ -6,8 +6,8 @@ use arch::regs::Abi;
 use collector::settings::in_empty_session;
 use images::messages::{
     CoreEntry, CredsEntry, MemoryPolicyEntry, RlimitEntry, RseqEntry, SaEntry, SchedulingEntry,
-    SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TaskCoreEntry,
-    TaskRlimitsEntry, ThreadCoreEntry, ThreadSasEntry,
+    SiginfoEntry, SignalQueueEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED, TASK_TRACED,
+    TaskCoreEntry, TaskRlimitsEntry, ThreadCoreEntry, ThreadSasEntry,
 };
 use kernel::procfs::{Limit, Status};
 use kernel::ptrace::RawSigInfo;
@@ -85,7 +85,11 @@ pub(crate) fn zombie(name: &[u8], exit_status: i32) -> CoreEntry {
 fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture) -> TaskCoreEntry {
     let stopped = task.group_stop != 0;
     TaskCoreEntry {
-        task_state: if stopped { TASK_STOPPED } else { TASK_ALIVE },
+        task_state: match (leader.traced.is_some(), stopped) {
+            (true, _) => TASK_TRACED,
+            (_, true) => TASK_STOPPED,
+            _ => TASK_ALIVE,
+        },
         exit_code: 0,
         personality: task.attributes.personality,
         flags: task.attributes.stat.flags,

@@ -18,6 +18,7 @@ use crate::plan::Plan;
 use crate::processes::{denies_parasites, lender, lenders};
 use crate::seccomp::{Seccomp, refuse_to_ask};
 use crate::tasks::TaskCapture;
+use crate::unsupported;
 use freezer::Frozen;
 
 fn inject_error(pid: HostPid) -> impl Fn(inject::Error) -> Error {
@@ -41,6 +42,7 @@ pub(crate) fn begin(
     let asked = tasks.iter().filter(|(pid, task)| {
         let denies = || inventory.processes.get(pid).is_some_and(denies_parasites);
         let may_be = !denies() && task.threads.iter().all(|thread| thread.seccomp == Seccomp::Off);
+        let may_be = may_be && task.threads.iter().all(|thread| thread.traced.is_none());
         task.report.is_none() || cross_check && may_be
     });
     refuse_all(inventory, tasks)?;
@@ -72,6 +74,7 @@ pub(crate) fn begin(
 fn refuse_all(inventory: &Inventory, tasks: &BTreeMap<HostPid, TaskCapture>) -> Result<(), Error> {
     for (pid, task) in tasks {
         let Some(process) = inventory.processes.get(pid) else { continue };
+        refuse_to_ask_traced(*pid, task)?;
         let mut threads = task.threads.iter();
         if let Some(leader) = threads.next().filter(|_| task.report.is_none()) {
             let calls = calls_of_parasite(task.attributes.abi, !task.timers.0.is_empty());
@@ -83,6 +86,14 @@ fn refuse_all(inventory: &Inventory, tasks: &BTreeMap<HostPid, TaskCapture>) -> 
         }
     }
     Ok(())
+}
+
+/// Refuses who would have to be asked, and whom another of the tree traces.
+fn refuse_to_ask_traced(pid: HostPid, task: &TaskCapture) -> Result<(), Error> {
+    let mut traced = task.threads.iter().filter(|thread| thread.traced.is_some());
+    let asked = traced.find(|thread| task.report.is_none() || thread.in_task.is_none());
+    let found = asked.map(|thread| support::tracers::to_be_asked(thread.tid));
+    unsupported::refuse(pid, found.into_iter().collect())
 }
 
 /// What is in use of one memory, by those who are asked side by side.
@@ -123,7 +134,11 @@ fn request(
 
 /// Where the process's own code has what is needed: found in the plan, where it was foreseen that it
 /// would be.
-fn gadgets(plan: &mut Plan, process: &Process, memory: &Process) -> Result<Gadgets, Error> {
+pub(crate) fn gadgets(
+    plan: &mut Plan,
+    process: &Process,
+    memory: &Process,
+) -> Result<Gadgets, Error> {
     let pid = process.pid;
     // An exec between plan and freeze leaves other code in the process.
     let gadgets = match plan.gadgets.get(&pid) {

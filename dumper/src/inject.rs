@@ -26,6 +26,7 @@ mod frame_space;
 mod gadgets;
 mod parasite;
 mod return_frame;
+mod tracer;
 mod uffd_handover;
 
 pub(crate) use bits::Bits;
@@ -36,6 +37,7 @@ pub(crate) use frame_space::Room;
 pub(crate) use gadgets::{GadgetFinder, Gadgets};
 pub(crate) use parasite::{Infection, ParasiteReport, Request, calls as calls_of_parasite};
 pub(crate) use return_frame::{Original, ReturnFrame};
+pub(crate) use tracer::{Told, Tracer};
 pub(crate) use uffd_handover::userfaultfd_of;
 
 use ids::HostPid;

@@ -80,7 +80,13 @@ impl<'a> Delivery<'a> {
             blocked: thread.original.mask | thread.blocked,
             pending: &thread.pending,
         });
-        Self::to(&threads.collect::<Vec<_>>(), &task.pending, &report.state.actions)
+        let mut all = Self::to(&threads.collect::<Vec<_>>(), &task.pending, &report.state.actions);
+        for (thread, to) in task.threads.iter().zip(&mut all.threads) {
+            if thread.traced.is_some() {
+                to.handler = Handler::Traced;
+            }
+        }
+        all
     }
 
     /// Of a signal with a handler that several threads could take, the first one is to take it, as if

@@ -64,6 +64,8 @@ mod tasks;
 mod threads;
 mod timers;
 mod together;
+mod tracees;
+mod tracers;
 mod unsupported;
 mod userfaults;
 mod users;

@@ -96,6 +96,10 @@ fn refusals(
     for process in tree.iter().filter(|process| !is_zombie(process)) {
         let of_process = rows.get(&process.pid).map(|row| row.found.clone());
         found.extend(of_process.unwrap_or_default());
+        // A tracer in the tree is looked at closer.
+        let is_inside = |tid: &HostPid| tree.iter().any(|it| it.threads.contains_key(tid));
+        let tracer = rows.get(&process.pid).and_then(|row| row.tracer);
+        found.extend(of_tracer(process.pid, tracer.filter(|tid| !is_inside(tid)), None));
     }
     if !found.is_empty() {
         return Ok(found);
@@ -153,6 +157,7 @@ fn cgroup(dir: &Dir) -> Result<Option<String>, procfs::Error> {
 struct Row {
     summary: ProcessSummary,
     found: Vec<Unsupported>,
+    tracer: Option<HostPid>,
 }
 
 impl Row {
@@ -189,8 +194,7 @@ impl Row {
         let mut found = of_status(process.pid, features);
         let readable = status.seccomp == 0 || kernel::seccomp::may_read();
         found.extend(of_seccomp(process, process.pid, status.seccomp, readable));
-        found.extend(of_tracer(process.pid, status.tracer, None));
-        Ok(Self { summary, found })
+        Ok(Self { summary, found, tracer: status.tracer })
     }
 }
 

@@ -16,7 +16,6 @@ use kernel::procfs::{
 use kernel::sched::Scheduling;
 use support::Unsupported;
 use support::settings::{of_exit_signal, of_seccomp, of_status, of_unusual};
-use support::tree::of_tracer;
 
 use crate::error::Error;
 use crate::labels::Labels;
@@ -24,6 +23,7 @@ use crate::numbers::Numbers;
 use crate::processes::is_zombie;
 use crate::programs::{self, abi_of};
 use crate::seccomp::Chains;
+use crate::tracers;
 use crate::unsupported;
 
 /// Whether settings are read that an inventory by eBPF tells.
@@ -315,7 +315,7 @@ impl TaskStates {
             let mode = attributes.status.seccomp;
             found.extend(process.and_then(|process| of_seccomp(process, tid, mode, readable)));
             found.extend(process.and_then(|process| self.in_mixed_program(process, tid)));
-            found.extend(of_tracer(tid, attributes.status.tracer, Some(own)));
+            found.extend(tracers::of_running(inventory, &attributes.status, own));
             found.extend(attributes.labels.unsupported(tid, &self.labels));
             found.extend(attributes.in_place_of_programs(tid, root));
             found

@@ -17,6 +17,7 @@ use crate::inject::{Bits, Original, ParasiteReport, ThreadState};
 use crate::programs;
 use crate::seccomp::Seccomp;
 use crate::task_state::{ProcessAttributes, TaskStates, ThreadAttributes};
+use crate::tracers::Traced;
 use crate::unsupported;
 
 /// A process that stands still.
@@ -57,6 +58,8 @@ pub(crate) struct ThreadCapture {
     /// [`collector::InTask::continues`].
     pub(crate) continues: u64,
     pub(crate) seccomp: Seccomp,
+    /// How another thread of the tree traces it, if one does.
+    pub(crate) traced: Option<Traced>,
     /// What only the thread knows; there once it, or the kernel's own structures, were asked.
     pub(crate) in_task: Option<ThreadState>,
 }
@@ -162,6 +165,7 @@ impl ThreadCapture {
             blocked: known.blocked,
             continues: known.in_task.map_or(0, |known| known.continues),
             seccomp,
+            traced: None,
             in_task: known.in_task.zip(bits).map(|(known, bits)| ThreadState::known(&known, bits)),
         })
     }

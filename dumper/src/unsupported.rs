@@ -7,14 +7,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use arch::regs::Abi;
-use collector::settings::unusual;
 use collector::{Inventory, Process};
 use ids::HostPid;
 use kernel::cgroup::{Cgroup, Hierarchies, Version};
 use kernel::process::exists;
-use kernel::procfs::{Dir, Namespaces, ProcFile, Status, processes};
+use kernel::procfs::{Dir, Namespaces};
 use support::Unsupported;
-use support::settings::{of_mixed_code, of_policy_without_bpf, of_registers, of_unusual};
+use support::settings::{of_mixed_code, of_policy_without_bpf, of_registers};
 use support::tree::{Surroundings, of_tree};
 
 use crate::error::Error;
@@ -22,6 +21,7 @@ use crate::inject::Original;
 use crate::mounts::Views;
 use crate::options::DumpOptions;
 use crate::processes::is_zombie;
+use crate::tracers;
 
 /// All that stands in the way, by `inventory` and what [the state of tasks](crate::task_state) tells. (Facts that are read
 /// later are looked at when they are.)
@@ -40,8 +40,8 @@ pub(crate) fn find(
         tree.iter().filter(told).filter(|process| !process.kernel_thread).copied().collect();
     if !untold.is_empty() {
         found.extend(untold.iter().filter_map(|process| of_policies(process)));
-        found.extend(of_tracers(&untold));
     }
+    found.extend(tracers::of_outsiders(inventory));
     found
 }
 
@@ -79,18 +79,6 @@ fn has_policy(text: &[u8]) -> bool {
         .split(|&byte| byte == b'\n')
         .filter_map(|line| line.split(u8::is_ascii_whitespace).nth(1))
         .any(|policy| policy != b"default")
-}
-
-/// Threads that trace others, by the processes that say by whom their first threads are traced.
-fn of_tracers(tree: &[&Process]) -> Vec<Unsupported> {
-    let own: BTreeSet<HostPid> =
-        tree.iter().flat_map(|process| process.threads.keys()).copied().collect();
-    let mut tracers = BTreeSet::new();
-    for pid in processes().unwrap_or_default() {
-        let status = Dir::open(pid).and_then(|dir| Status::read(&dir));
-        tracers.extend(status.ok().and_then(|status| status.tracer).filter(|it| own.contains(it)));
-    }
-    tracers.into_iter().flat_map(|tid| of_unusual(tid, unusual::TRACER)).collect()
 }
 
 /// Control groups of the first version that are frozen: their tasks do not stop for a tracer either.

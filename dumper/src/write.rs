@@ -282,6 +282,7 @@ fn process(
         }
         if let Some(core) = &mut entry.thread_core {
             state.semaphore_undo.tell(thread.tid, core);
+            core.traced = thread.traced.as_ref().map(|it| it.entry(numbers)).transpose()?;
         }
         if let Some(process) = &mut entry.tc {
             state.session_keys.tell(pid, process);

@@ -17,6 +17,7 @@ pub(crate) fn emit_settings(seq: *mut seq_file, task: u64, leads: bool) {
         exit_signal: load(task, o::TASK_EXIT_SIGNAL),
         unusual: of_task(task) | of_credentials(task),
         personality: load(task, o::TASK_PERSONALITY),
+        traced: load(task, o::TASK_PTRACE),
         ..TaskSettings::default()
     };
     let io: u64 = field(task, o::TASK_IO_CONTEXT);

@@ -13,8 +13,10 @@ use crate::group::StoppedGroup;
 /// One stopped thread.
 #[derive(Debug)]
 pub struct FrozenThread {
-    /// Always there, but for the moments in which code runs in the thread.
+    /// Always there, but for the moments in which code runs in the thread; of one that another thread traces once that has been asked.
     pub stopped: Option<Stopped>,
+    /// The thread that traces it, if we do not: it stands still for as long as that one does, if it was found in a stop.
+    pub tracer: Option<HostPid>,
     /// The signal of the group stop that it was in, 0 for none.
     pub group_stop: i32,
 }
@@ -66,6 +68,15 @@ impl Frozen {
         });
     }
 
+    /// Threads that others trace, with their processes and who does.
+    #[must_use]
+    pub fn traced(&self) -> Vec<(HostPid, HostPid, HostPid)> {
+        let threads = self.processes.iter().flat_map(|(&pid, threads)| {
+            threads.iter().filter_map(move |(&tid, thread)| Some((pid, tid, thread.tracer?)))
+        });
+        threads.collect()
+    }
+
     /// Whether somebody had frozen the control group that it was stopped by.
     #[must_use]
     pub fn was_paused(&self) -> bool {
@@ -92,6 +103,8 @@ impl Frozen {
         for (&pid, threads) in &mut self.processes {
             match how {
                 Release::Resume => {}
+                // It stands still with its tracer, who would hear of the signal.
+                Release::Stop if is_traced(threads) => {}
                 Release::Stop => signal(pid, libc::SIGSTOP),
                 Release::Kill => signal(pid, libc::SIGKILL),
             }
@@ -127,6 +140,11 @@ pub fn await_stopped(threads: impl IntoIterator<Item = HostPid>) {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// Whether another process traces a process.
+fn is_traced(threads: &BTreeMap<HostPid, FrozenThread>) -> bool {
+    threads.values().any(|thread| thread.tracer.is_some())
 }
 
 /// After an error: what is as it was runs on at once. (A task in which code runs is let go when this

@@ -77,6 +77,9 @@ fn hold(root: HostPid, within: Duration, report: &StopReply, released: &Receiver
 fn stop_whole(root: HostPid, within: Duration) -> Result<Frozen, stop::Error> {
     let mut frozen = stop(root, within, Some(within), None, &|_| true, &mut || {})?;
     loop {
+        if let Some(&(_, tid, tracer)) = frozen.traced().first() {
+            return Err(stop::Error::Traced { tid, tracer });
+        }
         let missed = running(root, &frozen)?;
         if missed.is_empty() {
             return Ok(frozen);

@@ -114,6 +114,8 @@ struct Attempt<'a> {
     /// Processes of the threads that were found in /proc.
     process_of: BTreeMap<HostPid, HostPid>,
     stopped: BTreeMap<HostPid, FrozenThread>,
+    /// Threads that others trace, and who does: who stops the tree looks whether these are of it.
+    traced: BTreeMap<HostPid, HostPid>,
     /// Threads that can be seized when the group has been thawed, and not before.
     postponed: BTreeSet<HostPid>,
     /// Children of vforks, with the threads that wait in the kernel for them to execute a program or to
@@ -136,6 +138,7 @@ impl Attempt<'_> {
             running: BTreeMap::new(),
             process_of: BTreeMap::new(),
             stopped: BTreeMap::new(),
+            traced: BTreeMap::new(),
             postponed: BTreeSet::new(),
             hurrying: BTreeMap::new(),
             hurried: Instant::now(),
@@ -244,7 +247,8 @@ impl Attempt<'_> {
     }
 
     fn seize(&mut self, dir: &Dir, pid: HostPid, tid: HostPid) -> Result<bool, Error> {
-        if self.running.contains_key(&tid) || tid != pid && self.is_worker(dir, pid, tid) {
+        let is_known = self.running.contains_key(&tid) || self.traced.contains_key(&tid);
+        if is_known || tid != pid && self.is_worker(dir, pid, tid) {
             return Ok(false);
         }
         let error = match Running::seize(tid, OPTIONS) {
@@ -268,7 +272,18 @@ impl Attempt<'_> {
         }
         match status.tracer {
             None => Err(error.into()),
-            Some(tracer) => Err(Error::Traced { tid, tracer }),
+            Some(tracer) => {
+                self.traced.insert(tid, tracer);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Fails if somebody else traces one of those that are to be stopped.
+    fn all_ours(&self) -> Result<(), Error> {
+        match self.traced.first_key_value() {
+            Some((&tid, &tracer)) => Err(Error::Traced { tid, tracer }),
+            None => Ok(()),
         }
     }
 
@@ -373,7 +388,8 @@ impl Attempt<'_> {
     fn keep(&mut self, stopped: Stopped, group_stop: i32) -> Result<(), Error> {
         let tid = stopped.tid();
         self.running.remove(&tid);
-        self.stopped.insert(tid, FrozenThread { stopped: Some(stopped), group_stop });
+        let stopped = FrozenThread { stopped: Some(stopped), group_stop, tracer: None };
+        self.stopped.insert(tid, stopped);
         self.has_been_waited_for(tid)
     }
 
@@ -419,9 +435,13 @@ impl Attempt<'_> {
     }
 
     /// The stopped threads by their processes.
-    fn sort(self) -> Result<Processes, Error> {
+    fn sort(mut self) -> Result<Processes, Error> {
         let mut processes = Processes::new();
-        for (tid, thread) in self.stopped {
+        let traced = std::mem::take(&mut self.traced).into_iter();
+        let traced = traced.map(|(tid, tracer)| {
+            (tid, FrozenThread { stopped: None, group_stop: 0, tracer: Some(tracer) })
+        });
+        for (tid, thread) in std::mem::take(&mut self.stopped).into_iter().chain(traced) {
             let pid = match self.process_of.get(&tid) {
                 Some(&pid) => pid,
                 // Born while the others were being stopped.
@@ -466,6 +486,7 @@ impl Frozen {
 pub fn stop_process(pid: HostPid, patience: Duration) -> Result<Frozen, Error> {
     let mut attempt = Attempt::new(pid, patience);
     while attempt.seize_threads(pid)? {}
+    attempt.all_ours()?;
     attempt.freeze().map_err(|(error, _)| error)
 }
 

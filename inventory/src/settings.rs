@@ -3,6 +3,19 @@
 pub use ebpf_common::unusual;
 use serde::Serialize;
 
+/// Of [`ThreadSettings::traced`] (the kernel's `PT_*`): it was seized, and can be interrupted.
+pub const TRACE_SEIZED: u32 = 1 << 16;
+/// The `PTRACE_O_*` that its tracer has set, from this bit on.
+pub const TRACE_OPTIONS: u32 = 3;
+
+/// The `PTRACE_O_*` that the tracer of a thread has set, and whether it has seized it, as [`ThreadSettings::traced`] tells.
+#[must_use]
+pub const fn traced_how(traced: u32) -> (u32, bool) {
+    /// `PTRACE_O_TRACESYSGOOD` up to `PTRACE_O_TRACESECCOMP`, then `EXITKILL` and `SUSPEND_SECCOMP`, which have their own places.
+    const OPTIONS: u32 = 0xff | 1 << 20 | 1 << 21;
+    ((traced >> TRACE_OPTIONS) & OPTIONS, traced & TRACE_SEIZED != 0)
+}
+
 /// What a thread has set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ThreadSettings {
@@ -22,6 +35,9 @@ pub struct ThreadSettings {
     pub exit_signal: i32,
     /// As `/proc/PID/task/TID/personality` has it.
     pub personality: u32,
+    /// How it is traced ([`TRACE_OPTIONS`]); 0 if it is not, or if that is not known.
+    #[serde(skip)]
+    pub traced: u32,
     /// Bits of what it has beside.
     #[serde(skip)]
     pub unusual: u32,

@@ -8,6 +8,10 @@
 //! reason, the kernel detaches every task and lets it run on from the registers that it has then;
 //! whoever changes registers must leave them so that the task finds home from there.
 
+mod of_other;
+
+pub use of_other::OfOther;
+
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
@@ -110,6 +114,8 @@ pub struct Stopped {
     /// Whether its registers are those with which it is to go on: looked at ([`Stopped::settled`]),
     /// or set.
     settled: Cell<bool>,
+    /// Of a task that another thread traces: what that has said of it.
+    told: Option<Box<OfOther>>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -210,7 +216,13 @@ fn event(tid: HostPid, status: c_int) -> Event {
         0 => Stop::Signal(signal),
         event => Stop::Event(event),
     };
-    Event::Stopped(Stopped { tid, stop, settled: Cell::new(false), not_send: PhantomData })
+    Event::Stopped(Stopped {
+        tid,
+        stop,
+        settled: Cell::new(false),
+        told: None,
+        not_send: PhantomData,
+    })
 }
 
 /// Waits for any traced task (or child) of this thread to stop or end.
@@ -330,6 +342,9 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn registers(&self) -> Result<GeneralRegs> {
+        if let Some(told) = &self.told {
+            return Ok(told.registers);
+        }
         let mut regs = GeneralRegs::default();
         ptrace("read registers of", regs::GET, self.tid, 0, (&raw mut regs).cast())?;
         Ok(regs)
@@ -393,6 +408,10 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn extended_state(&self, buffer: &mut Vec<u8>) -> Result<()> {
+        if let Some(told) = &self.told {
+            buffer.clone_from(&told.extended);
+            return Ok(());
+        }
         // Of a longer one the kernel gives the beginning.
         let mut room = 16 * 1024;
         loop {
@@ -424,6 +443,9 @@ impl Stopped {
     /// # Errors
     /// [`Error::Gone`] when the task was killed.
     pub fn signal_mask(&self) -> Result<u64> {
+        if let Some(told) = &self.told {
+            return Ok(told.mask);
+        }
         let mut mask = 0u64;
         ptrace(
             "read signal mask of",
@@ -462,6 +484,10 @@ impl Stopped {
             offset: u64,
             flags: u32,
             count: i32,
+        }
+        if let Some(told) = &self.told {
+            let all = if shared { &told.shared_pending } else { &told.own_pending };
+            return Ok(all.iter().skip(after).copied().collect());
         }
         let mut all = Vec::new();
         let mut batch = [[0u8; 128]; BATCH];

@@ -20,6 +20,7 @@ mod inject;
 mod locks;
 mod scheduling;
 mod semaphores;
+mod tracees;
 
 use arch::fpu::Layout;
 use arch::regs::{GeneralRegs, SYSCALL_INSTRUCTION_LEN};
@@ -31,10 +32,13 @@ use kernel::ptrace::Stop;
 use kernel::rseq::{Interrupted, at_section, set_section};
 
 pub(crate) use self::inject::Parked;
-use self::inject::{drain_child_signal, go_on, inject, lost, take};
+use self::inject::{
+    child_signal_is_pending, drain_child_signal, go_on, inject, is_pending, lost, take,
+};
+use self::tracees::Traces;
 use crate::error::Error;
 use crate::load::registers;
-use crate::load::{Body, Checkpoint, Process, State, Thread, signal_of};
+use crate::load::{Body, Checkpoint, Process, State, Thread};
 use crate::pids::Pids;
 use crate::plan::Plan;
 use crate::prepare::Region;
@@ -47,7 +51,7 @@ pub(crate) fn finish(
     prepared: &[Option<PreparedTask>],
     mut parked: Parked,
     stop: bool,
-) -> Result<Parked, Error> {
+) -> Result<Finished, Error> {
     let layout = Layout::of_this_processor();
     for task in parked.values() {
         // The signal to park by is not blocked yet, and anybody's who may signal the task.
@@ -62,10 +66,11 @@ pub(crate) fn finish(
         } else {
             !plan.tasks[index].stopped.is_empty()
         };
-        let drain = children_stopped && !child_signal_pending(process);
+        let drain = children_stopped && !child_signal_is_pending(process);
         let halt = match process.state {
             State::Stopped => Some(stop_signal(checkpoint, process)),
-            _ => stop.then_some(libc::SIGSTOP),
+            // It stands still for its tracer.
+            _ => (stop && !tracees::is_traced(body)).then_some(libc::SIGSTOP),
         };
         let pid = pids.host(process.pid)?;
         let locks = checkpoint.locks.of(process.pid);
@@ -74,32 +79,47 @@ pub(crate) fn finish(
         if let Some(signal) = halt {
             halt_all((body, pid), pids, &mut parked, signal)?;
         }
-        unmap((process, pid), &place.region, &mut parked)?;
-        threads((process, body), pids, &parked, &layout)?;
+        // Tracers have their tracees to take over first.
+        if !tracees::traces(checkpoint, body) {
+            unmap((process, pid), &place.region, &mut parked)?;
+            threads((process, body), pids, &parked, &layout)?;
+        }
     }
-    Ok(parked)
+    tracees::hand_over(checkpoint, pids, prepared, &mut parked)?;
+    for (index, process) in checkpoint.processes.iter().enumerate().rev() {
+        let (Some(body), Some(place)) = (&process.body, &prepared[index]) else { continue };
+        if tracees::traces(checkpoint, body) {
+            unmap((process, pids.host(process.pid)?), &place.region, &mut parked)?;
+            threads((process, body), pids, &parked, &layout)?;
+        }
+    }
+    Ok(Finished { parked, traces: Traces::of(checkpoint, pids)? })
+}
+
+/// A tree of which all is as it is to be.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    parked: Parked,
+    traces: Traces,
+}
+
+impl Finished {
+    /// All threads that the holder has.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = HostPid> {
+        self.parked.keys().copied()
+    }
 }
 
 /// Lets all go.
-pub(crate) fn let_go(parked: Parked) -> Result<(), Error> {
+pub(crate) fn let_go(finished: Finished) -> Result<(), Error> {
+    let Finished { parked, traces } = finished;
     for task in parked.into_values() {
-        match task.detach(0) {
+        match traces.settle(task).and_then(|task| task.detach(0)) {
             Err(error) if !error.is_gone() => return Err(error.into()),
             _ => {}
         }
     }
     Ok(())
-}
-
-fn child_signal_pending(process: &Process) -> bool {
-    is_pending(process, libc::SIGCHLD)
-}
-
-fn is_pending(process: &Process, signal: i32) -> bool {
-    let leader = process.body.as_ref().and_then(|body| body.threads.first());
-    let own = leader.and_then(|leader| leader.core.signals_p.as_ref());
-    let queue = process.core.signals_s.iter().chain(own).flat_map(|queue| &queue.signals);
-    queue.into_iter().any(|entry| signal_of(&entry.siginfo) == signal.cast_unsigned())
 }
 
 /// The signal to stop a process with; a parent in wait4 is told which. It is the signal that had stopped the process if that is

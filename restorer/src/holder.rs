@@ -168,7 +168,7 @@ impl Holder {
         stays: bool,
         mut reached: impl FnMut(Stage) -> Result<(), Error>,
     ) -> Result<Option<Untold>, Error> {
-        let (mut lost, mut tasks) = (None, tasks.to_vec());
+        let (mut lost, mut tasks) = (false, tasks.to_vec());
         let mut said = self.next();
         let mut refused = Ok(());
         if matches!(said, Some(Word::Entered)) {
@@ -187,14 +187,14 @@ impl Holder {
                     match self.next() {
                         Some(Word::Done) => Ok(()),
                         said => {
-                            lost = Some(given);
+                            lost = true;
                             Err(said.and_then(Word::failure).unwrap_or_else(|| self.lost(given)))
                         }
                     }
                 })
             }
             said => Err(said.and_then(Word::failure).unwrap_or_else(|| {
-                lost = Some(false);
+                lost = true;
                 self.lost(false)
             })),
         });
@@ -204,8 +204,8 @@ impl Holder {
         let pid = self.pid;
         drop(self);
         wait_status(pid).map_err(Error::kernel("wait for the process that holds the tree"))?;
-        if let Some(given) = lost {
-            end(&tasks, since, given);
+        if lost {
+            end(&tasks, since);
         }
         if result.is_err() {
             take_away(&tasks, since);
@@ -258,16 +258,16 @@ impl Word {
     }
 }
 
-/// Waits until nobody of the tree is left. Before the word was given all are being ended already;
-/// afterwards those that had been let go are ended here.
-fn end(tasks: &[HostPid], since: u64, given: bool) {
+/// Ends all of the tree, and waits until nobody of it is left. Before the word was given all are being ended already but for one that
+/// was being handed over to its tracer; afterwards some had been let go.
+fn end(tasks: &[HostPid], since: u64) {
     let ours: Vec<PidFd> = tasks
         .iter()
         .filter_map(|&pid| PidFd::open(pid).ok())
         .filter(|task| started(task.pid()).is_some_and(|start| start >= since))
         .collect();
     let deadline = Instant::now() + PATIENCE;
-    for task in ours.iter().filter(|_| given) {
+    for task in &ours {
         // It may have ended already.
         drop(task.signal(libc::SIGKILL));
     }

@@ -11,6 +11,7 @@ pub(crate) mod registers;
 mod semaphore_undo;
 mod store;
 mod task;
+mod traced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -166,6 +167,7 @@ impl Checkpoint {
             processes.push(task::load(process, (&nameless, &mut filters), &mut store)?);
         }
         check_sharing(&processes)?;
+        traced::check(&processes)?;
         let semaphore_undo = semaphore_undo::load(&processes, &read.ipc_namespaces, own, joined)?;
         let levels = Levels::of(&processes.iter().map(member).collect::<Vec<_>>())?;
         let own_ids = dir.inventory().root_ids.unwrap_or_default();

@@ -19,6 +19,12 @@ pub const NO_QUEUES: Refusal = Refusal::fixed(
     "restore it on such a kernel, or with its connections closed (--tcp-close), or dump with --skip-in-flight",
 );
 
+/// A traced thread of a process without a vDSO.
+pub const TRACED_WITHOUT_VDSO: Refusal = Refusal::fixed(
+    "it traces, or is traced, and its process has no vDSO, in which it would wait to be handed over",
+    "dump it without the debugger, which has to detach from it first",
+);
+
 /// A TCP connection.
 pub const ESTABLISHED: Refusal = Refusal::fixed(
     "it was connected when it was dumped",

@@ -9,6 +9,7 @@
 //! | module | what it is about |
 //! |---|---|
 //! | [`tree`] | processes and threads: what they share, where they are, who has them |
+//! | [`tracers`] | tasks that others of the tree trace |
 //! | [`pids`] | pid namespaces below that of a tree's root |
 //! | [`births`] | who makes a process again, in its session |
 //! | [`users`] | user namespaces |
@@ -63,6 +64,7 @@ mod shared_memory;
 pub mod sharing;
 pub mod sockets;
 pub mod terminals;
+pub mod tracers;
 pub mod tree;
 pub mod unsupported;
 pub mod userfaults;

@@ -13,7 +13,7 @@ use crate::unsupported::{Refusal, Unsupported, word};
 /// nothing but eBPF sees it (`None`: `/proc` does).
 type Rule = (u32, &'static str, Refusal, Option<&'static str>);
 
-static RULES: [Rule; 10] = [
+static RULES: [Rule; 9] = [
     (
         LANDLOCK,
         "landlock domain",
@@ -77,15 +77,6 @@ static RULES: [Rule; 10] = [
             "start it without one (PR_SCHED_CORE)",
         ),
         Some("core scheduling cookies"),
-    ),
-    (
-        unusual::TRACER,
-        "tracer",
-        Refusal::fixed(
-            "it traces other processes (ptrace)",
-            "have it detach from them (a debugger: quit it)",
-        ),
-        None,
     ),
     (
         unusual::SHARED_IO,
@@ -317,7 +308,7 @@ const UNSEEN: [&str; 12] = [
     "that a parent has been told of a stop (WUNTRACED), which it is once more",
     "what is to be undone in System V semaphores (SEM_UNDO)",
     "memory merging before Linux 6.15",
-    "tracers of single threads",
+    "whom single threads trace",
     "segments (modify_ldt)",
     "I/O ports",
     "locks of memory to come (MCL_FUTURE)",
@@ -396,7 +387,7 @@ mod tests {
     fn what_is_not_seen_is_listed() {
         let line = unseen_without_bpf(std::iter::empty());
         for (bit, .., name) in &RULES {
-            let told = [unusual::IO_FLUSHER, unusual::TRACER].contains(bit);
+            let told = *bit == unusual::IO_FLUSHER;
             assert_eq!(name.is_none(), told);
             assert!(name.is_none_or(|name| line.contains(name)));
         }

@@ -344,6 +344,15 @@ impl ThreadImage {
         }
     }
 
+    /// The general registers of a thread that stands where its tracer has it: in a call that was interrupted it still is.
+    #[must_use]
+    pub fn traced(&self) -> Option<GeneralRegs> {
+        let regs = self.general()?;
+        let call = self.0.gpregs.orig_ax;
+        let is_call = call == NO_SYSCALL || u32::try_from(call).is_ok();
+        (regs.abi() == Abi::Native && is_call).then_some(GeneralRegs { orig_ax: call, ..regs })
+    }
+
     /// The extended state in the form of `current`, the state that the thread has at this moment,
     /// whose length and components are those of this processor, as is `layout`. `None` if that is no
     /// extended state. What is [`ThreadImage::missing`] is left out.

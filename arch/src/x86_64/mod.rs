@@ -15,4 +15,5 @@ pub mod settings;
 pub mod sigframe;
 pub mod syscall;
 pub mod tls;
+pub mod trace;
 pub mod vdso;

@@ -76,6 +76,9 @@ pub const RED_ZONE: u64 = 128;
 /// `orig_ax` that says "not in a system call", so that the kernel restarts nothing.
 pub const NO_SYSCALL: u64 = u64::MAX;
 
+/// The instruction that makes a system call.
+pub const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
+
 /// Length in bytes of the instruction that makes a system call.
 pub const SYSCALL_INSTRUCTION_LEN: u64 = 2;
 
@@ -114,6 +117,9 @@ pub enum Handler {
     BreaksOff,
     /// One that has asked for calls to be restarted (`SA_RESTART`).
     Restarts,
+    /// None, and the thread stays where it is in the kernel's signal path, where its tracer reads its registers: what the
+    /// kernel will make of a call is not made of it yet.
+    Traced,
 }
 
 impl GeneralRegs {
@@ -176,6 +182,13 @@ impl GeneralRegs {
     /// continued already only [`GeneralRegs::begun_as`] tells which it was; else it says `EINTR`.
     #[must_use]
     pub const fn resumed(mut self, handler: Handler) -> Self {
+        if matches!(handler, Handler::Traced) {
+            // The kernel's note of the time already waited is lost here, too.
+            if self.interrupted_syscall() && self.answer() == ERESTART_RESTARTBLOCK {
+                self.ax = ERESTARTNOHAND as u64;
+            }
+            return self;
+        }
         if self.interrupted_syscall() {
             let again = match (self.answer(), handler) {
                 _ if self.orig_ax == self.restart_syscall() => false,
@@ -378,20 +391,6 @@ pub const CONTINUING: [&str; 5] = [
     "futex_wait_restart",
 ];
 
-/// What a tracer writes, in this order, into `struct user` (`PTRACE_POKEUSER`: an offset and a value), for a thread
-/// to stop before it executes the instruction at an address, or to stop nowhere.
-pub const fn breakpoint(at: Option<u64>) -> [(usize, u64); 2] {
-    /// The kernel's `struct user` has them at this offset.
-    const DEBUG_REGISTERS: usize = 848;
-    const ADDRESS: usize = DEBUG_REGISTERS;
-    const CONTROL: usize = DEBUG_REGISTERS + 7 * size_of::<u64>();
-    const ENABLE_FIRST: u64 = 1;
-    match at {
-        Some(address) => [(ADDRESS, address), (CONTROL, ENABLE_FIRST)],
-        None => [(CONTROL, 0), (ADDRESS, 0)],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,6 +411,15 @@ mod tests {
             let regs = in_syscall(35, code).resumed(Handler::None);
             assert_eq!((regs.ax, regs.ip, regs.orig_ax), (35, 0x1000, NO_SYSCALL));
         }
+    }
+
+    #[test]
+    fn a_tracer_sees_a_call_as_the_kernel_has_it() {
+        let seen = |answer| in_syscall(35, answer).resumed(Handler::Traced);
+        let call = seen(ERESTARTSYS);
+        assert_eq!((call.ax as i64, call.ip, call.orig_ax), (ERESTARTSYS, 0x1002, 35));
+        assert_eq!(seen(ERESTART_RESTARTBLOCK).ax as i64, ERESTARTNOHAND);
+        assert_eq!(seen(7).ax, 7);
     }
 
     #[test]

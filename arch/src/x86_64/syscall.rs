@@ -38,6 +38,7 @@ pub mod nr {
     pub const FCNTL: usize = 72;
     pub const FLOCK: usize = 73;
     pub const UMASK: usize = 95;
+    pub const PTRACE: usize = 101;
     pub const SETRESUID: usize = 117;
     pub const SETRESGID: usize = 119;
     pub const SETGROUPS: usize = 116;
@@ -46,6 +47,7 @@ pub mod nr {
     pub const SETNS: usize = 308;
     pub const SETFSGID: usize = 123;
     pub const CAPSET: usize = 126;
+    pub const PAUSE: usize = 34;
     pub const RT_SIGTIMEDWAIT: usize = 128;
     pub const RT_SIGQUEUEINFO: usize = 129;
     pub const SIGALTSTACK: usize = 131;

@@ -168,6 +168,7 @@ fn thread_settings(task: &TaskRecord, landlock: Landlock) -> ThreadSettings {
         speculation: set.atomic_flags & settings::SPECULATION,
         exit_signal: set.exit_signal,
         personality: set.personality,
+        traced: set.traced,
         unusual: set.unusual | if domain { settings::LANDLOCK } else { 0 },
     }
 }

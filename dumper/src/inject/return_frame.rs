@@ -83,7 +83,7 @@ pub(crate) struct ReturnFrame {
     pub(crate) frame: u64,
     /// The same by way of the detour, if one was asked for; otherwise equal to `frame`.
     pub(crate) first: u64,
-    /// Room for answers of system calls, [`SCRATCH`] bytes.
+    /// Room for answers of system calls: [`SCRATCH`] bytes, or as many as were asked for.
     pub(crate) scratch: u64,
 }
 
@@ -109,23 +109,32 @@ struct Parts {
 }
 
 impl Parts {
-    /// Below `top`; `None` if that is too low.
-    fn below(abi: Abi, top: u64, extended_bytes: usize, detour: bool) -> Option<Self> {
+    /// Below `top`, with so many bytes of scratch area; `None` if that is too low.
+    fn below(
+        abi: Abi,
+        top: u64,
+        (extended_bytes, scratch_bytes): (usize, u64),
+        detour: bool,
+    ) -> Option<Self> {
         let below = |address: u64, bytes: usize, align: usize| {
             address.checked_sub(bytes as u64).map(|start| start & !(align as u64 - 1))
         };
         let extended = below(top, extended_bytes, fpu::ALIGN)?;
         let frame = below(extended, header_bytes(abi) + sigframe::FRAME_BYTES, 16)?;
         let first = if detour { below(frame, sigframe::FRAME_BYTES, 16)? } else { frame };
-        let scratch = below(first, SCRATCH as usize, 16)?;
+        let scratch = below(first, scratch_bytes as usize, 16)?;
         Some(Self { scratch, first, frame, extended, end: extended + extended_bytes as u64 })
     }
 
     /// Bytes that there must be room for, wherever the top is.
-    const fn most_bytes(abi: Abi, extended_bytes: usize, detour: bool) -> u64 {
+    const fn most_bytes(
+        abi: Abi,
+        (extended_bytes, scratch_bytes): (usize, u64),
+        detour: bool,
+    ) -> u64 {
         let frames = if detour { 2 } else { 1 };
         let frames = frames * sigframe::FRAME_BYTES.next_multiple_of(16);
-        (extended_bytes + fpu::ALIGN + header_bytes(abi) + frames + 16) as u64 + SCRATCH
+        (extended_bytes + fpu::ALIGN + header_bytes(abi) + frames + 16) as u64 + scratch_bytes
     }
 }
 
@@ -149,15 +158,27 @@ impl ReturnFrame {
         gadgets: &Gadgets,
         detour: Option<Detour>,
     ) -> Result<Self, Error> {
+        Self::lay_with(stopped, pid, original, (room, SCRATCH), gadgets, detour)
+    }
+
+    /// The same with more room for answers.
+    pub(crate) fn lay_with(
+        stopped: &Stopped,
+        pid: HostPid,
+        original: &Original,
+        (room, scratch): (&Room<'_>, u64),
+        gadgets: &Gadgets,
+        detour: Option<Detour>,
+    ) -> Result<Self, Error> {
         let (tid, abi) = (stopped.tid(), gadgets.abi);
         if original.registers.abi() != abi {
             return Err(Error::OtherCode { tid });
         }
         let extent = Extent::of(&original.extended, room.layout, room.extended_bytes);
-        let bytes = Parts::most_bytes(abi, extent.frame_bytes(), detour.is_some());
+        let sizes = (extent.frame_bytes(), scratch);
+        let bytes = Parts::most_bytes(abi, sizes, detour.is_some());
         for space in frame_spaces(original.registers.stack(), bytes, room) {
-            let Some(parts) = Parts::below(abi, space.top, extent.frame_bytes(), detour.is_some())
-            else {
+            let Some(parts) = Parts::below(abi, space.top, sizes, detour.is_some()) else {
                 continue;
             };
             let laid = lay_out(parts, extent, original, room, gadgets, detour);
@@ -270,15 +291,15 @@ mod tests {
                 .into_iter()
                 .flat_map(|detour| (0..200).map(move |offset| (detour, 0x7000_0000 + offset)))
             {
-                let parts = Parts::below(abi, top, extended, detour).unwrap();
-                assert!(parts.scratch >= top - Parts::most_bytes(abi, extended, detour));
+                let parts = Parts::below(abi, top, (extended, SCRATCH), detour).unwrap();
+                assert!(parts.scratch >= top - Parts::most_bytes(abi, (extended, SCRATCH), detour));
                 assert!(parts.end <= top && parts.extended.is_multiple_of(64));
                 let state = parts.extended - header_bytes(abi) as u64;
                 assert!(parts.frame + sigframe::FRAME_BYTES as u64 <= state);
                 assert!(parts.scratch + SCRATCH <= parts.first && parts.first <= parts.frame);
                 assert_eq!(parts.first != parts.frame, detour);
             }
-            assert!(Parts::below(abi, 100, extended, true).is_none());
+            assert!(Parts::below(abi, 100, (extended, SCRATCH), true).is_none());
         }
     }
 
@@ -286,7 +307,7 @@ mod tests {
     fn a_home_fits_on_the_smallest_stack_that_the_kernel_recommends() {
         // AT_MINSIGSTKSZ of processors with AVX-512, and with AMX.
         for (extended, smallest) in [(2700, 3632), (11_012, 11_952)] {
-            assert!(Parts::most_bytes(Abi::Native, extended, true) <= smallest);
+            assert!(Parts::most_bytes(Abi::Native, (extended, SCRATCH), true) <= smallest);
         }
     }
 }

@@ -45,6 +45,7 @@ use crate::error::Error;
 use crate::inject::{Gadgets, userfaultfd_of};
 use crate::processes::denies_parasites;
 use crate::threads::share;
+use crate::tracers;
 
 /// Mappings that are registered in one call: the kernel holds a lock of the process meanwhile.
 const MAPPINGS: usize = 64;
@@ -175,8 +176,9 @@ impl DirtyLog {
         let failed = |operation| move |source| Error::Process { operation, pid, source };
         let mut map = PageMap::open(pid).map_err(failed("open the page map"))?;
         let mut worth = worth_logging(&mut map, pid, &process.mappings, worth)?;
-        // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd.
-        if worth.is_empty() || denies_parasites(process) || serves_faults(process) {
+        // Where write and execute exclude each other, no code can be brought in that makes a userfaultfd; nor into what another one traces.
+        let closed = denies_parasites(process) || tracers::is_traced(process);
+        if worth.is_empty() || closed || serves_faults(process) {
             return Ok(None);
         }
         let handed = userfaultfd_of(process, gadgets);

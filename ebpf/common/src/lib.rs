@@ -314,6 +314,10 @@ pub struct TaskSettings {
     pub autogroup_nice: i32,
     /// As `personality` has it.
     pub personality: u32,
+    /// How it is traced: the kernel's `PT_*` flags, 0 if it is not.
+    pub traced: u32,
+    /// Nothing.
+    pub reserved: u32,
     /// Protection keys that its address space has taken, one bit each, in the leader's record only.
     pub protection_keys: u16,
     /// Which of these the kernel has taken for code that may not be read, -1 for none, in the leader's

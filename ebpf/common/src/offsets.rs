@@ -111,6 +111,7 @@ offsets! {
     TASK_DEFAULT_TIMER_SLACK = "task_struct.default_timer_slack_ns";
     TASK_EXIT_SIGNAL = "task_struct.exit_signal";
     TASK_PTRACED = "task_struct.ptraced";
+    TASK_PTRACE = "task_struct.ptrace";
     TASK_SEM_UNDO = "task_struct.sysvsem.undo_list" optional;
     SEM_UNDO_LIST = "sem_undo_list.list_proc" optional;
     SEM_UNDO_USERS = "sem_undo_list.refcnt.refs.counter" optional;

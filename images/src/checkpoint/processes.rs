@@ -7,7 +7,7 @@ use crate::images::Images;
 use crate::mapping_kind::MappingKind;
 use crate::messages::{
     CoreEntry, FsEntry, MmEntry, NestedPidsEntry, PstreeEntry, TASK_ALIVE, TASK_DEAD, TASK_STOPPED,
-    TaskCoreEntry, TaskKobjIdsEntry, UtsnsEntry, VmaEntry,
+    TASK_TRACED, TaskCoreEntry, TaskKobjIdsEntry, UtsnsEntry, VmaEntry,
 };
 use crate::names;
 use crate::pagemap::PageMap;
@@ -212,7 +212,7 @@ fn load_process(
         .ok_or_else(|| Error::invalid(image.name(), "the process's own part is missing"))?;
     process.nested.clone_from(&core.nested);
     process.state = match process.task.task_state {
-        TASK_ALIVE => State::Alive,
+        TASK_ALIVE | TASK_TRACED => State::Alive,
         TASK_STOPPED => State::Stopped,
         TASK_DEAD => {
             let status = process.task.exit_code.cast_signed();
@@ -233,6 +233,14 @@ fn load_process(
             return Err(Error::invalid(names::pstree().name(), what));
         }
         process.threads.push(thread(tid, images.require(&names::core(tid))?)?);
+    }
+    let of_tracer = |thread: &Thread| {
+        thread.core.thread_core.as_ref().is_some_and(|core| core.traced.is_some())
+    };
+    let is_traced = process.task.task_state == TASK_TRACED;
+    if let Some(other) = process.threads.iter().find(|thread| of_tracer(thread) != is_traced) {
+        let what = "it is traced, and its process is not, or the other way round";
+        return Err(Error::invalid(names::core(other.tid).name(), what));
     }
     Ok(process)
 }

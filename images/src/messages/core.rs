@@ -32,6 +32,8 @@ pub const TASK_ALIVE: u32 = 1;
 pub const TASK_DEAD: u32 = 2;
 /// [`TaskCoreEntry::task_state`]: stopped by a signal.
 pub const TASK_STOPPED: u32 = 3;
+/// Ours: a process that runs, and that another of the tree traces ([`TracedEntry`]). CRIU knows no such state and restores none.
+pub const TASK_TRACED: u32 = 1000;
 
 /// [`ThreadCoreEntry::seccomp_mode`]: off.
 pub const SECCOMP_MODE_DISABLED: u32 = 0;
@@ -319,6 +321,29 @@ pub struct ThreadCoreEntry {
     /// Extension: the thread has that for itself, and not in common with others (`unshare` with `CLONE_SYSVSEM`).
     #[prost(bool, optional, tag = "1019")]
     pub own_semaphore_undo: Option<bool>,
+    /// Extension: it stands in a stop of the thread that traces it. Its process has the state [`TASK_TRACED`].
+    #[prost(message, optional, tag = "1020")]
+    pub traced: Option<TracedEntry>,
+}
+
+/// Extension: how a thread is traced (ptrace). It stands in a stop for a signal, of which its tracer has been told.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TracedEntry {
+    /// The thread that traces it.
+    #[prost(uint32, required, tag = "1")]
+    pub tracer: u32,
+    /// It was seized (`PTRACE_SEIZE`), and not attached to.
+    #[prost(bool, required, tag = "2")]
+    pub seized: bool,
+    /// `PTRACE_O_*`.
+    #[prost(uint32, required, tag = "3")]
+    pub options: u32,
+    /// The `siginfo_t` of the signal.
+    #[prost(bytes = "vec", required, tag = "4")]
+    pub signal: Vec<u8>,
+    /// Debug registers in the order of `arch::trace::DEBUG_REGISTERS`; none if they are as those of a new thread.
+    #[prost(uint64, repeated, packed = "false", tag = "5")]
+    pub debug_registers: Vec<u64>,
 }
 
 /// Extension: what is to be undone in a set of System V semaphores.

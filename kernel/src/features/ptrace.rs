@@ -185,8 +185,8 @@ pub(super) fn breakpoints() -> Answer {
             request("hardware breakpoints", libc::PTRACE_POKEUSER, pid, place, value)
         };
         let at = breakpoints as fn() -> Answer as usize as u64;
-        arch::regs::breakpoint(Some(at)).into_iter().try_for_each(poke)?;
-        arch::regs::breakpoint(None).into_iter().try_for_each(poke)
+        arch::trace::breakpoint(Some(at)).into_iter().try_for_each(poke)?;
+        arch::trace::breakpoint(None).into_iter().try_for_each(poke)
     })
 }
 

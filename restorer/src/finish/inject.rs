@@ -8,6 +8,7 @@ use kernel::memory::write_all;
 use kernel::ptrace::{Running, Stop, Stopped};
 
 use crate::error::Error;
+use crate::load::{Process, signal_of};
 use crate::prepare::Region;
 
 /// The parked threads by their numbers.
@@ -80,4 +81,17 @@ pub(super) fn drain_child_signal(
     // That there was none is as good.
     let (task, _) = inject(task, region, at, nr::RT_SIGTIMEDWAIT, args)?;
     Ok(task)
+}
+
+/// Whether the images have a SIGCHLD that waits for a process.
+pub(super) fn child_signal_is_pending(process: &Process) -> bool {
+    is_pending(process, libc::SIGCHLD)
+}
+
+/// Whether they have such a signal.
+pub(super) fn is_pending(process: &Process, signal: i32) -> bool {
+    let leader = process.body.as_ref().and_then(|body| body.threads.first());
+    let own = leader.and_then(|leader| leader.core.signals_p.as_ref());
+    let queue = process.core.signals_s.iter().chain(own).flat_map(|queue| &queue.signals);
+    queue.into_iter().any(|entry| signal_of(&entry.siginfo) == signal.cast_unsigned())
 }

@@ -77,7 +77,7 @@ impl Work<'_> {
             false => Vec::new(),
         };
         if held.ask(tracer.pids())? {
-            let threads: Vec<HostPid> = parked.keys().copied().collect();
+            let threads: Vec<HostPid> = parked.threads().collect();
             finish::let_go(parked)?;
             if self.stops {
                 freezer::await_stopped(threads);
