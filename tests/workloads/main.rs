@@ -88,6 +88,7 @@ mod tcp;
 mod terminal;
 mod threads;
 mod timers;
+mod tracers;
 mod tracked;
 mod tree;
 mod tun;
@@ -121,6 +122,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("bpfmap", bpfmap::run),
     ("busy", busy::run),
     ("stops", stops::run),
+    ("tracers", tracers::run),
     ("changing_files", changing_files::run),
     ("changing_files_kinds", changing_files::kinds),
     ("churn", churn::run),
