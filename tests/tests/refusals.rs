@@ -342,7 +342,7 @@ fn a_lock_of_ranges_that_a_mapping_alone_holds() {
 #[test]
 fn what_is_seen_without_programs() {
     refused_as("unsupported-numa_policy", &["NUMA policy", "stasis check"]);
-    refused_as("unsupported-tracing", &["ptrace"]);
+    refused_as("unsupported-tracing", &["of the tree traces it", "detach"]);
     refused_as("unsupported-exit_signal", &["SIGCHLD"]);
 }
 
