@@ -130,10 +130,16 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     // Whom and how to tell of readiness. The thread is this process.
     fcntl(duplicate.as_raw_fd(), libc::F_SETOWN, nix::unistd::getpid().as_raw());
     fcntl(duplicate.as_raw_fd(), F_SETSIG, libc::SIGRTMIN() + 1);
+    nix::unistd::mkfifo(&stage.path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let fifo = at(47, read_write().open(stage.path("fifo")).expect("open the fifo"));
+    fcntl(fifo.as_raw_fd(), libc::F_SETOWN, nix::unistd::getpid().as_raw());
+    fcntl(fifo.as_raw_fd(), F_SETSIG, libc::SIGWINCH);
+    let flags = fcntl(fifo.as_raw_fd(), libc::F_GETFL, 0);
+    fcntl(fifo.as_raw_fd(), libc::F_SETFL, flags | libc::O_ASYNC);
     let mut devices = devices();
     let child = child_sharing(&mut shared, stage);
 
-    let mut numbers = vec![40, 500, 41, 42, 43, 45, 46, 60, 61, 62, 63, kept, 0, 1, 2];
+    let mut numbers = vec![40, 500, 41, 42, 43, 45, 46, 47, 60, 61, 62, 63, kept, 0, 1, 2];
     numbers.push(append.as_raw_fd());
     let state = |numbers: &[i32]| numbers.iter().map(|fd| Descriptor::of(*fd)).collect::<Vec<_>>();
     let before = state(&numbers);

@@ -116,7 +116,9 @@ impl OpenFiles {
     /// What is done once for a file: its lease, its owner, and what its kind has to do.
     fn own(&self, entry: &FdinfoEntry, file: &FileEntry, task: &InstallTask) -> Result<(), Error> {
         self.lease(entry, task)?;
-        if let Some((owner, flags)) = file.owner() {
+        // Of some the file of their path has it.
+        let of_path = || self.files.get(&file.body()?.path()?)?.owner();
+        if let Some((owner, flags)) = file.owner().or_else(of_path) {
             let what = match entry.fd {
                 NO_DESCRIPTOR => format!("file {} on its way to process {}", entry.id, task.pid),
                 fd => format!("descriptor {fd} of process {}", task.pid),
