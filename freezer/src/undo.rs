@@ -134,7 +134,11 @@ impl Deed {
                 return Ok(found);
             }
         };
-        if !looked_at(directory, *inode)? {
+        if !is_there(directory, *inode).map_err(|source| Error::Undo {
+            operation: "look at",
+            path: directory.clone(),
+            source,
+        })? {
             return Ok(false);
         }
         let version = if *version == 1 { Version::V1 } else { Version::V2 };
@@ -167,8 +171,15 @@ fn remove_cgroup(directory: &Path, inode: u64) -> Result<bool, Error> {
     const STEP: Duration = Duration::from_millis(2);
     let until = Instant::now() + PATIENCE;
     loop {
-        if !looked_at(directory, inode)? {
-            return Ok(false);
+        // Where nothing can be seen any more, as what was mounted there is not, a group with nobody in it does no harm.
+        match is_there(directory, inode) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => {
+                let path = directory.to_owned();
+                return Err(Error::Undo { operation: "look at", path, source });
+            }
         }
         match std::fs::remove_dir(directory) {
             Ok(()) => return Ok(true),
@@ -184,14 +195,6 @@ fn remove_cgroup(directory: &Path, inode: u64) -> Result<bool, Error> {
             }
         }
     }
-}
-
-fn looked_at(directory: &Path, inode: u64) -> Result<bool, Error> {
-    is_there(directory, inode).map_err(|source| Error::Undo {
-        operation: "look at",
-        path: directory.to_owned(),
-        source,
-    })
 }
 
 /// Removes a segment, unless a tree lives that has it; whether it was there.

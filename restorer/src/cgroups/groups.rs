@@ -11,6 +11,7 @@ use api::CgroupsMode;
 use freezer::{Deed, Undo};
 use images::messages::{CgroupDirEntry, CgroupEntry, CgroupPerms, CgroupPropEntry};
 use kernel::cgroup::GroupDirectories;
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use support::cgroups::{LEAVE, NO_SETTING, NOT_MADE};
 
 use crate::error::Error;
@@ -168,8 +169,15 @@ impl<'e> Groups<'e> {
     }
 }
 
-/// Makes a group: its number; `None` of one that is there.
+/// Makes a group: its number; `None` of one that is there. What was mounted may not be any more: then there would be a directory of another kind.
 fn make_directory(directory: &Path) -> io::Result<Option<u64>> {
+    let above = directory.parent().unwrap_or(directory);
+    if ![CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&statfs(above)?.filesystem_type()) {
+        return Err(io::Error::other(format!(
+            "there are no control groups in {}",
+            above.display()
+        )));
+    }
     match fs::create_dir(directory) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
         made => made.and_then(|()| directory.metadata()).map(|metadata| Some(metadata.ino())),
