@@ -33,7 +33,6 @@ pub(crate) struct Elsewhere {
 pub(crate) fn thread(
     capture: &ThreadCapture,
     in_task: &ThreadState,
-    securebits: i32,
     task: Option<(&TaskCapture, &ParasiteReport, &[&RawSigInfo], &Numbers)>,
     layout: &Layout,
     elsewhere: &Elsewhere,
@@ -63,7 +62,7 @@ pub(crate) fn thread(
             // The leader's is that of the process, where a value may stand for another one that CRIU has misread.
             personality: (task.is_none() || capture.settings.personality != 0)
                 .then_some(capture.settings.personality),
-            ..thread_core(capture, in_task, securebits)
+            ..thread_core(capture, in_task)
         }),
         ..image::encode(&state, layout)
     }
@@ -112,7 +111,7 @@ fn task_core(task: &TaskCapture, report: &ParasiteReport, leader: &ThreadCapture
     }
 }
 
-fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) -> ThreadCoreEntry {
+fn thread_core(capture: &ThreadCapture, in_task: &ThreadState) -> ThreadCoreEntry {
     let (robust_list, robust_list_bytes) = capture.robust_list;
     let rseq = &capture.rseq;
     let death_signal = in_task.parent_death_signal;
@@ -131,7 +130,7 @@ fn thread_core(capture: &ThreadCapture, in_task: &ThreadState, securebits: i32) 
             ss_flags: in_task.alt_stack.flags,
         }),
         pdeath_sig: (death_signal != 0).then_some(death_signal.cast_unsigned()),
-        creds: Some(creds(&capture.attributes.status, securebits)),
+        creds: Some(creds(&capture.attributes.status, in_task.securebits)),
         comm: Some(comm(&capture.comm)),
         rseq_entry: (rseq.pointer != 0).then_some(RseqEntry {
             rseq_abi_pointer: rseq.pointer,
@@ -242,7 +241,7 @@ fn actions(abi: Abi, actions: &[SigAction]) -> Vec<SaEntry> {
         .collect()
 }
 
-fn creds(status: &Status, securebits: i32) -> CredsEntry {
+fn creds(status: &Status, securebits: u32) -> CredsEntry {
     let words = |set: u64| vec![set as u32, (set >> 32) as u32];
     CredsEntry {
         uid: status.uid.real,
@@ -257,7 +256,7 @@ fn creds(status: &Status, securebits: i32) -> CredsEntry {
         cap_prm: words(status.cap_permitted),
         cap_eff: words(status.cap_effective),
         cap_bnd: words(status.cap_bounding),
-        secbits: securebits.cast_unsigned(),
+        secbits: securebits,
         groups: status.groups.clone(),
         no_new_privs: status.no_new_privs.then_some(1),
         cap_amb: words(status.cap_ambient),

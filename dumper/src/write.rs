@@ -273,9 +273,7 @@ fn process(
             groups: sets.number(&thread.attributes.groups, state.cgroup_roots(pid)),
             seccomp: filters.of_thread(&thread.seccomp),
         };
-        let bits = report.state.securebits;
-        let mut entry =
-            core_entry::thread(thread, in_task, bits, process, layout, &elsewhere, signals);
+        let mut entry = core_entry::thread(thread, in_task, process, layout, &elsewhere, signals);
         if let Some(creds) = entry.thread_core.as_mut().and_then(|core| core.creds.as_mut()) {
             state.namespaces.ids().enter(creds);
             state.namespaces.nested_users().set_apart(state.inventory.processes.get(&pid), creds);

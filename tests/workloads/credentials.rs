@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
@@ -11,6 +12,7 @@ use crate::stage::{Findings, Outcome, Stage, check};
 const CAP_NET_BIND_SERVICE: u32 = 10;
 const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_BOOT: u32 = 22;
+const SECBIT_NOROOT: libc::c_ulong = 1;
 const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 4;
 
 /// The layout of `capset`, version 3.
@@ -35,6 +37,21 @@ fn set_capabilities() {
         .expect("raise an ambient capability");
 }
 
+fn secure_bits() -> i32 {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }).expect("securebits")
+}
+
+/// The secure bits that a thread gives itself, and those that it has when it is asked.
+fn of_thread(asked: &mpsc::Receiver<()>) -> (i32, i32) {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP | SECBIT_NOROOT) })
+        .expect("securebits");
+    let before = secure_bits();
+    let _ended = asked.recv();
+    (before, secure_bits())
+}
+
 pub(crate) fn run(stage: &Stage) -> Outcome {
     fs::set_permissions(stage.dir(), fs::Permissions::from_mode(0o777)).expect("chmod");
     setgroups(&[Gid::from_raw(4), Gid::from_raw(24), Gid::from_raw(70_000)]).expect("setgroups");
@@ -43,6 +60,8 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
         check(libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_BOOT, 0, 0, 0)).expect("bounding set");
         check(libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)).expect("securebits");
     }
+    let (say, asked) = mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || of_thread(&asked));
     let gid = Gid::from_raw;
     setresgid(gid(1235), gid(1236), gid(1237)).expect("setresgid");
     let uid = Uid::from_raw;
@@ -55,6 +74,11 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let mut found = Findings::default();
     found.same("status", &before.0, &status());
     found.same("flags", &before.1, &flags());
+    drop(say);
+    let bits = thread.join().map_err(|_| "panicked");
+    let bits = found.works("a thread", bits).unwrap_or_default();
+    found.same("secure bits of a thread", &bits.0, &bits.1);
+    found.must("they are its own", bits.0 != secure_bits());
     let low_port = std::net::TcpListener::bind("127.0.0.1:1");
     found.works("use the capability that was kept", low_port);
     let owner = fs::metadata(stage.path("ready")).map(|m| std::os::unix::fs::MetadataExt::uid(&m));

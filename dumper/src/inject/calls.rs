@@ -15,13 +15,15 @@ use super::{Bits, Error, Gadgets, Original, ReturnFrame, Room, expect_stop};
 
 const SS_DISABLE: u32 = 2;
 const PR_GET_PDEATHSIG: u64 = 2;
+const PR_GET_SECUREBITS: u64 = 27;
 const PR_GET_TIMERSLACK: u64 = 30;
 const PR_GET_TID_ADDRESS: u64 = 40;
 
 /// How many questions there are, and which are answered by the call's own value.
-const QUESTIONS: usize = 6;
+const QUESTIONS: usize = 7;
 const BY_VALUE: usize = 4;
 const TIMER_SLACK: usize = 5;
+const SECUREBITS: usize = 6;
 
 /// Where the answers go, in bytes from the scratch area.
 const AT_ALT_STACK: u64 = 0;
@@ -41,6 +43,8 @@ pub(crate) struct ThreadState {
     pub(crate) clock_faults: bool,
     /// `PR_GET_TIMERSLACK`.
     pub(crate) timer_slack: u64,
+    /// `PR_GET_SECUREBITS`.
+    pub(crate) securebits: u32,
 }
 
 impl ThreadState {
@@ -60,6 +64,7 @@ impl ThreadState {
             identification_faults: known.kernel_flags & bits.identification_faults != 0,
             clock_faults: known.kernel_flags & bits.clock_faults != 0,
             timer_slack: known.settings.timer_slack,
+            securebits: known.securebits,
         }
     }
 }
@@ -73,6 +78,7 @@ pub(crate) fn calls(abi: Abi) -> [Call; QUESTIONS + 1] {
         Call::of("prctl", nr::PRCTL, settings::ask_clock(0).1[0]),
         Call::of("arch_prctl", nr::ARCH_PRCTL, settings::ASK_IDENTIFICATION.1[0]),
         Call::of("prctl", nr::PRCTL, PR_GET_TIMERSLACK),
+        Call::of("prctl", nr::PRCTL, PR_GET_SECUREBITS),
         RETURN,
     ];
     calls.map(|call| call.made_at(abi))
@@ -86,6 +92,7 @@ struct Asked {
     gadgets: Gadgets,
     identification_faults: bool,
     timer_slack: u64,
+    securebits: u32,
     /// A call that is made in place of the first question.
     call: Option<(usize, [u64; 6])>,
 }
@@ -101,6 +108,7 @@ impl Asked {
             settings::ask_clock(at(AT_TSC)),
             settings::ASK_IDENTIFICATION,
             (nr::PRCTL, [PR_GET_TIMERSLACK, 0, 0, 0, 0, 0]),
+            (nr::PRCTL, [PR_GET_SECUREBITS, 0, 0, 0, 0, 0]),
         ]
     }
 
@@ -131,6 +139,10 @@ impl Asked {
         }
         if question == TIMER_SLACK && answer >= 0 {
             self.timer_slack = answer.cast_unsigned();
+            return Ok(());
+        }
+        if question == SECUREBITS && answer >= 0 {
+            self.securebits = answer as u32;
             return Ok(());
         }
         if answer < 0 {
@@ -176,6 +188,7 @@ impl Asked {
             identification_faults: self.identification_faults,
             clock_faults: settings::is_clock_fault(word(AT_TSC) as u32),
             timer_slack: self.timer_slack,
+            securebits: self.securebits,
         })
     }
 }
@@ -204,7 +217,7 @@ pub(crate) fn ask_threads(
     let mut stopped_threads = Vec::with_capacity(threads.len());
     for Asking { stopped, pid, original, gadgets, room } in threads {
         let return_frame = ReturnFrame::lay(&stopped, pid, &original, &room, &gadgets, None)?;
-        let (identification_faults, timer_slack, call) = (false, 0, None);
+        let (identification_faults, timer_slack, securebits, call) = (false, 0, 0, None);
         asked.push(Asked {
             original,
             return_frame,
@@ -212,6 +225,7 @@ pub(crate) fn ask_threads(
             gadgets,
             identification_faults,
             timer_slack,
+            securebits,
             call,
         });
         stopped_threads.push(stopped);
@@ -249,6 +263,7 @@ pub(crate) fn pass_through_kernel(
                     gadgets,
                     identification_faults,
                     timer_slack: 0,
+                    securebits: 0,
                     call,
                 });
                 stopped_threads.push(stopped);

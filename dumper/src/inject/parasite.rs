@@ -173,6 +173,7 @@ impl ParasiteReport {
             identification_faults: self.state.identification_faults != 0,
             clock_faults: self.state.clock_faults != 0,
             timer_slack: self.state.timer_slack,
+            securebits: self.state.securebits.cast_unsigned(),
         }
     }
 
