@@ -354,6 +354,7 @@ fn a_flow_label() {
 #[test]
 fn an_error_that_was_not_received() {
     refused_as("unsupported-socket_error", &["SO_ERROR"]);
+    refused_as("unsupported-error_before_message", &["SO_ERROR"]);
     // Which error it is programs alone tell.
     refused_as("tcp_reset", &["SO_ERROR"]);
 }

@@ -398,6 +398,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("unsupported-thread_owner", unsupported::thread_owner),
     ("unsupported-socket_path", unsupported::socket_path),
     ("unsupported-empty_message", unsupported::empty_message),
+    ("unsupported-error_before_message", unsupported::error_before_message),
     ("unsupported-exit_signal", unsupported::exit_signal),
     ("unsupported-numa_policy", unsupported::numa_policy),
     ("unsupported-tracing", unsupported::tracing),

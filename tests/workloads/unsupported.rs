@@ -394,6 +394,24 @@ pub(crate) fn empty_message(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// An error in a Unix socket that is received before the message in it: whoever looks at that receives the error.
+pub(crate) fn error_before_message(stage: &Stage) -> Outcome {
+    use nix::errno::Errno;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::empty());
+    let (a, b) = socketpair(AddressFamily::Unix, kind, None, flags).expect("pair");
+    send(a.as_raw_fd(), b"unread", MsgFlags::empty()).expect("send");
+    send(b.as_raw_fd(), b"last", MsgFlags::empty()).expect("send");
+    drop(b);
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    for expected in [Err(Errno::ECONNRESET), Ok(4)] {
+        let got = recv(a.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT);
+        found.same("received", &expected, &got);
+    }
+    found.outcome()
+}
+
 /// A file that is watched by two numbers, of which one was closed.
 pub(crate) fn watched_twice(stage: &Stage) -> Outcome {
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};

@@ -6,7 +6,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use kernel::queues::{Peeked, Sender, has_urgent_byte, peek, peek_at_bytes, peek_at_whole_parts};
-use kernel::sockets::{option, set_option};
+use kernel::sockets::{has_error, option, set_option};
 use kernel::tty::bytes_waiting;
 use libc::{SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET};
 
@@ -48,6 +48,10 @@ fn read_queue(socket: BorrowedFd<'_>, kind: i32) -> Result<Vec<Message>, Problem
     if stream && waiting == 0 {
         return Ok(Vec::new());
     }
+    // A look would receive it, and the program never hear of it.
+    if has_error(socket).doing("look for errors of")? {
+        return Err(Problem::Refused(support::sockets::ERROR_WAITS));
+    }
     if waiting == 0 {
         // Only datagrams can be queued and be of no bytes.
         if kind != SOCK_DGRAM {
@@ -75,7 +79,7 @@ fn read_queue(socket: BorrowedFd<'_>, kind: i32) -> Result<Vec<Message>, Problem
 /// nothing.
 pub(super) fn first_files(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Problem> {
     let offset = option(socket, SOL_SOCKET, libc::SO_PEEK_OFF).doing("get peek offset of")?;
-    if offset.cast_signed() >= 0 {
+    if offset.cast_signed() >= 0 || has_error(socket).doing("look for errors of")? {
         return Ok(Vec::new());
     }
     let seen = peek(socket, &mut [0]).doing("look into the queue of")?;
