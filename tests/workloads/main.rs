@@ -321,6 +321,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("sysv_namespace_plain", sysv::namespace_plain),
     ("tcp", tcp::both),
     ("tcp_closed", tcp::closed),
+    ("tcp_deaf", tcp::deaf),
     ("tcp_in_flight", tcp::in_flight),
     ("tcp_outside", tcp::outside),
     ("tcp_plain", tcp::plain),

@@ -188,6 +188,40 @@ pub(crate) fn both(stage: &Stage) -> Outcome {
     found.outcome()
 }
 
+/// Sockets that have ended receiving themselves (`SHUT_RD`), one of them sending, too: their peers have closed nothing.
+pub(crate) fn deaf(stage: &Stage) -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let mut deaf = Pair::new("deaf", &listener, address);
+    deaf.server.write_all(b"unread").expect("write");
+    deaf.client.shutdown(Shutdown::Read).expect("shutdown");
+    let both = Pair::new("both ways", &listener, address);
+    both.client.shutdown(Shutdown::Both).expect("shutdown");
+    await_state(&both.client, FIN_WAIT2);
+    let mut open = Pair::new("open", &listener, address);
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    for pair in [&mut deaf, &mut open] {
+        pair.client.set_nonblocking(true).expect("non-blocking");
+    }
+    let mut said = String::new();
+    found.works("read to the end", deaf.client.read_to_string(&mut said));
+    found.same("what was unread", &"unread", &said.as_str());
+    found.works("write", deaf.client.write_all(b"spoken"));
+    let mut heard = [0; 6];
+    found.works("hear", deaf.server.read_exact(&mut heard));
+    found.same("what it spoke", b"spoken", &heard);
+    both.client.set_nonblocking(true).expect("non-blocking");
+    found.same("state of both ways", &FIN_WAIT2, &info(&both.client).0);
+    found.same("read where both ways are ended", &Some(0), &(&both.client).read(&mut heard).ok());
+    found.must("the open one has not ended", open.client.read(&mut heard).is_err());
+    open.client.set_nonblocking(false).expect("blocking");
+    open.works(&mut found);
+    found.outcome()
+}
+
 /// Connections that their peers have reset, of which nobody has been told yet: with the peer's side open, closed
 /// before, and closed with ours. What came before waits to be read.
 pub(crate) fn reset(stage: &Stage) -> Outcome {

@@ -231,9 +231,13 @@ fn entry(
     }
     let ((state, backlog), shutdown) = match (datagrams, protocol) {
         (None, IPPROTO_TCP) if kind == SOCK_STREAM => {
+            // Before the state, which tells of what the peer closes meanwhile.
+            let ended =
+                kernel::sockets::shut_down(socket).doing("look whether it is shut down, of")?;
             let state = tcp(socket)?;
             let shutdown = match (state, &peer) {
                 ((SK_CLOSE, _), None) => unconnected_shutdown(socket).doing("poll")?,
+                ((state, _), _) if is_open_to_peer(state) => u32::from(ended) & SHUTDOWN_READ,
                 _ => SHUTDOWN_NONE,
             };
             (state, shutdown)
@@ -321,6 +325,11 @@ fn unconnected_shutdown(socket: BorrowedFd<'_>) -> io::Result<u32> {
     poll(&mut asked, PollTimeout::ZERO)?;
     let told = asked[0].revents().unwrap_or(PollFlags::empty());
     Ok(if told.contains(PollFlags::POLLIN) { SHUTDOWN_READ } else { SHUTDOWN_NONE })
+}
+
+/// Whether it is not the peer that has ended what can be received in this state: if anybody has, it is the socket (`SHUT_RD`).
+fn is_open_to_peer(state: u32) -> bool {
+    [tcp::ESTABLISHED, tcp::FIN_WAIT1, tcp::FIN_WAIT2].map(u32::from).contains(&state)
 }
 
 /// State and backlog of a TCP socket.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use images::checkpoint::PayloadReader;
-use images::messages::{InetSkEntry, SkOptsEntry, TcpStreamEntry};
+use images::messages::{InetSkEntry, SHUTDOWN_READ, SkOptsEntry, TcpStreamEntry};
 use images::{Checkpoint, names};
 use kernel::descriptors::set_status_flags;
 use kernel::pidfd::PidFd;
@@ -146,6 +146,13 @@ impl Opened<'_> {
         set_status_flags(socket, entry.flags & !libc::O_ASYNC.cast_unsigned()).map_err(
             |source| Error::Kernel { operation: format!("set flags of {what}"), source },
         )?;
+        // Its own doing: what the peer has closed follows from the state.
+        if entry.shutdown == Some(SHUTDOWN_READ) {
+            sockets::shutdown(socket, libc::SHUT_RD).map_err(|source| Error::Kernel {
+                operation: format!("shut down the receiving of {what}"),
+                source,
+            })?;
+        }
         if stream.state == tcp::CLOSE {
             tcp::end_repair(socket, entry.opts.reuseaddr()).map_err(|source| Error::Kernel {
                 operation: format!("end the repair of {what}"),
