@@ -126,7 +126,7 @@ macro_rules! peer_tests {
 
 families! {
     beyond_criu changing_files credentials fanotify faulting forked_deep in_flight in_flight_credentials inotify_lost locks locks_breaking locks_elsewhere locks_of_mapping mappings_keys mappings_rare mappings_rearranged memfd_attributes memfd_memory memfd_program memfd_sealed memfd_sealed_for_others mqueue mqueue_namespace_empty multicast nameless nameless_peers namespaces_apart nested_pids nested_users networks_beyond_criu networks_several networks_socket networks_untold names_beside never_linked pipes_packets proc_files_dead ptys sessions settings shared_memory shared_memory_beside shared_memory_inside shared_tables_apart
-    settings_deadline socket_options sysv_memory sysv_namespace tcp tcp_deaf unix_sockets_of_user waits woken
+    settings_deadline socket_options sysv_memory sysv_namespace tcp tcp_deaf inet_addresses_alone unix_sockets_of_user waits woken
 }
 
 families_that_criu_carries! {

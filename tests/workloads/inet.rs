@@ -1,13 +1,18 @@
 //! TCP and UDP sockets on loopback that no peer is connected to.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{
+    Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind,
+    connect, getsockname, getsockopt, setsockopt, socket, sockopt,
+};
 
-use crate::stage::{Findings, Outcome, Stage};
+use crate::stage::{Findings, Outcome, Stage, check};
 
 fn options(socket: impl AsFd) -> (bool, bool, usize, usize) {
     (
@@ -73,4 +78,52 @@ pub(crate) fn run(stage: &Stage) -> Outcome {
     let from = udp.recv_from(&mut bytes).ok();
     found.same("receive", &connected.local_addr().ok().map(|a| (4, a)), &from);
     found.outcome()
+}
+
+/// Sockets that are bound to an address, and to no port: one that gets it when it connects (`IP_BIND_ADDRESS_NO_PORT`), as
+/// proxies choose whom they are by, and one whose port went with its connection.
+pub(crate) fn addresses_alone(stage: &Stage) -> Outcome {
+    let here = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 77), 0);
+    let later =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("socket");
+    setsockopt(&later, sockopt::IpBindAddressNoPort, &true).expect("IP_BIND_ADDRESS_NO_PORT");
+    bind(later.as_raw_fd(), &SockaddrIn::from(here)).expect("bind");
+    let six =
+        socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty(), None).expect("socket");
+    setsockopt(&six, sockopt::IpBindAddressNoPort, &true).expect("IP_BIND_ADDRESS_NO_PORT");
+    let mapped = SocketAddrV6::new(here.ip().to_ipv6_mapped(), 0, 0, 0);
+    bind(six.as_raw_fd(), &SockaddrIn6::from(mapped)).expect("bind");
+    let left = UdpSocket::bind(here).expect("bind");
+    left.connect("127.0.0.1:9").expect("connect");
+    disconnect(&left);
+    assert_eq!(left.local_addr().ok(), Some(here.into()), "natively");
+
+    stage.ready_then_wait();
+
+    let mut found = Findings::default();
+    let name =
+        |fd: &OwnedFd| getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok().map(|it| it.to_string());
+    found.same("address of UDP", &Some(here.into()), &left.local_addr().ok());
+    found.same("address", &Some(here.to_string()), &name(&later));
+    found.same("address of IPv6", &Some(mapped.to_string()), &name(&six));
+    for socket in [&later, &six] {
+        found.same("option", &Some(true), &getsockopt(socket, sockopt::IpBindAddressNoPort).ok());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    let there = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+    found.works("connect", connect(later.as_raw_fd(), &there));
+    let from = listener.accept().map(|(_, from)| from.ip()).ok();
+    found.same("whom it comes from", &Some((*here.ip()).into()), &from);
+    found.outcome()
+}
+
+/// Ends what connect(2) began.
+fn disconnect(socket: &UdpSocket) {
+    // SAFETY: an all-zero address is one of no family, and outlives the call.
+    let done = unsafe {
+        let none: libc::sockaddr = std::mem::zeroed();
+        libc::connect(socket.as_raw_fd(), &raw const none, size_of_val(&none) as libc::socklen_t)
+    };
+    check(done).expect("disconnect");
 }

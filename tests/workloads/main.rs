@@ -156,6 +156,7 @@ const FAMILIES: &[(&str, Family)] = &[
     ("in_flight_credentials", in_flight::credentials),
     ("in_flight_plain", in_flight::plain),
     ("inet", inet::run),
+    ("inet_addresses_alone", inet::addresses_alone),
     ("init", init::run),
     ("init_of_others", init::of_others),
     ("init_clocks", init::clocks),

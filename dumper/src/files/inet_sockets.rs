@@ -308,7 +308,7 @@ fn v6_only(socket: BorrowedFd<'_>, v6: bool) -> Result<Option<bool>, Problem> {
 
 /// A link-local address needs its interface to be bound again; only a bound device names it.
 fn interface(local: &Name, device: Option<&str>) -> Result<Option<String>, Problem> {
-    if local.scope == 0 || local.port == 0 {
+    if local.scope == 0 {
         return Ok(None);
     }
     match device {

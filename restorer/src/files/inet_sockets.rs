@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use images::Checkpoint;
-use images::messages::{FileEntry, InetSkEntry, SK_ESTABLISHED, SK_LISTEN, fd_type};
+use images::messages::{FileEntry, InetSkEntry, SK_CLOSE, SK_ESTABLISHED, SK_LISTEN, fd_type};
 use kernel::descriptors::set_status_flags;
 use kernel::socket_filter;
 use kernel::sockets::{self, set_option};
-use libc::SOL_SOCKET;
+use libc::{SOL_IP, SOL_SOCKET};
 
 use support::Refusal;
 
@@ -183,6 +183,14 @@ pub(super) fn open(
     Ok(socket)
 }
 
+/// Whether a socket is bound to an address, and has no port yet (`IP_BIND_ADDRESS_NO_PORT`), or no more.
+fn has_address_alone(entry: &InetSkEntry, here: SocketAddr) -> bool {
+    let protocols = [libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE];
+    let is_raw = entry.r#type == libc::SOCK_RAW.cast_unsigned();
+    let of_ports = !is_raw && protocols.contains(&entry.proto.cast_signed());
+    of_ports && entry.state == SK_CLOSE && entry.src_port == 0 && !here.ip().is_unspecified()
+}
+
 /// A socket of an entry, bound to an address, that listens or is connected; and the scope of its
 /// addresses.
 fn bound(
@@ -204,14 +212,23 @@ fn bound(
         // Nobody else's come in until it is connected, and has its own filter.
         socket_filter::attach(&socket, &socket_filter::FROM_LOOPBACK).map_err(failed("prepare"))?;
     }
-    if entry.src_port != 0 {
+    let without_port = has_address_alone(entry, here);
+    if entry.src_port != 0 || without_port {
         let family = entry.family.cast_signed();
         let address = raw(here, scope).map_err(failed("name"))?;
         let nowhere = entry.nowhere();
         if nowhere {
             socket_options::free_bind(&socket, family, true).map_err(failed("prepare"))?;
         }
-        sockets::bind(&socket, &address).map_err(failed("bind"))?;
+        if without_port {
+            let number = libc::IP_BIND_ADDRESS_NO_PORT;
+            let was = sockets::option(&socket, SOL_IP, number).map_err(failed("prepare"))?;
+            set_option(&socket, SOL_IP, number, 1).map_err(failed("prepare"))?;
+            sockets::bind(&socket, &address).map_err(failed("bind"))?;
+            set_option(&socket, SOL_IP, number, was).map_err(failed("finish"))?;
+        } else {
+            sockets::bind(&socket, &address).map_err(failed("bind"))?;
+        }
         if nowhere {
             socket_options::free_bind(&socket, family, false).map_err(failed("finish"))?;
         }
@@ -243,7 +260,7 @@ mod tests {
     fn open(entry: &InetSkEntry) -> Result<OwnedFd, Error> {
         super::open(&Makers::default(), entry, None)
     }
-    use images::messages::{DatagramEntry, SK_CLOSE, SkOptsEntry};
+    use images::messages::{DatagramEntry, SkOptsEntry};
     use libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM};
     use std::net::{Ipv6Addr, TcpListener};
 
