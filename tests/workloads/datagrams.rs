@@ -160,6 +160,9 @@ pub(crate) fn raw(stage: &Stage) -> Outcome {
     set_bytes(&pings6, IPPROTO_ICMPV6, ICMP_FILTER, &filter).expect("ICMP6_FILTER");
     let sums = new(AF_INET6, SOCK_RAW, EXPERIMENT);
     set(&sums, SOL_IPV6, IPV6_CHECKSUM, 6);
+    // As a daemon that announces routes sets it: at the level of raw sockets.
+    let announces = new(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
+    set(&announces, SOL_RAW, IPV6_CHECKSUM, 4);
     let headers = new(AF_INET, SOCK_RAW, IPPROTO_RAW);
     set(&headers, SOL_IP, libc::IP_HDRINCL, 0);
     // What the kernel keeps of each is shorter than what it keeps of a TCP socket: behind it is something else.
@@ -174,6 +177,7 @@ pub(crate) fn raw(stage: &Stage) -> Outcome {
     found.same("ICMP filter", &ECHO_REPLY_ONLY, &get(&pings, SOL_RAW, ICMP_FILTER));
     found.same("ICMPv6 filter", &filter, &get_bytes(&pings6, IPPROTO_ICMPV6, ICMP_FILTER));
     found.same("IPV6_CHECKSUM", &6, &get(&sums, SOL_IPV6, IPV6_CHECKSUM));
+    found.same("checksum of ICMPv6", &4, &get(&announces, SOL_RAW, IPV6_CHECKSUM));
     found.same("IP_HDRINCL", &0, &get(&headers, SOL_IP, libc::IP_HDRINCL));
     let protocol = |socket| get(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL);
     found.must("of TCP", of_tcp.iter().all(|socket| protocol(socket) == 6));

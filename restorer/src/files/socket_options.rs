@@ -15,6 +15,9 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::Error;
 
+/// The level of raw sockets.
+const SOL_RAW: i32 = 255;
+
 const SO_BUF_LOCK: i32 = 72;
 
 /// Sets options of one socket, and says which one failed.
@@ -206,9 +209,16 @@ pub(super) fn others(socket: &OwnedFd, options: &SkOptsEntry, what: &str) -> Res
                 return Err(Error::image(what, reason));
             }
         }
+        let level = level_to_set((level, number));
         set_option_bytes(socket, level, number, &value).map_err(setter.failed(known.name))?;
     }
     Ok(())
+}
+
+/// The level at which an option is set. That of ICMPv6 sockets for checksums is set at that of raw sockets alone.
+fn level_to_set((level, number): (i32, i32)) -> i32 {
+    const IPV6_CHECKSUM: (i32, i32) = (SOL_IPV6, 7);
+    if (level, number) == IPV6_CHECKSUM { SOL_RAW } else { level }
 }
 
 /// Whether an option forbids to change the filter (`SO_LOCK_FILTER`).
@@ -266,7 +276,6 @@ pub(super) fn raw(
     (v6, protocol): (bool, i32),
     what: &str,
 ) -> Result<(), Error> {
-    const SOL_RAW: i32 = 255;
     const SOL_ICMPV6: i32 = 58;
     const ICMP_FILTER: i32 = 1;
     const IPV6_HDRINCL: i32 = 36;
