@@ -56,6 +56,12 @@ pub const OPTION_INTERFACE_GONE: Refusal = Refusal::fixed(
     "have the program name another one, or close the socket, before the dump",
 );
 
+/// The kernel takes the address of an interface alone.
+pub const OPTION_ADDRESS_GONE: Refusal = Refusal::fixed(
+    "it sends multicast by an address that no network interface has any more (IP_MULTICAST_IF)",
+    "give an interface the address again (ip address add), have the program name another one, or close the socket, before the dump",
+);
+
 /// The images tell the interface of an address by that of the socket only.
 pub const LINK_LOCAL: Refusal = Refusal::fixed(
     "it is bound to a link-local address with no interface (SO_BINDTODEVICE)",

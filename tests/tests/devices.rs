@@ -184,21 +184,43 @@ print('removed', flush=True)
 time.sleep(1000)
 ";
 
+/// The same by an address that has been taken away since.
+const BY_WHOSE_ADDRESS_IS_GONE: &str = "
+import socket, time
+from subprocess import run
+run('ip link set lo up; ip address add 192.0.2.7/32 dev lo', shell=True, check=True)
+to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+to.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton('192.0.2.7'))
+run('ip address del 192.0.2.7/32 dev lo', shell=True, check=True)
+print('removed', flush=True)
+time.sleep(1000)
+";
+
 /// A restore could find another under its number.
 #[test]
 fn an_option_names_an_interface_that_is_gone() {
+    refused_by_option(BY_WHAT_IS_GONE, "names a network interface that is no more");
+}
+
+/// No socket of a restore could be made so.
+#[test]
+fn an_option_names_an_address_that_is_gone() {
+    refused_by_option(BY_WHOSE_ADDRESS_IS_GONE, "by an address that no network interface has");
+}
+
+/// A program of Python that has removed what its socket sends by, and says so, is refused in these words, and runs on.
+fn refused_by_option(script: &str, said: &str) {
     let machine = Machine::prepare();
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace that stands for the host");
     let scratch = Scratch::new();
     let collector = Collector::start(&scratch.path("collector"));
     let mut program = Command::new("python3");
     let log = scratch.path("log");
-    let program = Program::start(program.args(["-c", BY_WHAT_IS_GONE]), &log);
+    let program = Program::start(program.args(["-c", script]), &log);
     let is_gone = || fs::read_to_string(&log).is_ok_and(|said| said.contains("removed"));
     assert!(wait_until(Duration::from_secs(20), is_gone), "it is not removed");
     let how = Dump { collector: Some(&collector), ..Dump::ENDING };
     let outcome = Engine::Stasis.dump(program.pid(), &scratch.path("images"), how);
-    let said = "names a network interface that is no more";
     assert!(!outcome.success && outcome.stderr.contains(said), "{}", outcome.stderr);
     assert!(program.is_alive());
     drop(collector);

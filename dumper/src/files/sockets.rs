@@ -1,5 +1,7 @@
 //! Sockets: what those of every family have in common. Each family is a kind of its own.
 
+use std::io;
+
 use collector::OpenFile;
 use collector::sharing::{Failure, Hidden};
 use ids::HostPid;
@@ -7,7 +9,7 @@ use images::messages::SkOptEntry;
 use kernel::socket_names::{
     IP_MULTICAST_IF, IPV6_MTU, IPV6_PKTINFO, SO_BUSY_POLL_BUDGET, interface_in,
 };
-use kernel::sockets::has_error;
+use kernel::sockets::{create, has_error, set_option_bytes};
 
 use super::held::with_socket;
 use super::problem::{Doing, Problem};
@@ -72,8 +74,21 @@ pub(super) fn name_interfaces(options: &mut [SkOptEntry]) -> Result<(), Problem>
                 .map_err(|_| Problem::Refused(support::sockets::OPTION_INTERFACE_GONE))?;
             option.interface = Some(name.to_string_lossy().into_owned());
         }
+        if is_by_nobody(known, &option.value).doing("compare an address with those here, of")? {
+            return Err(Problem::Refused(support::sockets::OPTION_ADDRESS_GONE));
+        }
     }
     Ok(())
+}
+
+/// Whether an option sends multicast by an address (`IP_MULTICAST_IF`) that is of no interface any more: no socket could be made so.
+fn is_by_nobody(option: (i32, i32), value: &[u8]) -> io::Result<bool> {
+    if option != (IP_MULTICAST_IF.level, IP_MULTICAST_IF.number) || value.len() != 4 {
+        return Ok(false);
+    }
+    let other = create(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let set = set_option_bytes(&other, option.0, option.1, value);
+    Ok(set.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)))
 }
 
 /// What no call reads back, as it is set.
