@@ -330,6 +330,12 @@ impl View {
         (doors::id(&found).ok()? == mount.id).then_some(found)
     }
 
+    /// Whether it belongs to the dumper's user namespace.
+    fn is_of_own_user(&self) -> bool {
+        let owner = of_process(self.member, "mnt").and_then(owner_of).and_then(id);
+        matches!((owner, own_user().and_then(id)), (Ok(owner), Ok(own)) if owner == own)
+    }
+
     /// As [`kernel::uncovered::copy`], made inside of the user namespace that the mount namespace belongs to: a copy made in another user
     /// namespace would have all of its mounts locked (mount_namespaces(7)).
     fn uncover(&self, namespace: &OwnedFd, mount: &Mount) -> io::Result<Option<OwnedFd>> {

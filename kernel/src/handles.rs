@@ -1,4 +1,4 @@
-//! open_by_handle_at(2): files by what their file system knows them by.
+//! name_to_handle_at(2), open_by_handle_at(2): files by what their file system knows them by.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -41,6 +41,55 @@ pub fn anchor(mount: &Mount) -> Option<OwnedFd> {
 pub fn anchor_of(root: OwnedFd) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     nix::fcntl::openat(root, ".", flags, Mode::empty()).ok()
+}
+
+/// What the file system of a file knows it by, whether or not one can be opened so (`AT_HANDLE_FID`, Linux 6.5): its type, and its bytes.
+///
+/// # Errors
+/// `EOPNOTSUPP` or `EINVAL` where there is none, or from an older kernel.
+pub fn of(file: impl AsFd) -> io::Result<(u32, Vec<u8>)> {
+    // include/uapi/linux/fcntl.h
+    const AT_HANDLE_FID: libc::c_int = 0x200;
+    let room = u32::try_from(LONGEST).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let (mut found, mut mount) = (Handle { bytes: room, kind: 0, handle: [0; LONGEST] }, 0_i32);
+    // SAFETY: an empty string; the kernel writes a `struct file_handle` of at most the bytes that it says, and an int.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            file.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut found,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH | AT_HANDLE_FID,
+        )
+    };
+    if got != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = found.handle.get(..found.bytes as usize).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((found.kind.cast_unsigned(), bytes.to_vec()))
+}
+
+/// What an overlay shows as this file or directory: how the file system of the layer that it is in knows that, as [`of`] says it.
+/// Of the root of an overlay it is that of the uppermost layer.
+///
+/// # Errors
+/// Those of [`of`]; `EINVAL` for a file of another file system. Overlays say it since Linux 6.6.
+pub fn in_layer(file: impl AsFd) -> io::Result<(u32, Vec<u8>)> {
+    // `struct ovl_fh` (fs/overlayfs/overlayfs.h): three bytes of padding; version, magic, length from the version on, flags and
+    // type; the UUID of the file system; the handle there.
+    const OVL_FILEID_V1: u32 = 0xf8;
+    const PADDING: usize = 3;
+    const LENGTH: usize = 5;
+    const TYPE: usize = 7;
+    const HANDLE: usize = 24;
+    let (kind, bytes) = of(file)?;
+    let length = bytes.get(LENGTH).filter(|_| kind == OVL_FILEID_V1).copied();
+    let handle = length.and_then(|length| bytes.get(HANDLE..PADDING + usize::from(length)));
+    match (bytes.get(TYPE), handle) {
+        (Some(kind), Some(handle)) => Ok((u32::from(*kind), handle.to_vec())),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// An `O_PATH` handle on the file that its file system, of which `mount` is a descriptor, knows by `handle`.

@@ -34,6 +34,15 @@ pub fn overlay(what: &str, mount_point: &Path) -> Refusal {
     Refusal::new(format!("the overlay cannot be made again: {what}"), external(mount_point))
 }
 
+/// An overlay of which an engine deletes some layers when the container ends.
+#[must_use]
+pub fn overlay_for_one_run(mount_point: &Path) -> Refusal {
+    Refusal::new(
+        "its engine deletes some layers of the overlay with the container (a volume of Podman with :O, or of an image)",
+        format!("run the container with a volume that stays, or {}", external(mount_point)),
+    )
+}
+
 /// A file system of a kind that the caller says a restore can just mount.
 #[must_use]
 pub fn is_served(mount_point: &Path) -> Refusal {

@@ -52,6 +52,54 @@ fn a_container_has_a_file_system_in_memory() {
     has_a_file_system_in_memory(Engine::CriuFace);
 }
 
+/// Its overlay is of directories of the machine: inside, their paths lead to others. Each round is dumped by one and restored by the
+/// other.
+fn has_an_overlay(engine: Engine, rounds: &[(Engine, Engine)]) {
+    let container = Container::prepare(engine);
+    let root = container.bundle().join("rootfs");
+    let outside = |name: &str| container.scratch.path(name);
+    let inside = |name: &str| root.join(outside(name).strip_prefix("/").expect("absolute"));
+    for name in ["low", "upper", "worked"] {
+        fs::create_dir_all(outside(name)).expect("mkdir");
+        fs::create_dir_all(inside(name)).expect("mkdir");
+    }
+    fs::write(outside("low").join("which"), "outside").expect("write");
+    fs::write(inside("low").join("which"), "inside").expect("write");
+    container.configured("/tmp", |config| {
+        let [low, upper, work] = ["low", "upper", "worked"].map(outside);
+        let options = [
+            format!("lowerdir={}", low.display()),
+            format!("upperdir={}", upper.display()),
+            format!("workdir={}", work.display()),
+        ];
+        let mounts = config["mounts"].as_array_mut().expect("mounts");
+        let overlay = json!({"destination": "/mem", "type": "overlay", "source": "overlay", "options": options});
+        mounts.push(overlay);
+        config["root"]["readonly"] = json!(false);
+    });
+    container.runc(&["run", "--detach", container.id()]).must_succeed("runc run");
+    let shown = || format!("/proc/{}/root/mem", container.pid().expect("its first process"));
+    let mut before = container.counts_on(0);
+    for (round, (from, to)) in rounds.iter().enumerate() {
+        let (images, file) = (format!("images-{round}"), format!("file-{round}"));
+        container.calls(*from);
+        container.checkpoint(&images, &[]).must_succeed("runc checkpoint");
+        container.calls(*to);
+        container.restore(&images, &[]).must_succeed("runc restore");
+        before = container.counts_on(before);
+        let which = fs::read_to_string(format!("{}/which", shown())).expect("read");
+        assert_eq!(which, "outside");
+        fs::write(format!("{}/{file}", shown()), "new").expect("write");
+        assert!(outside("upper").join(&file).exists(), "it is written to another place");
+    }
+}
+
+#[test]
+fn a_container_has_an_overlay() {
+    let round = (Engine::CriuFace, Engine::CriuFace);
+    has_an_overlay(Engine::CriuFace, &[round, round]);
+}
+
 /// First what was written is copied while it runs, then the rest: there is nothing like it with CRIU on a kernel without
 /// soft-dirty bits.
 #[test]
@@ -546,6 +594,12 @@ mod criu_peer {
     #[test]
     fn a_container_has_a_file_system_in_memory() {
         has_a_file_system_in_memory(Engine::Criu);
+    }
+
+    #[test]
+    fn a_container_has_an_overlay() {
+        let rounds = [(Engine::Criu, Engine::CriuFace), (Engine::CriuFace, Engine::Criu)];
+        has_an_overlay(Engine::Criu, &rounds);
     }
 
     #[test]

@@ -88,6 +88,20 @@ fn a_container_of_podman_comes_back_under_another_name() {
     rig.counts_on(before);
 }
 
+/// Podman deletes the upper layer of such a volume with the container: it would not come back.
+#[test]
+#[ignore = "needs packages of its own: make test-all"]
+fn a_container_of_podman_with_a_volume_for_one_run_does_not_end() {
+    let rig = with_podman();
+    fs::create_dir(rig.scratch.path("volume")).expect("mkdir");
+    let volume = format!("{}:/vol:O", rig.scratch.path("volume").display());
+    podman_run(&rig, &["--network", "none", "-v", &volume]);
+    let outcome = podman(&rig, &["container", "checkpoint", "counts"]);
+    assert!(!outcome.success, "{}", outcome.stdout);
+    let before = rig.count().expect("a count");
+    rig.counts_on(before);
+}
+
 /// It joins the IPC and UTS namespaces of the other pod (`--join-ns`).
 #[test]
 #[ignore = "needs packages of its own: make test-all"]

@@ -47,6 +47,32 @@ fn overlays_are_made_of_their_layers_again() {
     carried("overlays", Engine::Stasis, Engine::Stasis);
 }
 
+#[test]
+fn overlays_of_layers_outside_are_made_again() {
+    carried("overlays_outside", Engine::Stasis, Engine::Stasis);
+}
+
+/// Who has rights in a user namespace only could have directories of the machine shown that it may not see.
+#[test]
+fn overlays_of_a_user_namespace_get_no_layers_of_the_outside() {
+    let machine = Machine::prepare();
+    let scratch = Scratch::new();
+    for layer in ["hidden/low", "hidden/lower", "over"] {
+        fs::create_dir_all(scratch.path(layer)).expect("mkdir");
+    }
+    let script = "mount -t overlay over -o lowerdir=$PWD/hidden/low:$PWD/hidden/lower over && \
+                  mount -t tmpfs memory hidden && : > there; exec sleep 1000";
+    let mut command = Command::new("unshare");
+    command.args(["-rmf", "setsid", "sh", "-c", script]);
+    let program = Program::start(command.current_dir(scratch.path("")), &scratch.path("log"));
+    let is_there = || scratch.path("there").exists();
+    assert!(wait_until(Duration::from_secs(20), is_there), "it does not start");
+    let first = children_of(program.pid())[0];
+    let outcome = Engine::Stasis.dump(first, &scratch.path("images"), Dump::ENDING);
+    assert!(!outcome.success && outcome.stderr.contains("over (overlay)"), "{}", outcome.stderr);
+    drop(machine);
+}
+
 /// Something in memory that is mounted below a directory, until it is dropped.
 struct Mounted(PathBuf);
 

@@ -248,6 +248,8 @@ const FAMILIES: &[(&str, Family)] = &[
     ("volumes", mounts::volumes::run),
     ("volumes_inside", mounts::volumes::inside),
     ("overlays_inside", mounts::overlays::inside),
+    ("overlays_outside", mounts::overlays::outside),
+    ("overlays_outside_inside", mounts::overlays::outside_inside),
     ("overlays_relative", mounts::overlays::relative),
     ("overlays_relative_inside", mounts::overlays::relative_inside),
     ("proc_groups_inside", mounts::proc_groups),

@@ -8,8 +8,9 @@ use images::file_systems;
 use kernel::procfs::{Mount, Mounts};
 use support::{Refusal, Unsupported};
 
+use super::overlays::{self, Layers};
 use super::shown::shown;
-use super::{MountOptions, View, below, lost, overlays};
+use super::{MountOptions, View, below, lost};
 
 /// Where a mount comes from at a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub(crate) enum Origin {
     Root,
     /// Its file system is made anew, unless another mount has made it.
     Made,
+    /// It is an overlay that is made anew of directories in the restoring process's namespace, unless another mount has made it.
+    Layered,
     /// It is a part of the file system of another mount.
     Part,
     /// It is given by this name.
@@ -81,7 +84,9 @@ fn bring_along(view: &View, own: &Mounts, origins: &mut BTreeMap<i32, Option<Ori
             let Some(Some(Origin::Named(name))) = origins.get(&on.id) else { continue };
             let below = below::brought(mount, on, &view.mounts, own).and_then(Path::to_str);
             let Some(name) = below.map(|below| format!("{name}/{below}")) else { continue };
-            if let Some(Some(origin @ (Origin::Made | Origin::Part))) = origins.get_mut(&mount.id) {
+            if let Some(Some(origin @ (Origin::Made | Origin::Layered | Origin::Part))) =
+                origins.get_mut(&mount.id)
+            {
                 *origin = Origin::Named(name);
                 is_new = true;
             }
@@ -99,7 +104,7 @@ fn follow(views: &BTreeMap<u64, View>, origins: &mut BTreeMap<i32, Option<Origin
     };
     let given: BTreeSet<(u64, OsString)> = all().filter(is).map(shows).collect();
     for mount in all().filter(|mount| given.contains(&shows(mount))) {
-        if let Some(Some(origin @ (Origin::Made | Origin::Outside { .. }))) =
+        if let Some(Some(origin @ (Origin::Made | Origin::Layered | Origin::Outside { .. }))) =
             origins.get_mut(&mount.id)
         {
             *origin = Origin::Part;
@@ -136,11 +141,14 @@ fn first(
     if outside.is_some() {
         return outside;
     }
-    let known = is_made(&mount.kind(), options) || overlays::has_layers(view, mount);
-    Some(if known && (mount.root == "/" || is_control_group(mount)) {
-        Origin::Made
-    } else {
-        Origin::Part
+    let is_known = is_made(&mount.kind(), options);
+    if is_known && (mount.root == "/" || is_control_group(mount)) {
+        return Some(Origin::Made);
+    }
+    Some(match overlays::layers(view, mount, own) {
+        Some(Layers::Inside) => Origin::Made,
+        Some(Layers::Outside) => Origin::Layered,
+        None => Origin::Part,
     })
 }
 
@@ -209,7 +217,7 @@ fn problem(
         Origin::Part if lost::is_lost(mount) && !lost::can_be_carried(view, mount) => {
             return Some(support::mounts::deleted(place, view.member));
         }
-        Origin::Device(_) => {}
+        Origin::Device(_) | Origin::Layered => {}
         Origin::Part if lost::is_lost(mount) => {}
         Origin::Part => {
             let holds = |other: &&&Mount| {

@@ -107,7 +107,8 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         propagation = libc::MS_PRIVATE;
     }
     let kind = mount.kind();
-    let is_part = kind == "overlay" && *origin != Origin::Made;
+    let is_overlay = kind == "overlay";
+    let is_part = is_overlay && !matches!(origin, Origin::Made | Origin::Layered);
     let mut fstype = file_systems::number(&kind);
     // What is none of the numbering is a part of another mount, or what the caller says can be mounted.
     let is_new = matches!(origin, Origin::Made | Origin::Device(_));
@@ -125,7 +126,7 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
             of_device = format!("dev[{name}]");
             (Some(file_systems::OF_DEVICE.to_owned()), Some(of_device.as_ref()))
         }
-        Origin::Root | Origin::Made | Origin::Part => (None, None),
+        Origin::Root | Origin::Made | Origin::Layered | Origin::Part => (None, None),
     };
     let is_apart = shared.is_some() && matches!(origin, Origin::Outside { is_apart: true, .. });
     let bytes = |text: &std::ffi::OsStr| text.as_encoded_bytes().to_vec();
@@ -156,5 +157,6 @@ fn entry(mount: &Mount, origin: &Origin) -> MntEntry {
         pid_ns_id: None,
         lost: None,
         layers_elsewhere: is_part.then_some(true),
+        layers_outside: (is_overlay && !is_part).then_some(*origin == Origin::Layered),
     }
 }

@@ -210,6 +210,10 @@ pub struct MntEntry {
     /// The layers of this overlay are not what its options say where this mount is: another mount of it is made. An extension.
     #[prost(bool, optional, tag = "1002")]
     pub layers_elsewhere: Option<bool>,
+    /// The layers of this overlay are what its options say in the namespace of who dumps and restores, or (`false`) in that of the
+    /// mount. An extension.
+    #[prost(bool, optional, tag = "1003")]
+    pub layers_outside: Option<bool>,
 }
 
 /// A file or directory that is mounted and has been deleted since. An extension.

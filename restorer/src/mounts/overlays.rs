@@ -3,7 +3,7 @@
 //! The paths are those by which they were mounted, and the kernel shows them as they were said; so they are said again, where they
 //! lead to the same. For each overlay a namespace is built of all that can be placed before it, as the tree will see it; it is
 //! mounted there, and goes to the yard with all else that mounts are made of. One that others have among their layers comes before
-//! them.
+//! them. The paths of one that an engine has mounted before it changed the root lead there in the restoring process's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -60,13 +60,38 @@ pub(super) fn make(
             let missing = left.iter().copied().collect();
             let index = left.remove(next);
             let ready = ready(plan, order, late, &missing);
-            let made = one(plan, index, &ready, (yard, here.seeker))
-                .map_err(failed(&plan.mounts[index], "make the overlay of"));
-            here.go_back()?;
-            yard.give(&plan.mounts[index], index, made?)?;
+            let mut made = Err(io::ErrorKind::NotFound.into());
+            for sight in sights(&plan.mounts[index]) {
+                made = one(plan, (index, *sight), &ready, (yard, here.seeker));
+                here.go_back()?;
+                let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+                if !matches!(&made, Err(error) if absent.contains(&error.kind())) {
+                    break;
+                }
+            }
+            let made = made.map_err(failed(&plan.mounts[index], "make the overlay of"))?;
+            yard.give(&plan.mounts[index], index, made)?;
         }
     }
     Ok(())
+}
+
+/// Where the paths of layers lead to them.
+#[derive(Clone, Copy)]
+enum Sight {
+    /// Where the mount is.
+    Inside,
+    /// Where the calling thread comes from.
+    Outside,
+}
+
+/// Where to look for the layers of an overlay. CRIU does not say it, and means the outside.
+fn sights(mount: &Mount) -> &'static [Sight] {
+    match mount.entry.layers_outside {
+        Some(true) => &[Sight::Outside],
+        Some(false) => &[Sight::Inside],
+        None => &[Sight::Outside, Sight::Inside],
+    }
 }
 
 /// Whether an overlay comes after another: that has layers of it, or its place.
@@ -111,25 +136,31 @@ fn ready(
     order.iter().filter(is_there).copied().collect()
 }
 
-/// Makes one, in a new namespace with what is ready; the thread stays there.
+/// Makes one, in a new namespace, with what is ready or as the thread sees it; the thread stays there.
 fn one(
     plan: &Plan,
-    index: Index,
+    (index, sight): (Index, Sight),
     ready: &[Index],
     (yard, seeker): (&Yard, Option<&Seeker>),
 ) -> io::Result<OwnedFd> {
     /// Bytes of options that mount(2) reads, of which it leaves out the rest without a word.
     const MOST: usize = 4096;
     let mount = &plan.mounts[index];
-    let mut copies = BTreeMap::new();
-    for index in ready {
-        let copy = yard.part_of(*index, &plan.mounts[*index])?;
-        // Nothing of this is to be seen anywhere else.
-        mounts::change(&copy, &private())?;
-        copies.insert(*index, copy);
+    match sight {
+        Sight::Inside => {
+            let mut copies = BTreeMap::new();
+            for index in ready {
+                let copy = yard.part_of(*index, &plan.mounts[*index])?;
+                // Nothing of this is to be seen anywhere else.
+                mounts::change(&copy, &private())?;
+                copies.insert(*index, copy);
+            }
+            copy_mounts()?;
+            attach_all(plan, ready, (&copies, seeker), &mut |_, _| {})
+                .map_err(|(_, error)| error)?;
+        }
+        Sight::Outside => copy_mounts()?,
     }
-    copy_mounts()?;
-    attach_all(plan, ready, (&copies, seeker), &mut |_, _| {}).map_err(|(_, error)| error)?;
     let entry = &mount.entry;
     // No path may lead out by a link of `/proc`, as to the root of this process.
     let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 
-use super::{enter_root, table};
+use super::{enter_root, enter_root_with, table};
 use crate::mounting::{attach, bind, propagate};
 use crate::stage::{Findings, Outcome, Stage, check};
 
@@ -167,4 +167,60 @@ pub(crate) fn relative_inside(stage: &Stage) -> Outcome {
     overlay("lowerdir=low:second", "/lay/over");
     stage.ready_then_wait();
     Ok(())
+}
+
+/// Engines mount overlays before they change the root: the paths of layers are those of the outside, and lead elsewhere or nowhere
+/// inside.
+pub(crate) fn outside(stage: &Stage) -> Outcome {
+    let path = |name: &str| stage.path(name).display().to_string();
+    for (directory, file, text) in [
+        ("low", "low", "of the lowest"),
+        ("low", "changed", "not yet"),
+        ("second", "second", "of the second"),
+        ("same", "first", "of both"),
+        ("twin", "which", "of the outside"),
+    ] {
+        fs::create_dir_all(stage.path(directory)).expect("mkdir");
+        fs::write(stage.path(directory).join(file), text).expect("write");
+    }
+    for directory in ["up", "wk"] {
+        fs::create_dir(stage.path(directory)).expect("mkdir");
+    }
+    enter_root_with(stage, "overlays_outside_inside", MsFlags::MS_PRIVATE, |root| {
+        let within = |name: &str| root.join(path(name).trim_start_matches('/'));
+        for name in ["same", "twin"] {
+            fs::create_dir_all(within(name)).expect("mkdir");
+        }
+        fs::write(within("twin").join("which"), "of the inside").expect("write");
+        bind(&stage.path("same"), &within("same"));
+        let [low, second, up, wk] = ["low", "second", "up", "wk"].map(path);
+        let options = format!("lowerdir={second}:{low},upperdir={up},workdir={wk}");
+        overlay(&options, &root.join("over").display().to_string());
+        let options = format!("lowerdir={}:{}", path("same"), path("twin"));
+        overlay(&options, &root.join("peer").display().to_string());
+        let options = format!("lowerdir={}:{}", path("twin"), path("same"));
+        overlay(&options, &root.join("slave").display().to_string());
+    })
+}
+
+pub(crate) fn outside_inside(stage: &Stage) -> Outcome {
+    fs::write("/over/changed", "by now").expect("write");
+    let mut open = OpenOptions::new().append(true).open("/over/changed").expect("open");
+    let lower = File::open("/peer/which").expect("open");
+    let contents = || {
+        let files = ["/over/low", "/over/second", "/peer/first", "/peer/which", "/slave/which"];
+        let read = |file: &str| fs::read_to_string(file).map_err(|error| error.kind());
+        files.map(|file| format!("{file}: {:?}", read(file)))
+    };
+    let before = (table(), contents());
+    stage.ready_then_wait();
+    let mut found = Findings::default();
+    found.same("the mounts", &before.0, &table());
+    found.same("the files", &before.1, &contents());
+    found.works("write to what was open", open.write_all(b", and more"));
+    let text = fs::read_to_string("/over/changed").ok();
+    found.same("what was written", &Some("by now, and more".to_owned()), &text);
+    let text = std::io::read_to_string(lower).ok();
+    found.same("what was open of a layer", &Some("of the outside".to_owned()), &text);
+    found.outcome()
 }
