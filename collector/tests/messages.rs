@@ -62,7 +62,8 @@ fn messages_are_told_and_stay() {
 /// Many turns, through a tree of many priorities.
 #[test]
 fn many_messages_of_many_priorities_are_told() {
-    const MANY: u32 = 3000;
+    // A user's queues have 800 KiB in all, those of other tests with them.
+    const MANY: u32 = 1500;
     let mut collector = Collector::with_bpf().unwrap();
     let mut made = None;
     // More than the limits of a namespace allow, unless they are raised.
