@@ -79,7 +79,7 @@ void action(int signal, int flags, void (*handler)(int), informed with_info)
 int is_excused(void)
 {
     int error = errno;
-    return error == EINTR && access("dumped-by-criu", F_OK) == 0;
+    return error == EINTR && (access("dumped-by-criu", F_OK) == 0 || access("dumped-without-programs", F_OK) == 0);
 }
 
 int main(int count, char **arguments)
